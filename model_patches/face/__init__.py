@@ -1,0 +1,1 @@
+"""Photo -> Face: detection, choice, alignment, parsing."""

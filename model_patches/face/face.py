@@ -1,0 +1,41 @@
+"""The Face value: one person found in one photo, with every crop that an encoder needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """One face. All crops come from one detector's box, so all encoders see the same person.
+
+    Tensors live on the CPU. Pixel crops stay 8-bit RGB: that is what the recogniser and the
+    parser were trained on, and it makes content hashes exact.
+    """
+
+    photo: int
+    """Index of the photo in the image batch."""
+    photo_hash: str
+    """Hex digest of the photo's pixels."""
+    box: tuple[float, float, float, float]
+    """x0, y0, x1, y1 in pixels of the photo."""
+    points: Tensor
+    """(5, 2) float32, pixels: left eye, right eye, nose, left and right mouth corner, as seen."""
+    score: float
+    """Detection score in [0, 1]."""
+    detector: str
+    """Which detector found it, for example "scrfd (antelopev2)" or "lbp cascade (bundled)"."""
+    angles: tuple[float, float, float]
+    """Yaw, pitch, roll in degrees, estimated from the five points."""
+    arcface_crop: Tensor
+    """(112, 112, 3) uint8 RGB, ArcFace template."""
+    ffhq_crop: Tensor
+    """(512, 512, 3) uint8 RGB, FFHQ template."""
+    labels: Tensor | None
+    """(512, 512) uint8 parsing labels of `ffhq_crop` (19 CelebAMask classes); None: no parser."""
+    embedding: Tensor | None
+    """(512,) float32 raw ArcFace embedding, not normalised; None: no recogniser."""
+    recogniser: str
+    """Which recogniser made `embedding`; empty when there is none."""

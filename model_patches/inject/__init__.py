@@ -1,0 +1,1 @@
+"""Identity + gate -> patched clone of a model."""

@@ -1,0 +1,10 @@
+"""The pack's own socket types. Each is an `io.Custom` handle; values are in model_patches."""
+
+from comfy_api.latest import io
+
+FaceAnalyser = io.Custom("FLEXID_FACE_ANALYSER")
+Faces = io.Custom("FLEXID_FACES")
+VisionEncoder = io.Custom("FLEXID_VISION_ENCODER")
+IdentityAdapter = io.Custom("FLEXID_IDENTITY_ADAPTER")
+Identity = io.Custom("FLEXID_IDENTITY")
+Gate = io.Custom("FLEXID_GATE")
