@@ -1,0 +1,92 @@
+"""Gates: how strongly an injection works, over the run."""
+
+from comfy_api.latest import io
+
+from ..model_patches import gates
+from . import types
+
+
+class FlexIDWindow(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FlexIDWindow",
+            display_name="Make Window Gate",
+            category="FlexID/gates",
+            description=(
+                "A weight over time, 0 outside a window. Connect it to Apply VFA to let the "
+                "prompt lead early and the likeness follow late, or the other way round."
+            ),
+            search_aliases=["schedule", "start end", "fade", "timestep", "keyframe", "curve"],
+            inputs=[
+                io.Combo.Input(
+                    "shape",
+                    options=list(gates.SHAPES),
+                    default="constant",
+                    tooltip="constant: weight_start all the way. linear, cosine: from "
+                    "weight_start to weight_end. points: the curve written in points.",
+                ),
+                io.Float.Input(
+                    "start",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Where the window opens, share of the time axis. 0: at once.",
+                ),
+                io.Float.Input(
+                    "end",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Where the window closes, share of the time axis. 1: never; 0: only "
+                    "the very first step can be inside.",
+                ),
+                io.Float.Input(
+                    "weight_start",
+                    default=1.0,
+                    min=-5.0,
+                    max=5.0,
+                    step=0.05,
+                    tooltip="Factor at start (constant: everywhere inside). 0: no effect there.",
+                ),
+                io.Float.Input(
+                    "weight_end",
+                    default=1.0,
+                    min=-5.0,
+                    max=5.0,
+                    step=0.05,
+                    tooltip="Factor at end; linear and cosine only. 0: fades out.",
+                ),
+                io.String.Input(
+                    "points",
+                    default="0:1, 0.5:0.6, 1:0",
+                    tooltip="time:weight pairs, times from 0 to 1 rising, straight lines between "
+                    "them; shape points only. A weight of 0 means no effect there.",
+                ),
+                io.Combo.Input(
+                    "axis",
+                    options=list(gates.AXES),
+                    default="percent",
+                    tooltip="percent: the model's noise level, as in core's start/end percent. "
+                    "progress: steps of this run; differs when denoise is below 1.",
+                ),
+                types.Gate.Input(
+                    "gate",
+                    optional=True,
+                    tooltip="Another gate to multiply with. Not connected: factor 1.",
+                ),
+            ],
+            outputs=[types.Gate.Output("gate_out", display_name="gate")],
+        )
+
+    @classmethod
+    def execute(
+        cls, shape, start, end, weight_start, weight_end, points, axis, gate=gates.OPEN
+    ) -> io.NodeOutput:
+        factor = gates.window(shape, start, end, weight_start, weight_end, points, axis)
+        return io.NodeOutput(gates.Gate((factor,)) * gate)
+
+
+NODES = [FlexIDWindow]

@@ -1,0 +1,186 @@
+"""Apply VFA: identity cross-attention on a Flux model."""
+
+from comfy_api.latest import io
+
+from ..model_patches.face.choose import FaceChoice
+from ..model_patches.face.detect import detect_faces
+from ..model_patches.gates import AXES, OPEN, Gate, Window
+from ..model_patches.identity.encode import encode_identity
+from ..model_patches.inject.vfa import NEGATIVES, apply_vfa
+from . import types
+
+MODEL_TOOLTIP = "Flux.1 dev, schnell, Krea, Kontext or Fill. Only the returned model is patched."
+ADAPTER_TOOLTIP = "PuLID-FLUX file, from Load Identity Adapter."
+
+
+def _strength_inputs() -> list[io.Input]:
+    return [
+        io.Float.Input(
+            "weight",
+            default=1.0,
+            min=-1.0,
+            max=5.0,
+            step=0.05,
+            tooltip="How strongly the face is anchored. 0: the model as it was; 1: as trained; "
+            "negative pushes away from the person.",
+        ),
+        io.Float.Input(
+            "start",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Where on the time axis the anchor starts. 0: at the first step; later leaves "
+            "the prompt more freedom in pose and layout.",
+        ),
+        io.Float.Input(
+            "end",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Where on the time axis the anchor ends. 1: at the last step; 0: only the "
+            "very first step can be inside.",
+        ),
+        io.Combo.Input(
+            "axis",
+            options=list(AXES),
+            default="percent",
+            tooltip="percent: the model's noise level, as in core's start/end percent. progress: "
+            "steps of this run; differs when denoise is below 1.",
+        ),
+        io.Combo.Input(
+            "negative",
+            options=list(NEGATIVES),
+            default="unconditional",
+            tooltip="What the negative prompt gets when CFG is above 1. unconditional: the "
+            "encoder's answer to no face, as the PuLID authors do. same: this face too, as other "
+            "packs do. none: nothing.",
+        ),
+    ]
+
+
+def _optional_inputs() -> list[io.Input]:
+    return [
+        types.Gate.Input(
+            "gate",
+            optional=True,
+            tooltip="A weight over time that multiplies weight. Not connected: 1 everywhere.",
+        ),
+        io.Mask.Input(
+            "mask",
+            optional=True,
+            tooltip="Where in the picture this person may appear: 1 here, 0 not here. Only "
+            "covered places are computed. Not connected: everywhere.",
+        ),
+    ]
+
+
+def _gate(start: float, end: float, axis: str, gate: Gate) -> Gate:
+    return Gate((Window(start, end, axis),)) * gate
+
+
+class FlexIDApplyVFA(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FlexIDApplyVFA",
+            display_name="Apply VFA",
+            category="FlexID/inject",
+            description=(
+                "Visual Feature Anchor: lets the picture attend to a person's identity inside "
+                "the diffusion model. Use it several times, with masks, for several people; the "
+                "order does not matter."
+            ),
+            search_aliases=["pulid", "face id", "identity", "ip-adapter", "instantid", "faceid"],
+            inputs=[
+                io.Model.Input("model", tooltip=MODEL_TOOLTIP),
+                types.IdentityAdapter.Input("adapter", tooltip=ADAPTER_TOOLTIP),
+                types.Identity.Input(
+                    "identity",
+                    tooltip="The person, from Encode Identity, Combine or Load Identity.",
+                ),
+                *_strength_inputs(),
+                *_optional_inputs(),
+            ],
+            outputs=[io.Model.Output("model_out", display_name="model")],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, adapter, identity, weight, start, end, axis, negative, gate=OPEN, mask=None
+    ) -> io.NodeOutput:
+        whole = _gate(start, end, axis, gate)
+        patched = apply_vfa(
+            model,
+            adapter,
+            identity,
+            strength=weight,
+            gate=whole,
+            mask=mask,
+            negative=negative,
+        )
+        return io.NodeOutput(patched)
+
+
+class FlexIDApplyVFAFromPhoto(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FlexIDApplyVFAFromPhoto",
+            display_name="Apply VFA from Photo",
+            category="FlexID/inject",
+            description=(
+                "Detect Faces, Encode Identity and Apply VFA in one node, for the largest face "
+                "of each photo. Graphs made for Apply PuLID Flux open with this node."
+            ),
+            search_aliases=["pulid", "apply pulid flux", "face id", "identity", "one click"],
+            inputs=[
+                io.Model.Input("model", tooltip=MODEL_TOOLTIP),
+                types.IdentityAdapter.Input("adapter", tooltip=ADAPTER_TOOLTIP),
+                types.VisionEncoder.Input("vision_encoder", tooltip="From Load EVA-CLIP."),
+                types.FaceAnalyser.Input("analyser", tooltip="From Load Face Analyser."),
+                io.Image.Input(
+                    "image",
+                    tooltip="One or several photos of the same person; several are averaged.",
+                ),
+                *_strength_inputs(),
+                *_optional_inputs(),
+            ],
+            outputs=[
+                io.Model.Output("model_out", display_name="model"),
+                types.Identity.Output("identity"),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        adapter,
+        vision_encoder,
+        analyser,
+        image,
+        weight,
+        start,
+        end,
+        axis,
+        negative,
+        gate=OPEN,
+        mask=None,
+    ) -> io.NodeOutput:
+        detected = detect_faces(analyser, image, FaceChoice(), "error")
+        encoded = encode_identity(adapter, vision_encoder, detected.faces, "mean", "auto")
+        patched = apply_vfa(
+            model,
+            adapter,
+            encoded.identity,
+            strength=weight,
+            gate=_gate(start, end, axis, gate),
+            mask=mask,
+            negative=negative,
+        )
+        return io.NodeOutput(patched, encoded.identity)
+
+
+NODES = [FlexIDApplyVFA, FlexIDApplyVFAFromPhoto]
