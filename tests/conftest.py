@@ -18,6 +18,7 @@ GOLDEN = Path(os.environ.get("FLEXID_GOLDEN", ROOT / "tests" / "golden"))
 package = types.ModuleType("flexid")
 package.__path__ = [str(ROOT)]
 sys.modules.setdefault("flexid", package)
+sys.path.append(str(ROOT / "tests"))  # for seeding.py and tiny.py, which several rooms use
 
 COMFYUI = os.environ.get("COMFYUI_PATH")
 if COMFYUI:
