@@ -1,0 +1,97 @@
+"""The small text encoders of the embedded model, as a stock CLIP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import comfy.sd
+import folder_paths
+from comfy_api.latest import io
+from safetensors import SafetensorError, safe_open
+
+
+def read_config(path: str | Path, family: str) -> dict[str, int]:
+    """The size that a small text encoder file states in its metadata.
+
+    Raises ValueError when the file is no safetensors file, states no size (as all full-size files
+    do) or holds the other encoder.
+    """
+    metadata = _metadata(path)
+    if "config" not in metadata or "family" not in metadata:
+        raise ValueError(
+            f"{Path(path).name} states no size in its metadata (found: "
+            f"{', '.join(metadata) or 'none'}; expected: family, config), so it is not one of the "
+            "small text encoders. Load full-size files with DualCLIPLoader, type flux."
+        )
+    if metadata["family"] != family:
+        raise ValueError(
+            f"{Path(path).name} holds {metadata['family']!r}, expected {family!r}. "
+            "Choose the T5 file under t5 and the CLIP-L file under clip_l."
+        )
+    return json.loads(metadata["config"])
+
+
+def _metadata(path: str | Path) -> Mapping[str, str]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(
+            f"{Path(path).name} is not a readable safetensors file ({error}). Build the small "
+            "models again with `python3 start.py demo`, or load full-size files with "
+            "DualCLIPLoader."
+        ) from error
+
+
+def load_mini_clip(t5: str | Path, clip_l: str | Path) -> comfy.sd.CLIP:
+    """Both encoders as the CLIP that ComfyUI builds for FLUX, at the sizes the files state."""
+    options = {
+        "t5xxl_model_config": read_config(t5, "t5xxl"),
+        # Not "clip_l_model_config": ComfyUI overwrites that one for files with position embeddings.
+        "model_config": read_config(clip_l, "clip_l"),
+    }
+    return comfy.sd.load_clip(
+        [str(clip_l), str(t5)], clip_type=comfy.sd.CLIPType.FLUX, model_options=options
+    )
+
+
+class LoadMiniTextEncoder(io.ComfyNode):
+    """Opens the T5 and CLIP-L of the embedded model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        files = folder_paths.get_filename_list("text_encoders")
+        return io.Schema(
+            node_id="FlexIDLoadMiniTextEncoder",
+            display_name="Load Mini Text Encoder",
+            category="FlexID/loaders",
+            description="Loads the small T5 and CLIP-L of the embedded demo model as a FLUX CLIP. "
+            "For real files use DualCLIPLoader.",
+            search_aliases=["mini clip", "demo text encoder", "small t5"],
+            is_experimental=True,
+            inputs=[
+                io.Combo.Input(
+                    "t5",
+                    options=files,
+                    tooltip="Small T5 file from models/text_encoders, with its size in the "
+                    "metadata. No neutral value: it must be a T5.",
+                ),
+                io.Combo.Input(
+                    "clip_l",
+                    options=files,
+                    tooltip="Small CLIP-L file from models/text_encoders, with its size in the "
+                    "metadata. No neutral value: it must be a CLIP-L.",
+                ),
+            ],
+            outputs=[io.Clip.Output(tooltip="Both encoders, for any text encode node of FLUX.")],
+        )
+
+    @classmethod
+    def execute(cls, t5: str, clip_l: str) -> io.NodeOutput:
+        paths = [folder_paths.get_full_path_or_raise("text_encoders", n) for n in (t5, clip_l)]
+        return io.NodeOutput(load_mini_clip(*paths))
+
+
+NODES = [LoadMiniTextEncoder]

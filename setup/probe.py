@@ -1,0 +1,79 @@
+"""Asked of a Python by running this file with it: what it has. Prints one line of JSON.
+
+Arguments: requirement files, whose unmet lines come back under "missing"; --torch to ask torch
+for its device, which takes seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import sys
+from importlib import metadata
+from pathlib import Path
+
+RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
+NOTED = ("torch", "torchvision", "torchaudio", "numpy", "transformers", "safetensors")
+
+
+def installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])
+
+
+def met(requirement: str) -> bool:
+    """Whether a `name`, `name>=x` or `name==x` line is met; the runtimes stand in for each other.
+
+    An exact pin counts as met by any version at all: pins are for environments of our own, and an
+    existing one keeps what its owner chose.
+    """
+    name, _, least = (part.strip() for part in re.split(r"(>=|==)", requirement + ">=0")[:3])
+    found = [installed(name)]
+    if name == "onnxruntime":
+        found = [version for version in map(installed, RUNTIMES) if version]
+    if not found or found[0] is None:
+        return False
+    return "==" in requirement or numbers(found[0]) >= numbers(least)
+
+
+def unmet(path: str) -> list[str]:
+    lines = (line.split("#")[0].strip() for line in Path(path).read_text("utf-8").splitlines())
+    return [line for line in lines if line and not met(line.split(";")[0])]
+
+
+def device() -> str:
+    """What this torch can compute on: cuda (also ROCm), mps, xpu, cpu; empty without torch."""
+    try:
+        import torch
+    except ImportError:
+        return ""
+    if torch.cuda.is_available():
+        return "cuda"
+    if torch.backends.mps.is_available():
+        return "mps"
+    return "xpu" if hasattr(torch, "xpu") and torch.xpu.is_available() else "cpu"
+
+
+def main() -> None:
+    del sys.path[0]  # this folder, whose file names are nobody else's business
+    files = [argument for argument in sys.argv[1:] if argument != "--torch"]
+    report = {
+        "version": platform.python_version(),
+        "device": device() if "--torch" in sys.argv else "",
+        "missing": sorted({line for path in files for line in unmet(path)}),
+        "runtimes": [name for name in RUNTIMES if installed(name)],
+        "versions": {name: installed(name) for name in (*NOTED, *RUNTIMES) if installed(name)},
+        "paths": [path for path in sys.path if path.endswith("-packages")],
+    }
+    sys.stdout.write(json.dumps(report) + "\n")
+
+
+if __name__ == "__main__":
+    main()
