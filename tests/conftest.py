@@ -31,24 +31,25 @@ if COMFYUI:
 
     comfy.cli_args.args.cpu = not torch.cuda.is_available()
 
-REQUIREMENTS = {
-    "comfy": (bool(COMFYUI), "needs COMFYUI_PATH; `python3 start.py test` sets it"),
-    "server": (bool(COMFYUI), "needs COMFYUI_PATH; `python3 start.py test` sets it"),
-}
+
+def pytest_report_header() -> str:
+    if COMFYUI:
+        return f"ComfyUI: {COMFYUI}"
+    return "ComfyUI: none (COMFYUI_PATH is not set), only the pure tier is collected"
 
 
-def _cuda() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Tests of the other tiers import ComfyUI at the top: without one they cannot be collected."""
+    if COMFYUI or not collection_path.name.startswith("test_"):
+        return None
+    return "pytest.mark.pure" not in collection_path.read_text(encoding="utf-8") or None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch
+
     for item in items:
-        for marker, (met, reason) in REQUIREMENTS.items():
-            if item.get_closest_marker(marker) and not met:
-                item.add_marker(pytest.mark.skip(reason=reason))
-        if item.get_closest_marker("gpu") and not _cuda():
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 

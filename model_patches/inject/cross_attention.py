@@ -144,6 +144,7 @@ def _fold_all(adapter: IdentityAdapter, tokens: Tensor, dtype: torch.dtype) -> M
         FoldedAttention(adapter.dim, adapter.heads, tokens.shape[1], **kwargs)
         for _ in range(adapter.count)
     )
+    stack.requires_grad_(False).eval()
     patcher = comfy.model_patcher.CoreModelPatcher(stack, load_device=load, offload_device=offload)
     stack.load_state_dict(state, strict=True, assign=patcher.is_dynamic())
     return patcher

@@ -1,0 +1,555 @@
+"""The laws every injection keeps, for VFA, on a small Flux in real ComfyUI."""
+
+import comfy.controlnet
+import comfy.model_management
+import comfy.patcher_extension
+import pytest
+import tiny
+import torch
+from flexid.model_patches.gates import Gate, Window
+from flexid.model_patches.identity.identity import Identity
+from flexid.model_patches.inject.run import CHUNK, RUN
+from flexid.model_patches.inject.vfa import VFA, Step, anchored_call, apply_vfa
+from torch.utils._python_dispatch import TorchDispatchMode
+
+pytestmark = pytest.mark.comfy
+
+CLOSED = Gate((Window(points=((0.0, 0.0),)),))
+APPLY_MODEL = comfy.patcher_extension.WrappersMP.APPLY_MODEL
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.flux()
+
+
+@pytest.fixture(scope="module")
+def base(model):
+    return tiny.sample(model)
+
+
+@pytest.fixture(scope="module")
+def adapter():
+    return tiny.adapter()
+
+
+@pytest.fixture(scope="module")
+def person():
+    return tiny.identity()
+
+
+@pytest.fixture(scope="module")
+def other():
+    return tiny.identity(seed=5)
+
+
+def left(size=128):
+    mask = torch.zeros(1, size, size)
+    mask[:, :, : size // 2] = 1
+    return mask
+
+
+def watch_chunks(model):
+    """A clone that records the chunks of every call, outside our own wrapper."""
+    seen = []
+
+    def spy(executor, *args, **kwargs):
+        seen.append([(chunk.role, chunk.area) for chunk in kwargs[CHUNK]])
+        return executor(*args, **kwargs)
+
+    watched = model.clone()
+    ours = watched.get_wrappers(APPLY_MODEL, VFA)
+    watched.remove_wrappers_with_key(APPLY_MODEL, VFA)
+    watched.add_wrapper_with_key(APPLY_MODEL, "spy", spy)
+    for wrapper in ours:
+        watched.add_wrapper_with_key(APPLY_MODEL, VFA, wrapper)
+    return watched, seen
+
+
+# 1. Neutral is exact
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strength": 0.0},
+        {"gate": CLOSED},
+        {"mask": torch.zeros(1, 64, 64)},
+        {"gate": Gate((Window(0.0, 0.0), Window(1.0, 1.0)))},
+    ],
+    ids=["strength 0", "closed gate", "empty mask", "disjoint windows"],
+)
+def test_neutral_is_bit_identical(model, base, adapter, person, options):
+    assert torch.equal(tiny.sample(apply_vfa(model, adapter, person, **options)), base)
+
+
+def test_an_open_anchor_changes_the_picture(model, base, adapter, person):
+    out = tiny.sample(apply_vfa(model, adapter, person))
+    assert (out - base).abs().mean() > 0.1 * base.std()
+
+
+def test_all_one_mask_is_no_mask(model, adapter, person):
+    unmasked = tiny.sample(apply_vfa(model, adapter, person))
+    masked = tiny.sample(apply_vfa(model, adapter, person, mask=torch.ones(3, 50)))
+    assert torch.equal(masked, unmasked)
+
+
+def test_weight_is_linear_in_the_first_residual(model, adapter, person):
+    captured = {}
+    for strength in (0.5, 1.0):
+        patched = apply_vfa(model, adapter, person, strength=strength)
+        captured[strength] = _after_first_block(patched)
+    plain = _after_first_block(model)
+    halved = plain + 0.5 * (captured[1.0] - plain)
+    torch.testing.assert_close(captured[0.5], halved, atol=1e-5, rtol=0)
+
+
+def _after_first_block(model, **options):
+    """What the second double block receives in the first step: the first block's output."""
+    seen = []
+
+    def spy(args, extra):
+        seen.append(args["img"].clone())
+        return extra["original_block"](args)
+
+    watched = model.clone()
+    watched.set_model_patch_replace(spy, "dit", "double_block", 1)
+    tiny.sample(watched, steps=1, **options)
+    return seen[0]
+
+
+# 2. Only the returned clone changes
+
+
+def test_upstream_model_and_its_clones_stay_as_they_were(model, base, adapter, person):
+    first = apply_vfa(model, adapter, person)
+    before = tiny.sample(first)
+    second = apply_vfa(first, adapter, tiny.identity(seed=7))
+    assert not torch.equal(tiny.sample(second), before)
+    assert torch.equal(tiny.sample(first), before)
+    assert torch.equal(tiny.sample(model), base)
+    assert VFA not in model.model_options["transformer_options"].get("patches", {})
+    assert not model.get_wrappers(APPLY_MODEL, VFA)
+
+
+# 3. Composition
+
+
+def test_order_of_two_anchors_does_not_matter(model, adapter, person, other):
+    ab = apply_vfa(apply_vfa(model, adapter, person, strength=0.7), adapter, other, strength=0.4)
+    ba = apply_vfa(apply_vfa(model, adapter, other, strength=0.4), adapter, person, strength=0.7)
+    torch.testing.assert_close(tiny.sample(ab), tiny.sample(ba), atol=1e-4, rtol=0)
+
+
+def test_two_anchors_read_the_same_tokens(model, adapter, person, other):
+    plain = _after_first_block(model)
+    one = _after_first_block(apply_vfa(model, adapter, person)) - plain
+    two = _after_first_block(apply_vfa(model, adapter, other)) - plain
+    both = apply_vfa(apply_vfa(model, adapter, person), adapter, other)
+    torch.testing.assert_close(_after_first_block(both) - plain, one + two, atol=1e-4, rtol=0)
+
+
+def _doubling(model, key, calls):
+    """Another pack's patch: chains whoever owned the block, then scales the image tokens."""
+    patched = model.clone()
+    previous = (
+        patched.model_options["transformer_options"]
+        .get("patches_replace", {})
+        .get("dit", {})
+        .get(key)
+    )
+
+    def patch(args, extra):
+        calls.append(key)
+        out = previous(args, extra) if previous else extra["original_block"](args)
+        return {**out, "img": out["img"] * 1.1}
+
+    patched.set_model_patch_replace(patch, "dit", *key)
+    return patched
+
+
+@pytest.mark.parametrize("key", [("double_block", 0), ("single_block", 0)])
+def test_another_packs_patch_before_and_after_both_run(model, adapter, person, key):
+    calls = []
+    before = tiny.sample(apply_vfa(_doubling(model, key, calls), adapter, person))
+    assert len(calls) == 4
+    after = tiny.sample(_doubling(apply_vfa(model, adapter, person), key, calls))
+    assert len(calls) == 8
+    alone = tiny.sample(_doubling(model, key, calls))
+    assert not torch.equal(before, alone) and not torch.equal(after, alone)
+
+
+def test_anchors_stay_parallel_around_another_packs_patch(model, adapter, person, other):
+    calls = []
+    sandwich = _doubling(apply_vfa(model, adapter, person), ("double_block", 0), calls)
+    sandwich = apply_vfa(sandwich, adapter, other)
+    both = apply_vfa(apply_vfa(model, adapter, person), adapter, other)
+    expected = _after_first_block(_doubling(both, ("double_block", 0), calls))
+    torch.testing.assert_close(_after_first_block(sandwich), expected, atol=1e-5, rtol=0)
+
+
+def test_a_patch_that_takes_over_every_block_is_reported(model, adapter, person):
+    patched = apply_vfa(model, adapter, person)
+    for key in [("double_block", 0), ("single_block", 0)]:
+        patched.set_model_patch_replace(
+            lambda args, extra: extra["original_block"](args), "dit", *key
+        )
+    with pytest.raises(RuntimeError, match="0 of its patched blocks ran.*place Apply VFA after"):
+        tiny.sample(patched)
+
+
+def test_a_lora_before_or_after_gives_the_same_picture(model, adapter, person):
+    name = "diffusion_model.double_blocks.0.img_attn.qkv.weight"
+    shape = model.model.state_dict()[name].shape
+    delta = torch.randn(shape, generator=torch.Generator().manual_seed(3))
+    patch = {name: ("diff", (delta,))}
+    before = model.clone()
+    before.add_patches(patch, 0.05)
+    before = tiny.sample(apply_vfa(before, adapter, person))
+    after = apply_vfa(model, adapter, person)
+    after.add_patches(patch, 0.05)
+    assert torch.equal(tiny.sample(after), before)
+    assert not torch.equal(before, tiny.sample(apply_vfa(model, adapter, person)))
+
+
+class Control(comfy.controlnet.ControlBase):
+    """A control that adds constants after the first block of both stacks."""
+
+    def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
+        tokens = (x_noisy.shape[-2] // 2) * (x_noisy.shape[-1] // 2)
+        add = torch.full((x_noisy.shape[0], tokens, 256), 0.3)
+        return {"input": [add], "output": [add]}
+
+    def copy(self):
+        return self
+
+    def get_models(self):
+        return []
+
+
+def test_controlnet_and_anchor_both_act(model, adapter, person):
+    control = tiny.conditioning(10, control=Control(), control_apply_to_uncond=True)
+    patched = apply_vfa(model, adapter, person)
+    both = tiny.sample(patched, positive=control)
+    assert both.isfinite().all()
+    assert not torch.equal(both, tiny.sample(patched))
+    assert not torch.equal(both, tiny.sample(model, positive=control))
+
+
+def test_easycache_keeps_the_identity(model, adapter, person):
+    nodes = pytest.importorskip("comfy_extras.nodes_easycache")
+    cached = nodes.EasyCacheNode.execute(apply_vfa(model, adapter, person), 0.5, 0.15, 0.95, False)[
+        0
+    ]
+    plain = nodes.EasyCacheNode.execute(model, 0.5, 0.15, 0.95, False)[0]
+    out = tiny.sample(cached, steps=10)
+    assert out.isfinite().all()
+    assert not torch.equal(out, tiny.sample(plain, steps=10))
+
+
+def test_compiled_model_follows_a_gate_that_opens_later(model, adapter, person):
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    late = Gate((Window(0.4, 0.9),))
+    patched = apply_vfa(model, adapter, person, gate=late)
+    eager = tiny.sample(patched)
+    compiled = patched.clone()
+    set_torch_compile_wrapper(model=compiled, backend="eager")
+    torch.testing.assert_close(tiny.sample(compiled), eager, atol=1e-4, rtol=0)
+    assert not torch.equal(eager, tiny.sample(model))
+
+
+# 4. Batches, order of prompts, dtypes, sizes, reference tokens
+
+
+def test_true_cfg_gives_each_prompt_its_own_identity(model, adapter, person):
+    """One Euler step to sigma 0 returns the prediction itself, so CFG can be written out."""
+    nobody = Identity({"pulid_flux": person.unconditional["pulid_flux"]}, {})
+    expected = {}
+    cases = {"unconditional": nobody, "same": person, "none": None}
+    positive = tiny.sample(apply_vfa(model, adapter, person), steps=1)
+    for mode, identity in cases.items():
+        judge = apply_vfa(model, adapter, identity, negative="none") if identity else model
+        negative = tiny.sample(judge, steps=1, positive=tiny.conditioning(11))
+        expected[mode] = negative + 3.0 * (positive - negative)
+    for mode, wanted in expected.items():
+        got = tiny.sample(apply_vfa(model, adapter, person, negative=mode), steps=1, cfg=3.0)
+        torch.testing.assert_close(got, wanted, atol=2e-3, rtol=0)
+
+
+def test_prompts_of_different_length_run_apart_and_keep_their_roles(model, adapter, person):
+    watched, seen = watch_chunks(apply_vfa(model, adapter, person))
+    longer = tiny.conditioning(11, length=24)
+    tiny.sample(watched, steps=1, cfg=3.0, negative=longer)
+    assert sorted(seen) == [[("negative", None)], [("positive", None)]]
+
+
+@pytest.mark.parametrize("batch", [2, 3])
+@pytest.mark.parametrize("cfg", [1.0, 3.0])
+def test_rows_of_a_batch_do_not_influence_each_other(model, adapter, person, batch, cfg):
+    patched = apply_vfa(model, adapter, person, mask=left())
+    whole = tiny.sample(patched, batch=batch, cfg=cfg)
+    twice = tiny.sample(patched, batch=batch, cfg=cfg)
+    assert torch.equal(whole, twice)
+    alone = tiny.sample(patched, batch=1, cfg=cfg)
+    torch.testing.assert_close(whole[:1], alone, atol=2e-3, rtol=0)
+
+
+def test_each_image_of_a_batch_can_have_its_own_mask(model, adapter, person):
+    masks = torch.stack([torch.ones(64, 64), torch.zeros(64, 64)])
+    out = tiny.sample(apply_vfa(model, adapter, person, mask=masks), batch=2)
+    anchored = tiny.sample(apply_vfa(model, adapter, person), batch=2)
+    plain = tiny.sample(model, batch=2)
+    torch.testing.assert_close(out[:1], anchored[:1], atol=1e-4, rtol=0)
+    torch.testing.assert_close(out[1:], plain[1:], atol=1e-4, rtol=0)
+
+
+def test_masked_tokens_alone_receive_the_residual(model, adapter, person):
+    plain = _after_first_block(model)
+    masked = _after_first_block(apply_vfa(model, adapter, person, mask=left()))
+    whole = _after_first_block(apply_vfa(model, adapter, person))
+    change = (masked - plain).unflatten(1, (8, 8))
+    assert torch.equal(change[:, :, 4:], torch.zeros_like(change[:, :, 4:]))
+    expected = (whole - plain).unflatten(1, (8, 8))[:, :, :4]
+    torch.testing.assert_close(change[:, :, :4], expected, atol=1e-4, rtol=0)
+
+
+def _guided(model, guider, **conds):
+    import comfy.samplers
+
+    noise = torch.randn(1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    sampling = model.get_model_object("model_sampling")
+    sigmas = comfy.samplers.calculate_sigmas(sampling, "simple", 2)
+    sampler = comfy.samplers.sampler_object("euler")
+    return guider.sample(noise, torch.zeros_like(noise), sampler, sigmas, disable_pbar=True)
+
+
+def test_roles_do_not_depend_on_the_guider(model, adapter, person):
+    from comfy_extras.nodes_custom_sampler import Guider_DualCFG
+    from comfy_extras.nodes_perpneg import Guider_PerpNeg
+
+    watched, seen = watch_chunks(apply_vfa(model, adapter, person))
+    dual = Guider_DualCFG(watched)
+    dual.set_conds(tiny.conditioning(10), tiny.conditioning(12), tiny.conditioning(11))
+    dual.set_cfg(3.0, 2.0)
+    _guided(watched, dual)
+    assert {tuple(sorted(chunks)) for chunks in seen} == {
+        (("negative", None), ("positive", None), ("positive", None))
+    }
+    seen.clear()
+    perp = Guider_PerpNeg(watched)
+    perp.set_conds(tiny.conditioning(10), tiny.conditioning(11), tiny.conditioning(12))
+    perp.set_cfg(3.0, 1.0)
+    _guided(watched, perp)
+    roles = sorted(role for chunks in seen for role, _ in chunks)
+    assert roles == ["negative"] * 4 + ["positive"] * 2
+
+
+def test_area_prompts_see_their_part_of_the_mask(model, adapter, person):
+    area = tiny.conditioning(12, area=(8, 8, 0, 8), strength=1.0)
+    both = tiny.conditioning(10) + area
+    watched, seen = watch_chunks(apply_vfa(model, adapter, person, mask=left()))
+    out = tiny.sample(watched, positive=both, cfg=3.0)
+    assert out.isfinite().all()
+    assert {area for chunks in seen for _, area in chunks} == {None, (8, 8, 0, 8)}
+    # The right half has no mask, so a run with only the area prompt there is the plain model.
+    masked = apply_vfa(model, adapter, person, mask=left(), negative="none")
+    torch.testing.assert_close(
+        tiny.sample(masked, positive=area), tiny.sample(model, positive=area), atol=0, rtol=0
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_half_precision_models(dtype, adapter, person):
+    model = tiny.flux(dtype)
+    base = tiny.sample(model)
+    out = tiny.sample(apply_vfa(model, adapter, person))
+    assert out.isfinite().all()
+    assert not torch.equal(out, base)
+    assert torch.equal(tiny.sample(apply_vfa(model, adapter, person, strength=0.0)), base)
+    ones = tiny.sample(apply_vfa(model, adapter, person, mask=torch.ones(8, 8)))
+    assert torch.equal(ones, out)
+
+
+@pytest.mark.parametrize("size", [(15, 17), (1, 1), (16, 7), (3, 40)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_odd_latent_sizes(model, adapter, person, size, masked):
+    mask = left() if masked else None
+    out = tiny.sample(apply_vfa(model, adapter, person, mask=mask), size=size)
+    assert out.shape[-2:] == size and out.isfinite().all()
+    assert not torch.equal(out, tiny.sample(model, size=size))
+
+
+def test_kontext_reference_tokens_are_never_injected(model, adapter, person):
+    reference = [torch.randn(1, 16, 16, 12, generator=torch.Generator().manual_seed(8))]
+    prompt = tiny.conditioning(10, reference_latents=reference)
+    plain = _after_first_block(model, positive=prompt)
+    anchored = _after_first_block(apply_vfa(model, adapter, person), positive=prompt)
+    assert plain.shape[1] == 64 + 48
+    assert not torch.equal(anchored[:, :64], plain[:, :64])
+    assert torch.equal(anchored[:, 64:], plain[:, 64:])
+
+
+def test_fill_and_schnell_layouts(adapter, person):
+    schnell = tiny.flux(guidance_embed=False)
+    assert not torch.equal(tiny.sample(apply_vfa(schnell, adapter, person)), tiny.sample(schnell))
+    fill = tiny.flux(in_channels=96)
+    prompt = tiny.conditioning(
+        10,
+        concat_latent_image=torch.zeros(1, 16, 16, 16),
+        concat_mask=torch.ones(1, 1, 16, 16),
+    )
+    out = tiny.sample(apply_vfa(fill, adapter, person), positive=prompt)
+    assert not torch.equal(out, tiny.sample(fill, positive=prompt))
+
+
+# 5. Queueing again, interrupting, schedules
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m", "dpmpp_2s_ancestral"])
+def test_the_same_run_twice_is_the_same_picture(model, adapter, person, sampler):
+    patched = apply_vfa(model, adapter, person, gate=Gate((Window(0.3, 0.8, "progress"),)))
+    assert torch.equal(tiny.sample(patched, sampler=sampler), tiny.sample(patched, sampler=sampler))
+
+
+def test_interrupting_leaves_nothing_behind(model, base, adapter, person):
+    patched = apply_vfa(model, adapter, person, mask=left())
+    before = tiny.sample(patched)
+    stopped = patched.clone()
+
+    def stop(args, extra):
+        raise comfy.model_management.InterruptProcessingException
+
+    stopped.set_model_patch_replace(stop, "dit", "single_block", 3)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        tiny.sample(stopped)
+    assert RUN not in patched.model_options["transformer_options"]
+    assert torch.equal(tiny.sample(patched), before)
+    assert torch.equal(tiny.sample(model), base)
+
+
+def _active_steps(model, adapter, person, gate, **options):
+    steps = []
+    original = apply_vfa(model, adapter, person, gate=gate)
+
+    def spy(args, extra):
+        steps.append(VFA in args["transformer_options"])
+        return extra["original_block"](args)
+
+    original.set_model_patch_replace(spy, "dit", "double_block", 1)
+    tiny.sample(original, **options)
+    return steps
+
+
+def test_start_step_k_of_n_is_percent_k_over_n(model, adapter, person):
+    """The authors' start_step 2 of 5 steps, at the schedule's own shift."""
+    gate = Gate((Window(0.4, 1.0),))
+    steps = _active_steps(model, adapter, person, gate, steps=5)
+    assert steps == [False, False, True, True, True]
+
+
+def test_percent_and_progress_differ_in_a_partial_run(model, adapter, person):
+    options = {"steps": 4, "denoise": 0.5}
+    percent = Gate((Window(0.0, 0.45, "percent"),))
+    progress = Gate((Window(0.0, 0.45, "progress"),))
+    assert not any(_active_steps(model, adapter, person, percent, **options))
+    assert _active_steps(model, adapter, person, progress, **options) == [True, True, False, False]
+
+
+def test_a_model_sampling_node_placed_later_moves_the_window(model, adapter, person):
+    from comfy_extras.nodes_model_advanced import ModelSamplingFlux
+
+    gate = Gate((Window(0.45, 1.0),))
+    patched = apply_vfa(model, adapter, person, gate=gate)
+    shifted = ModelSamplingFlux().patch(patched, 3.0, 0.5, 1024, 1024)[0]
+    steps = []
+
+    def spy(args, extra):
+        steps.append(VFA in args["transformer_options"])
+        return extra["original_block"](args)
+
+    shifted.set_model_patch_replace(spy, "dit", "double_block", 1)
+    tiny.sample(shifted, steps=4)
+    assert steps == [False, False, True, True]
+
+
+# 6. Memory
+
+
+def test_folded_weights_are_loaded_and_counted_by_comfyui(model, adapter, person):
+    patched = apply_vfa(model, adapter, person)
+    anchor = patched.model_options["transformer_options"]["patches"][VFA][0]
+    assert set(patched.model_patches_models()) == {anchor.positive, anchor.negative}
+    per_layer = 2 * 256 * (2 * tiny.TOKENS) + 2 * tiny.TOKENS
+    assert anchor.positive.model_size() == 4 * 2 * per_layer
+    comfy.model_management.unload_all_models()
+    tiny.sample(patched)
+    loaded = [entry.model for entry in comfy.model_management.current_loaded_models]
+    assert anchor.positive in loaded and anchor.negative in loaded
+
+
+def test_the_same_identity_is_folded_once(model, adapter, person):
+    anchors = [
+        apply_vfa(model, adapter, person, strength=strength).model_options["transformer_options"][
+            "patches"
+        ][VFA][0]
+        for strength in (0.5, 0.9)
+    ]
+    assert anchors[0].positive is anchors[1].positive
+    assert anchors[0].negative is anchors[1].negative
+
+
+# 7. No syncs, no masks made inside a block
+
+
+class Ops(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.__name__.split(".")[0])
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_block_only_computes(model, adapter, person, monkeypatch):
+    ops = Ops()
+    inject = Step.inject
+
+    def watched(self, *args):
+        with ops:
+            inject(self, *args)
+
+    monkeypatch.setattr(Step, "inject", watched)
+    soft = left() * 0.5
+    patched = apply_vfa(model, adapter, person, mask=soft)
+    tiny.sample(patched, cfg=3.0)
+    assert "index_add_" in ops.names
+    forbidden = {"_local_scalar_dense", "item", "nonzero", "_to_copy", "interpolate", "ones"}
+    assert not ops.names & forbidden
+
+
+def test_a_closed_gate_reaches_no_block(model, adapter, person):
+    assert not any(_active_steps(model, adapter, person, CLOSED))
+
+
+# Direct calls, without a guider
+
+
+def test_direct_apply_model_reads_the_index(model, adapter, person):
+    seen = []
+    patched = apply_vfa(model, adapter, person)
+    anchor = patched.model_options["transformer_options"]["patches"][VFA][0]
+
+    class Executor:
+        class_obj = model.model
+
+        def __call__(self, x, t, c_concat, c_crossattn, control, options, **conds):
+            seen.append([(term.stack, term.rows) for term in options[VFA].terms])
+            options[VFA].hits = 1
+            return x
+
+    options = {"patches": {VFA: [anchor]}, "cond_or_uncond": [1, 0]}
+    x = torch.zeros(4, 16, 8, 8)
+    anchored_call(Executor(), x, torch.full((4,), 0.5), None, None, None, options)
+    assert seen == [[(anchor.negative.model, slice(0, 2)), (anchor.positive.model, slice(2, 4))]]
