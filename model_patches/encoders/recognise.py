@@ -1,0 +1,179 @@
+"""Tell what a weight file is from the names and shapes of its tensors."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from .weight_file import Shapes, WeightFile
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A family of weight files: what to call it, where it belongs, and how it is recognised.
+
+    `marks` are regular expressions over lines "key d0,d1,..."; all must be found.
+    """
+
+    key: str
+    name: str
+    advice: str
+    marks: tuple[str, ...]
+
+
+_SDXL = "It drives the SDXL UNet and has no layers for Flux."
+_CLIP_NODE = "ComfyUI's own Load CLIP Vision node opens it, for other purposes."
+
+# Order matters: adapters first (some contain whole encoders), bare encoders last.
+KINDS = (
+    Kind(
+        "pulid_flux",
+        "a PuLID adapter for Flux",
+        "Open it with the Load Identity Adapter node, from models/pulid.",
+        (r"^pulid_(encoder|ca)\.",),
+    ),
+    Kind("pulid_sdxl_v1", "PuLID v1 for SDXL", _SDXL, (r"^id_adapter\.body\.",)),
+    Kind(
+        "pulid_sdxl_v1.1",
+        "PuLID v1.1 for SDXL",
+        _SDXL,
+        (r"^id_adapter(\.|_attn_layers\.)",),
+    ),
+    Kind(
+        "pulid_sdxl_ipadapter",
+        "PuLID v1 for SDXL in the IPAdapter layout",
+        _SDXL,
+        (r"^image_proj\.(mapping_|body\.)", r"^ip_adapter\.\d+\."),
+    ),
+    Kind(
+        "instantid",
+        "the InstantID adapter for SDXL",
+        "It needs InstantID's own nodes.",
+        (r"^image_proj\.proj_in\.weight \d+,512$", r"^ip_adapter\.\d+\."),
+    ),
+    Kind(
+        "ip_adapter_faceid",
+        "an IP-Adapter FaceID file for Stable Diffusion",
+        "It needs an IP-Adapter node pack.",
+        (r"^ip_adapter\.\d+\.to_(q|k|v|out)_lora\.",),
+    ),
+    Kind(
+        "ip_adapter_flux",
+        "an IP-Adapter for Flux",
+        "It carries style and content of a picture, not identity; it needs its own node pack.",
+        (r"ip_adapter_double_stream",),
+    ),
+    Kind(
+        "ip_adapter",
+        "an IP-Adapter for Stable Diffusion",
+        "It needs an IP-Adapter node pack.",
+        (r"^(image_proj|ip_adapter)\.",),
+    ),
+    Kind(
+        "photomaker",
+        "a PhotoMaker file",
+        "ComfyUI's own PhotoMaker nodes open it.",
+        (r"^id_encoder\.", r"^lora_weights\."),
+    ),
+    Kind(
+        "lora",
+        "a LoRA",
+        "Put it into models/loras and open it with ComfyUI's Load LoRA node.",
+        (r"[._](lora_(up|down|A|B|linear)|hada_w1|lokr_w1|lora\.(up|down))",),
+    ),
+    Kind(
+        "controlnet",
+        "a ControlNet",
+        "Put it into models/controlnet and open it with ComfyUI's Load ControlNet node.",
+        (r"^(control_model\.|controlnet_|input_hint_block\.)",),
+    ),
+    Kind(
+        "flux",
+        "a Flux base model",
+        "Put it into models/diffusion_models and open it with ComfyUI's Load Diffusion Model node.",
+        (r"(double_blocks\.0\.img_attn|single_transformer_blocks\.0\.)",),
+    ),
+    Kind(
+        "stable_diffusion",
+        "a Stable Diffusion base model",
+        "Put it into models/checkpoints and open it with ComfyUI's Load Checkpoint node.",
+        (r"^(model\.diffusion_model\.|input_blocks\.\d|down_blocks\.\d)",),
+    ),
+    Kind(
+        "identity",
+        "an identity saved by FlexID",
+        "Open it with the Load Identity node.",
+        (r"^tokens\.\w+ ", r"^unconditional\.\w+ "),
+    ),
+    Kind(
+        "eva02_clip",
+        "an EVA02-CLIP vision tower",
+        "Open it with the Load EVA-CLIP node, from models/clip_vision.",
+        (r"^(visual\.)?blocks\.\d+\.attn\.inner_attn_ln\.", r"^(visual\.)?blocks\.\d+\.mlp\.w1\."),
+    ),
+    Kind(
+        "eva_other",
+        "another EVA vision model (not EVA02-CLIP-L with sub-norms)",
+        "Its blocks differ from the tower that PuLID was trained with.",
+        (r"^(visual\.|trunk\.)?blocks\.\d+\.(attn\.qkv\.|mlp\.fc1\.)",),
+    ),
+    Kind(
+        "open_clip",
+        "an OpenAI or OpenCLIP vision and text model",
+        _CLIP_NODE,
+        (r"^visual\.(transformer\.resblocks|conv1)",),
+    ),
+    Kind(
+        "clip_vision",
+        "a CLIP or SigLIP vision encoder in the Hugging Face layout",
+        _CLIP_NODE,
+        (r"vision_model\.encoder\.layers\.",),
+    ),
+    Kind(
+        "dinov2",
+        "a DINOv2 vision encoder",
+        _CLIP_NODE,
+        (r"^encoder\.layer\.\d+\.(layer_scale|norm1)",),
+    ),
+    Kind(
+        "clip_text",
+        "a text encoder",
+        "Put it into models/text_encoders and open it with ComfyUI's Load CLIP node.",
+        (
+            r"(^|\.)(text_model\.encoder\.|encoder\.block\.\d+\.layer\.|text\.transformer\."
+            r"|transformer\.resblocks\.\d+\.)",
+        ),
+    ),
+    Kind(
+        "vae",
+        "a VAE",
+        "Put it into models/vae and open it with ComfyUI's Load VAE node.",
+        (r"^(first_stage_model\.)?decoder\.(conv_in|up)",),
+    ),
+)
+
+
+def recognise(shapes: Shapes) -> Kind | None:
+    """The first kind whose marks all appear; None for an empty or unknown file."""
+    text = "\n".join(f"{key} {','.join(map(str, shape))}" for key, shape in shapes.items())
+    for kind in KINDS:
+        if all(re.search(mark, text, re.MULTILINE) for mark in kind.marks):
+            return kind
+    return None
+
+
+def require(file: WeightFile, key: str, wanted: str) -> None:
+    """Raise ValueError, naming what the file is and where it belongs, unless it is kind `key`."""
+    shapes = file.shapes
+    kind = recognise(shapes)
+    if kind is not None and kind.key == key:
+        return
+    if kind is not None:
+        raise ValueError(f"{file.path.name} is {kind.name}. {kind.advice} Needed here: {wanted}.")
+    if not shapes:
+        raise ValueError(f"{file.path.name} holds no tensors at all. Needed here: {wanted}.")
+    names = ", ".join(sorted(shapes)[:3])
+    raise ValueError(
+        f"{file.path.name} is of no known kind: none of its {len(shapes)} tensors ({names}, ...) "
+        f"belongs to a model that FlexID knows. Needed here: {wanted}."
+    )

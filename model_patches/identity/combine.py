@@ -1,0 +1,103 @@
+"""Make one Identity of several: more photos of a person encoded apart, or a blend of people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .encode import Encoded
+from .fusion import fuse
+from .identity import Identity
+from .provenance import merged
+
+_SAME = ("adapter", "adapter_digest")
+
+
+def combine_identities(identities: Sequence[Identity], fusion: str, weights: str = "") -> Encoded:
+    """Fuse identities by a key of `fusion.RULES`, `weights` as in `parse_weights`.
+
+    Each adapter family that all of them carry is fused; photo features are kept row by row when
+    all have them. Raises ValueError for none, no common family, or different adapter files.
+    """
+    _check(identities)
+    shares = parse_weights(weights)
+    families = [f for f in identities[0].tokens if all(f in i.tokens for i in identities)]
+    arcface = _representatives(identities)
+    fused = {
+        family: fuse([i.tokens[family] for i in identities], fusion, arcface, shares)
+        for family in families
+    }
+    common = [n for n in identities[0].features if all(n in i.features for i in identities)]
+    identity = Identity(
+        tokens={family: result.tokens for family, result in fused.items()},
+        unconditional={family: identities[0].unconditional[family] for family in families},
+        features={name: torch.cat([i.features[name] for i in identities]) for name in common},
+        thumbnail=_side_by_side([i.thumbnail for i in identities if i.thumbnail is not None]),
+        provenance={**merged([i.provenance for i in identities]), "combined": fusion},
+    )
+    return Encoded(identity, _report(fused[families[0]].shares, fusion))
+
+
+def parse_weights(text: str) -> list[float] | None:
+    """ "1, 0.5" -> [1.0, 0.5]; None when empty. Raises ValueError for anything but numbers."""
+    if not text.strip():
+        return None
+    try:
+        return [float(part) for part in text.replace(";", ",").split(",")]
+    except ValueError as error:
+        raise ValueError(
+            f"weights are {text!r}, expected numbers separated by commas such as '1, 0.5', "
+            "one per identity, or nothing."
+        ) from error
+
+
+def _check(identities: Sequence[Identity]) -> None:
+    if not identities:
+        raise ValueError("0 identities to combine, expected at least 1. Connect Encode Identity.")
+    if not set.intersection(*(set(i.tokens) for i in identities)):
+        have = "; ".join(", ".join(i.tokens) or "none" for i in identities)
+        raise ValueError(
+            f"the identities share no adapter family (they carry: {have}). "
+            "Encode all of them with one adapter."
+        )
+    for key in _SAME:
+        values = list(dict.fromkeys(i.provenance[key] for i in identities if key in i.provenance))
+        if len(values) > 1:
+            raise ValueError(
+                f"the identities were encoded with different adapter files ({key}: "
+                f"{' and '.join(value[:40] for value in values)}), whose tokens do not mix. "
+                "Encode all of them with one adapter."
+            )
+
+
+def _representatives(identities: Sequence[Identity]) -> Tensor | None:
+    """(I, E): per identity the mean direction of its photos at their mean length."""
+    rows = [i.features.get("arcface") for i in identities]
+    if any(row is None for row in rows):
+        return None
+    return torch.stack([F.normalize(r.mean(0), dim=0) * r.norm(dim=1).mean() for r in rows])
+
+
+def _side_by_side(pictures: Sequence[Tensor]) -> Tensor | None:
+    """One row of thumbnails of the first one's height."""
+    if not pictures:
+        return None
+    height = pictures[0].shape[0]
+    return torch.cat([_to_height(picture, height) for picture in pictures], dim=1)
+
+
+def _to_height(picture: Tensor, height: int) -> Tensor:
+    if picture.shape[0] == height:
+        return picture
+    size = (height, max(1, round(picture.shape[1] * height / picture.shape[0])))
+    image = F.interpolate(picture.permute(2, 0, 1)[None].float(), size, mode="area")
+    return image[0].permute(1, 2, 0).round().to(torch.uint8)
+
+
+def _report(shares: Sequence[float], fusion: str) -> str:
+    lines = [f"{len(shares)} identities, fusion: {fusion}"]
+    lines += [f"identity {i}: share {share:.0%}" for i, share in enumerate(shares, 1)]
+    return "\n".join(lines)

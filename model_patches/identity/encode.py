@@ -1,0 +1,230 @@
+"""Encode faces into one Identity: whiten, look, condense, fuse. Each face is encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..encoders.eva_clip import VisionEncoder, encode
+from ..encoders.whiten import eva_pixels, whitening_used
+from ..face.face import Face
+from ..weights import ANTELOPEV2, where_to_get
+from .adapter import IdentityAdapter, encode_tokens
+from .cache import Statistics, TensorCache, face_key
+from .fusion import RULES, Fused, agreement, fuse
+from .identity import Identity
+from .provenance import joined, pack_version
+
+JOINT = "joint"
+FUSIONS = {name: rule.definition for name, rule in RULES.items()} | {
+    JOINT: "all photos go through the encoder together and share its tokens (the authors' own way)"
+}
+
+THUMBNAIL = 256
+SAME_PERSON = 0.25
+"""ArcFace cosine below which two photos rarely show one person (thresholds in use: 0.2 to 0.3)."""
+
+_vision_cache = TensorCache(256 << 20)
+_token_cache = TensorCache(32 << 20)
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """An identity and what to tell the user about how it came about."""
+
+    identity: Identity
+    report: str
+
+
+@dataclass(frozen=True)
+class EncoderRuns:
+    """Work of this process: faces through the vision tower, token sets through the IDFormer."""
+
+    vision: Statistics
+    tokens: Statistics
+
+
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """Raw features of the faces, one row each, and the cache keys they are known by."""
+
+    keys: tuple[tuple, ...]
+    arcface: Tensor
+    pooled: Tensor
+    hidden: Tensor
+    whitened: tuple[str, ...]
+
+
+def encode_identity(
+    adapter: IdentityAdapter,
+    vision: VisionEncoder,
+    faces: Sequence[Face],
+    fusion: str = "mean",
+    whitening: str = "auto",
+    grey: bool = True,
+) -> Encoded:
+    """Encode one person seen on one or several photos.
+
+    `fusion` is a key of FUSIONS, `whitening` one of `whiten.WHITENING`; `grey` takes the colour
+    out of the face (how PuLID was trained). Results are cached by content: the same face with the
+    same files and options runs no encoder. Raises ValueError for no face, a face without
+    embedding, mixed recognisers, or a vision encoder that does not fit the adapter.
+    """
+    if fusion not in FUSIONS:
+        raise ValueError(f"fusion is {fusion!r}, expected one of {', '.join(FUSIONS)}.")
+    _check_faces(faces)
+    _check_fit(adapter, vision, faces)
+    look = _look(vision, faces, whitening, grey)
+    fused = _joint(adapter, look) if fusion == JOINT else _separate(adapter, look, fusion)
+    photos = len(faces) if fusion == JOINT else 1
+    identity = Identity(
+        tokens={adapter.family: fused.tokens},
+        unconditional={adapter.family: _unconditional(adapter, look, photos)},
+        features={
+            "arcface": look.arcface,
+            "eva_pooled": look.pooled,
+            "eva_hidden": look.hidden.to(torch.float16),
+        },
+        thumbnail=_thumbnail(faces[max(range(len(faces)), key=fused.shares.__getitem__)]),
+        provenance={
+            "photos": joined([face.photo_hash for face in faces]),
+            "detector": joined([face.detector for face in faces]),
+            "recogniser": joined([face.recogniser for face in faces]),
+            "adapter": adapter.name,
+            "adapter_digest": adapter.digest,
+            "vision": vision.name,
+            "vision_digest": vision.digest,
+            "fusion": fusion,
+            "whitening": joined(look.whitened),
+            "grey": "yes" if grey else "no",
+            "pack_version": pack_version(),
+        },
+    )
+    return Encoded(identity, _report(faces, look, fused, fusion))
+
+
+def encoder_runs() -> EncoderRuns:
+    """How often the encoders really ran in this process, and how often the cache answered."""
+    return EncoderRuns(_vision_cache.statistics, _token_cache.statistics)
+
+
+def forget() -> None:
+    """Empty the caches (the counts stay), so that the next encoding runs the encoders."""
+    _vision_cache.clear()
+    _token_cache.clear()
+
+
+def _check_faces(faces: Sequence[Face]) -> None:
+    if not faces:
+        raise ValueError("0 faces to encode, expected at least 1. Connect Detect Faces.")
+    without = [face.photo + 1 for face in faces if face.embedding is None]
+    if without:
+        raise ValueError(
+            f"{len(without)} of {len(faces)} faces have no recogniser embedding (photo "
+            f"{', '.join(map(str, without))}), and an identity is made from it. Open antelopev2 "
+            f"with the Load Face Analyser node. {where_to_get(ANTELOPEV2[:2])}"
+        )
+    recognisers = joined([face.recogniser for face in faces])
+    if len({face.recogniser for face in faces}) > 1:
+        raise ValueError(
+            f"the faces carry embeddings of different recognisers ({recognisers}), which do not "
+            "compare. Detect all photos with one face analyser."
+        )
+
+
+def _check_fit(adapter: IdentityAdapter, vision: VisionEncoder, faces: Sequence[Face]) -> None:
+    dims = adapter.encoder.model.dims
+    condition = faces[0].embedding.numel() + vision.dims.output
+    pairs = [
+        ("channels of the vision tower", vision.dims.width, dims.vision),
+        ("levels of the vision tower", len(vision.dims.taps), dims.groups),
+        ("condition channels (recogniser + pooled vision features)", condition, dims.condition),
+    ]
+    for name, got, expected in pairs:
+        if got != expected:
+            raise ValueError(
+                f"{vision.name} does not fit {adapter.name}: {got} {name}, expected {expected}. "
+                "Load the EVA-CLIP file and the recogniser this adapter was trained with."
+            )
+
+
+def _look(vision: VisionEncoder, faces: Sequence[Face], whitening: str, grey: bool) -> _Look:
+    whitened = tuple(whitening_used(face, whitening) for face in faces)
+    keys = tuple(
+        (face_key(face), vision.digest, mode, grey)
+        for face, mode in zip(faces, whitened, strict=True)
+    )
+    found = {key: _vision_cache.get(key) for key in dict.fromkeys(keys)}
+    for face, key, mode in zip(faces, keys, whitened, strict=True):
+        if found[key] is None:  # one by one: a batch would let photos change each other's rounding
+            pixels = eva_pixels(face, vision.dims.image_size, mode, grey)
+            found[key] = _vision_cache.put(key, encode(vision, pixels))
+    pooled, hidden = (torch.cat(rows) for rows in zip(*(found[k] for k in keys), strict=True))
+    arcface = torch.stack([face.embedding.float() for face in faces])
+    return _Look(keys, arcface, pooled, hidden, whitened)
+
+
+def _tokens(adapter: IdentityAdapter, look: _Look, rows: list[int]) -> Tensor:
+    """Tokens (1, N, D) of one person on the photos `rows`, together."""
+    key = (adapter.digest, *(look.keys[row] for row in rows))
+    entry = _token_cache.get(key)
+    if entry is None:
+        condition = torch.cat((look.arcface[rows], look.pooled[rows]), dim=-1)[None]
+        hidden = look.hidden[rows].transpose(0, 1).flatten(1, 2)[None]
+        entry = _token_cache.put(key, (encode_tokens(adapter, condition, hidden),))
+    return entry[0]
+
+
+def _separate(adapter: IdentityAdapter, look: _Look, fusion: str) -> Fused:
+    tokens = [_tokens(adapter, look, [row]) for row in range(len(look.keys))]
+    return fuse(tokens, fusion, look.arcface)
+
+
+def _joint(adapter: IdentityAdapter, look: _Look) -> Fused:
+    rows = list(range(len(look.keys)))
+    return Fused(_tokens(adapter, look, rows), (1 / len(rows),) * len(rows))
+
+
+def _unconditional(adapter: IdentityAdapter, look: _Look, photos: int) -> Tensor:
+    """What the encoder makes of nothing: it has biases and learned queries, so not zeros."""
+    levels, tokens, width = look.hidden.shape[1:]
+    key = (adapter.digest, "unconditional", photos, levels, tokens, width)
+    entry = _token_cache.get(key)
+    if entry is None:
+        condition = torch.zeros(1, photos, look.arcface.shape[1] + look.pooled.shape[1])
+        hidden = torch.zeros(1, levels, photos * tokens, width)
+        entry = _token_cache.put(key, (encode_tokens(adapter, condition, hidden),))
+    return entry[0]
+
+
+def _thumbnail(face: Face) -> Tensor:
+    picture = face.ffhq_crop.permute(2, 0, 1)[None].float()
+    small = F.interpolate(picture, (THUMBNAIL, THUMBNAIL), mode="bicubic", antialias=True)
+    return small[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8)
+
+
+def _report(faces: Sequence[Face], look: _Look, fused: Fused, fusion: str) -> str:
+    """One line for the whole, one per photo; doubts are said, not hidden."""
+    count = fused.tokens.shape[1]
+    lines = [
+        f"{len(faces)} photo(s) -> {count} identity tokens, fusion: {fusion}, "
+        f"recogniser: {faces[0].recogniser}"
+    ]
+    for face, cosine, share, mode in zip(
+        faces, agreement(look.arcface).tolist(), fused.shares, look.whitened, strict=True
+    ):
+        line = f"photo {face.photo + 1}: whitening {mode}, share {share:.0%}"
+        if len(faces) > 1:
+            line += f", agreement with the other photos {cosine:.2f}"
+            line += " - is this the same person?" if cosine < SAME_PERSON else ""
+        lines.append(line)
+    if "ellipse" in look.whitened:
+        lines.append(
+            "No face parser was used: the ellipse keeps some background and cuts wide hair. For "
+            "PuLID's own whitening put facexlib's parsing_bisenet.pth into models/facexlib."
+        )
+    return "\n".join(lines)

@@ -1,0 +1,26 @@
+"""Where an identity comes from, in plain text: kept in the value and in the saved file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def pack_version() -> str:
+    """The pack's version, from its pyproject.toml."""
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    return re.search(r'^version = "([^"]+)"', text, re.MULTILINE).group(1)
+
+
+def joined(values: Sequence[str]) -> str:
+    """Distinct values in order of appearance, comma-separated."""
+    return ", ".join(dict.fromkeys(value for value in values if value))
+
+
+def merged(parts: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """One provenance of several: every key, with the distinct values side by side."""
+    keys = dict.fromkeys(key for part in parts for key in part)
+    return {key: joined([part.get(key, "") for part in parts]) for key in keys}
