@@ -91,9 +91,7 @@ class CascadeDetector:
             # No two windows can share twice their area: keeps scikit-image from merging them.
             intersection_score_threshold=2.0,
         )
-        rows = [
-            (w["c"], w["r"], w["c"] + w["width"], w["r"] + w["height"]) for w in passed
-        ]
+        rows = [(w["c"], w["r"], w["c"] + w["width"], w["r"] + w["height"]) for w in passed]
         return np.array(rows, np.float64).reshape(-1, 4)
 
     def _look(self, grey: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, float, int]:
@@ -132,11 +130,13 @@ class CascadeDetector:
         side = box[2] - box[0]
         points = (box[:2] + box[2:]) / 2 + (MEAN_POINTS - 0.5) * side @ _turn(roll).T
         score = count / (count + AGREEING)
-        return Detection(visible, points.astype(np.float32), score, self.name)
+        # A mean face's points say nothing on yaw and pitch; the cascade answers to frontal ones.
+        angles = (0.0, 0.0, roll)
+        return Detection(visible, points.astype(np.float32), score, self.name, angles)
 
 
 def load_cascade() -> CascadeDetector:
-    """The detector with scikit-image's own trained file. Raises RuntimeError without the package."""
+    """The detector with scikit-image's own trained file; RuntimeError without the package."""
     data = need("skimage.data")
     feature = need("skimage.feature")
     return CascadeDetector(feature.Cascade(data.lbp_frontal_face_cascade_filename()))

@@ -26,6 +26,8 @@ class Detection:
     score: float
     """0 to 1; at least 0.5."""
     detector: str
+    angles: tuple[float, float, float] | None = None
+    """Yaw, pitch, roll in degrees when the detector knows better than its points tell."""
 
     @property
     def area(self) -> float:
@@ -75,7 +77,7 @@ def keep_best(boxes: np.ndarray, scores: Sequence[float], limit: float) -> list[
 
 
 def shrink(rgb: np.ndarray, long_side: int = LONG_SIDE) -> tuple[np.ndarray, float]:
-    """Area-average so that the long side is at most `long_side`; returns the photo and its scale."""
+    """Area-average so that the long side is at most `long_side`; the photo and its scale."""
     height, width = rgb.shape[:2]
     scale = long_side / max(height, width)
     if scale >= 1:

@@ -19,7 +19,8 @@ def check_images(images: Tensor) -> None:
     """
     if not isinstance(images, Tensor):
         raise ValueError(
-            f"expected an IMAGE tensor (B, H, W, C), got {type(images).__name__}; connect Load Image"
+            f"expected an IMAGE tensor (B, H, W, C), got {type(images).__name__}; connect the "
+            "IMAGE output of Load Image"
         )
     shape = tuple(images.shape)
     if images.ndim != 4 or not 1 <= shape[3] <= 4:
@@ -51,8 +52,8 @@ def to_uint8(image: Tensor, photo: int = 0) -> np.ndarray:
         block = image[top : top + ROWS].detach().to("cpu", torch.float32)
         if not torch.isfinite(block).all():
             raise ValueError(
-                f"photo {photo} ({width}x{height}) contains NaN or infinite pixels; the step before "
-                "failed (often a VAE in fp16): repair it, or connect another photo"
+                f"photo {photo} ({width}x{height}) contains NaN or infinite pixels; the step "
+                "before failed (often a VAE in fp16): repair it, or connect another photo"
             )
         result[top : top + ROWS] = _block_to_uint8(block)
     return result

@@ -1,0 +1,111 @@
+"""The face analyser: detector, recogniser and parser as one value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .cascade import load_cascade
+from .detection import Detector
+from .detectors import make_scrfd
+from .pack import BROKEN, DETECTION, RECOGNITION, Pack, broken, load_model, open_pack
+from .parsing import Parser, load_parser
+from .providers import resolve_providers
+from .recogniser import Recogniser, make_recogniser
+
+DETECTORS = ("auto", "pack", "bundled")
+
+
+@dataclass(frozen=True, eq=False)
+class FaceAnalyser:
+    """Finds, recognises and parses faces. `description` says what is in use and what is absent."""
+
+    detector: Detector
+    recogniser: Recogniser | None
+    parser: Parser | None
+    description: str
+
+
+def load_analyser(
+    pack_folder: Path | None,
+    detector: str,
+    providers: Sequence[str],
+    parser_path: Path | None,
+) -> FaceAnalyser:
+    """Load from files only; nothing is ever downloaded.
+
+    pack_folder: an insightface pack such as models/insightface/models/antelopev2, flat or nested
+    one level; None uses no pack. detector: "auto" takes the pack's detector and, when the pack
+    has none, the bundled one; "pack" insists on the pack's; "bundled" takes the bundled one.
+    providers: "auto", "CUDA", "ROCm", "CoreML", "CPU". parser_path: facexlib's
+    parsing_bisenet.pth; None leaves the parsing labels out.
+
+    Raises ValueError, FileNotFoundError or RuntimeError; each says what to do.
+    """
+    if detector not in DETECTORS:
+        raise ValueError(f"unknown detector {detector!r}; choose one of {', '.join(DETECTORS)}")
+    if pack_folder is None and detector == "pack":
+        raise ValueError(
+            'detector "pack" needs a face model pack, but none is chosen; choose antelopev2 or '
+            'another pack, or set the detector to "bundled"'
+        )
+    pack = open_pack(Path(pack_folder)) if pack_folder is not None else None
+    names, explicit = resolve_providers(providers) if pack else [], "auto" not in providers
+    finder, finder_on = _detector(pack, detector, names, explicit)
+    recogniser, recogniser_on = _recogniser(pack, names, explicit)
+    parser = load_parser(Path(parser_path)) if parser_path is not None else None
+    lines = (
+        f"Detector: {finder.name}{finder_on}",
+        f"Recogniser: {recogniser.name}{recogniser_on}" if recogniser else _no_recogniser(pack),
+        f"Parsing: {parser.name}" if parser else NO_PARSING,
+    )
+    return FaceAnalyser(finder, recogniser, parser, "\n".join(lines))
+
+
+NO_PARSING = (
+    "Parsing: none, so the background around a face is not whitened as PuLID was trained on; for "
+    "the best likeness put parsing_bisenet.pth into models/facexlib"
+)
+
+
+def _no_recogniser(pack: Pack | None) -> str:
+    where = f"the pack {pack.name} has none" if pack else "no face model pack is chosen"
+    return f"Recogniser: none ({where}), so faces carry no ArcFace embedding"
+
+
+def _detector(
+    pack: Pack | None, wanted: str, providers: Sequence[str], explicit: bool
+) -> tuple[Detector, str]:
+    path = pack.first(DETECTION) if pack and wanted != "bundled" else None
+    if pack and path is not None:
+        model, provider = load_model(path, providers, explicit)
+        return make_scrfd(model, path, pack.name), f" on {provider}"
+    if pack and wanted != "bundled":
+        _refuse_broken(pack, "detector")
+        if wanted == "pack":
+            raise FileNotFoundError(
+                f"no face detector among the models of {pack.folder}: {pack.contents()}; add "
+                "scrfd_10g_bnkps.onnx, or set the detector to auto or bundled"
+            )
+    return load_cascade(), ""
+
+
+def _recogniser(
+    pack: Pack | None, providers: Sequence[str], explicit: bool
+) -> tuple[Recogniser | None, str]:
+    path = pack.first(RECOGNITION) if pack else None
+    if pack is None or path is None:
+        if pack is not None:
+            _refuse_broken(pack, "recogniser")
+        return None, ""
+    model, provider = load_model(path, providers, explicit)
+    return make_recogniser(model, path, pack.name), f" on {provider}"
+
+
+def _refuse_broken(pack: Pack, role: str) -> None:
+    """A missing role may be the broken file: refuse, rather than go on with less."""
+    path = pack.first(BROKEN)
+    if path is not None:
+        why = f"it cannot be parsed, and the pack has no other {role} ({pack.contents()})"
+        raise RuntimeError(broken(path, why))

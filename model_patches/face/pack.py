@@ -1,0 +1,110 @@
+"""An insightface model pack on disk: find its ONNX files and tell them apart by content.
+
+insightface's own FaceAnalysis is not used: it downloads a missing pack without asking, and runs
+five networks per face where two are needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .packages import need
+from .providers import check_session
+
+DETECTION, RECOGNITION, OTHER, BROKEN = "detection", "recognition", "other", "broken"
+EMBEDDING = 512
+
+
+@dataclass(frozen=True)
+class Pack:
+    """The ONNX files of one pack folder, by role."""
+
+    folder: Path
+    roles: dict[Path, str]
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def first(self, role: str) -> Path | None:
+        """The first file of that role by name, as insightface would take it."""
+        return next((path for path, found in self.roles.items() if found == role), None)
+
+    def contents(self) -> str:
+        """What was found, for messages."""
+        listed = (f"{path.relative_to(self.folder)} ({role})" for path, role in self.roles.items())
+        return ", ".join(listed) or "nothing"
+
+
+def open_pack(folder: Path) -> Pack:
+    """Classify the *.onnx files in `folder`, or, when it has none, one folder deeper.
+
+    The published zip unpacks to antelopev2/antelopev2/*.onnx, hence the second place. Raises
+    FileNotFoundError when there is neither the folder nor a model in it.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"the face model folder {folder} does not exist")
+    files = sorted(folder.glob("*.onnx")) or sorted(folder.glob("*/*.onnx"))
+    if not files:
+        raise FileNotFoundError(
+            f"no .onnx file in {folder} nor in the folders below it ({_listing(folder)})"
+        )
+    return Pack(folder, {path: role_of(path) for path in files})
+
+
+def _listing(folder: Path) -> str:
+    names = sorted(path.name for path in folder.iterdir())[:8]
+    return "it holds " + ", ".join(names) if names else "it is empty"
+
+
+def role_of(path: Path) -> str:
+    """What an ONNX file is for, by its inputs and outputs; "broken" when it is not ONNX at all.
+
+    The rules are insightface's: five or more outputs is a detector, a square input of at least
+    112 pixels with one output a recogniser, 192 pixels landmarks, 96 age and gender.
+    """
+    onnx = need("onnx")
+    decode = need("google.protobuf.message")
+    try:
+        graph = onnx.load(str(path), load_external_data=False).graph
+    except (decode.DecodeError, ValueError, OSError):
+        return BROKEN
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in weights]
+    if not inputs or not graph.output:
+        return BROKEN
+    if len(graph.output) >= 5:
+        return DETECTION
+    sides = [dim.dim_value for dim in inputs[0].type.tensor_type.shape.dim][2:]
+    square = len(sides) == 2 and sides[0] == sides[1]
+    side = sides[0] if square else 0
+    if len(inputs) == 1 and len(graph.output) == 1 and side >= 112 and side % 16 == 0:
+        return OTHER if side == 192 else RECOGNITION
+    return OTHER
+
+
+def load_model(path: Path, providers: Sequence[str], explicit: bool) -> tuple[object, str]:
+    """insightface's own class for the file, and the widget name of the provider it runs on.
+
+    `explicit`: the user named the provider, so that falling back to the CPU is an error.
+    Raises RuntimeError when onnxruntime cannot run the file.
+    """
+    state = need("onnxruntime.capi.onnxruntime_pybind11_state")
+    failures = (state.Fail, state.InvalidGraph, state.InvalidProtobuf, state.InvalidArgument)
+    failures += (state.NotImplemented, state.RuntimeException, state.NoModel)
+    try:
+        model = need("insightface.model_zoo").get_model(str(path), providers=list(providers))
+    except failures as error:
+        raise RuntimeError(broken(path, f"onnxruntime says: {error}")) from error
+    return model, check_session(model.session, providers, explicit)
+
+
+def broken(path: Path, why: str) -> str:
+    """A message on a file that cannot be used, with what usually happened to it."""
+    size = path.stat().st_size
+    return (
+        f"{path} ({size} bytes) is not a usable ONNX model: {why}. The download was probably cut "
+        "short or is a web page or a Git LFS pointer; delete the file and download it again"
+    )
