@@ -46,7 +46,7 @@ def open_pack(folder: Path) -> Pack:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"the face model folder {folder} does not exist")
-    files = sorted(folder.glob("*.onnx")) or sorted(folder.glob("*/*.onnx"))
+    files = _onnx_files(folder)
     if not files:
         raise FileNotFoundError(
             f"no .onnx file in {folder} nor in the folders below it ({_listing(folder)})"
@@ -55,6 +55,8 @@ def open_pack(folder: Path) -> Pack:
 
 
 def _listing(folder: Path) -> str:
+    if not folder.is_dir():
+        return "it does not exist"
     names = sorted(path.name for path in folder.iterdir())[:8]
     return "it holds " + ", ".join(names) if names else "it is empty"
 
@@ -108,3 +110,29 @@ def broken(path: Path, why: str) -> str:
         f"{path} ({size} bytes) is not a usable ONNX model: {why}. The download was probably cut "
         "short or is a web page or a Git LFS pointer; delete the file and download it again"
     )
+
+
+def find_pack(name: str, roots: Sequence[Path], advice: str) -> Path:
+    """The first of `roots`/models/`name` that holds ONNX files, flat or nested one level.
+
+    Raises FileNotFoundError naming every folder that was searched, followed by `advice`.
+    """
+    searched = [root / "models" / name for root in roots]
+    for folder in searched:
+        if _onnx_files(folder):
+            return folder
+    places = "; ".join(f"{folder} ({_listing(folder)})" for folder in searched)
+    raise FileNotFoundError(
+        f"the face model pack {name} has no .onnx file in {places or 'any insightface folder'}, "
+        f"nor one folder deeper. {advice}"
+    )
+
+
+def pack_names(roots: Sequence[Path]) -> list[str]:
+    """Names of the folders in `roots`/models that hold ONNX files, sorted."""
+    folders = (folder for root in roots for folder in (root / "models").glob("*/"))
+    return sorted({folder.name for folder in folders if folder.is_dir() and _onnx_files(folder)})
+
+
+def _onnx_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.onnx")) or sorted(folder.glob("*/*.onnx"))
