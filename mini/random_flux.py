@@ -29,9 +29,12 @@ PATCH = 4
 DOUBLE = 2
 SINGLE = 4
 MLP = 4 * HIDDEN
-STRUCTURE_GAIN = 1.3
-GATE = 0.6
-SHARPNESS = 2.0
+NOISE_GAIN = 6.0
+"""How far the latent outweighs the blocks' output in the residual stream, while it is noise."""
+STRUCTURE_GAIN = 6.0
+MLP_GAIN = 0.2
+GATE = 0.5
+SHARPNESS = 6.0
 
 State = dict[str, Tensor]
 
@@ -54,7 +57,10 @@ def flux_state(draw: Seeded) -> State:
 
 
 def _embedders(draw: Seeded) -> State:
-    state = {"img_in.weight": torch.eye(HIDDEN, LATENT * PATCH), "img_in.bias": torch.zeros(HIDDEN)}
+    state = {
+        "img_in.weight": torch.eye(HIDDEN, LATENT * PATCH) * NOISE_GAIN,
+        "img_in.bias": torch.zeros(HIDDEN),
+    }
     state["txt_in.weight"] = draw.linear("txt_in", HIDDEN, CONTEXT)
     state["txt_in.bias"] = torch.zeros(HIDDEN)
     for name, width in (("time_in", 256), ("guidance_in", 256), ("vector_in", VECTOR)):
@@ -92,7 +98,7 @@ def _double_stream(draw: Seeded, name: str) -> State:
         f"{name}_attn.proj.bias": torch.zeros(HIDDEN),
         f"{name}_mlp.0.weight": draw.linear(f"{name}_mlp.0", MLP, HIDDEN),
         f"{name}_mlp.0.bias": torch.zeros(MLP),
-        f"{name}_mlp.2.weight": draw.linear(f"{name}_mlp.2", HIDDEN, MLP, gain=0.5),
+        f"{name}_mlp.2.weight": draw.linear(f"{name}_mlp.2", HIDDEN, MLP, gain=MLP_GAIN),
         f"{name}_mlp.2.bias": torch.zeros(HIDDEN),
     }
 
@@ -101,7 +107,7 @@ def _single_block(draw: Seeded, name: str) -> State:
     weight, bias = _attention(draw, name)
     inner = draw.linear(f"{name}.mlp", MLP, HIDDEN)
     attended = draw.linear(f"{name}.proj", HIDDEN, HIDDEN)
-    expanded = draw.linear(f"{name}.out", HIDDEN, MLP, gain=0.5)
+    expanded = draw.linear(f"{name}.out", HIDDEN, MLP, gain=MLP_GAIN)
     return _modulation(draw, f"{name}.modulation", 1) | {
         f"{name}.linear1.weight": torch.cat([weight, inner]),
         f"{name}.linear1.bias": torch.cat([bias, torch.zeros(MLP)]),

@@ -2,7 +2,8 @@
 
 Three of the 16 latent channels are the colours of 8x8 pixels, the others random features of the
 picture. Decoding shows the colours, smoothly enlarged, with a texture out of the other channels;
-encoding a photo and decoding it gives the blurred photo.
+encoding a photo and decoding it gives the blurred photo. Inside, a colour is its distance from
+grey in two channels, one for either sign, because the blocks end in a ReLU.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from .seeded import Seeded
 WIDTH = 64
 LATENT = 16
 COLOURS = 3
+SIGNED = 2 * COLOURS
 CONTRAST = 4.0
 """Latent units per unit of brightness."""
 TEXTURE = 0.06
@@ -30,6 +32,9 @@ BLOCKS = {
 }
 RESAMPLERS = {"encoder": (2, 6, 10), "decoder": (7, 12, 17)}
 BLUR = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 16
+POINT = torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+SPLIT = torch.cat([torch.eye(COLOURS), -torch.eye(COLOURS)])
+JOIN = SPLIT.T
 
 State = dict[str, Tensor]
 
@@ -48,15 +53,15 @@ def vae_state(draw: Seeded) -> State:
             state |= _block(draw, f"taesd_{half}.{index}.conv")
         for index in RESAMPLERS[half]:
             name = f"taesd_{half}.{index}.weight"
-            state[name] = _with_colours(draw.conv(name, WIDTH, WIDTH), range(COLOURS))
+            state[name] = _carry(draw.conv(name, WIDTH, WIDTH), torch.eye(SIGNED))
     return state | _ends(draw)
 
 
-def _with_colours(weight: Tensor, columns: range, gain: float = 1.0) -> Tensor:
-    """Let the first three rows carry the blurred colours and nothing else."""
-    weight[:COLOURS] = 0
-    for row, column in enumerate(columns):
-        weight[row, column] = BLUR * gain
+def _carry(weight: Tensor, colours: Tensor, kernel: Tensor = BLUR) -> Tensor:
+    """Let the first outputs be `colours` (rows, columns) of the first inputs, and nothing else."""
+    rows, columns = colours.shape
+    weight[:rows] = 0
+    weight[:rows, :columns] = colours[:, :, None, None] * kernel
     return weight
 
 
@@ -66,32 +71,27 @@ def _block(draw: Seeded, name: str) -> State:
     for layer in (0, 2, 4):
         weight = draw.conv(f"{name}.{layer}", WIDTH, WIDTH, gain=0.7)
         if layer == 4:
-            weight[:COLOURS] = 0
+            weight[:SIGNED] = 0
         state[f"{name}.{layer}.weight"] = weight
         state[f"{name}.{layer}.bias"] = torch.zeros(WIDTH)
     return state
 
 
 def _ends(draw: Seeded) -> State:
+    """The first and last convolution of either half, with grey as the zero point inside."""
     first, last = "taesd_encoder.0", "taesd_encoder.14"
     opening, closing = "taesd_decoder.1", "taesd_decoder.19"
-    colours = range(COLOURS)
-    into = draw.conv(last, LATENT, WIDTH)
-    out = draw.conv(closing, COLOURS, WIDTH, gain=TEXTURE)
-    out[:, :COLOURS] = 0
-    for row in colours:
-        out[row, row] = BLUR
-    grey_in, grey_out = torch.zeros(LATENT), torch.zeros(WIDTH)
-    grey_in[:COLOURS], grey_out[:COLOURS] = -0.5 * CONTRAST, 0.5
+    features = draw.conv(closing, COLOURS, WIDTH, gain=TEXTURE)
+    features[:, :SIGNED] = JOIN[:, :, None, None] * BLUR
+    from_grey = torch.zeros(WIDTH)
+    from_grey[:SIGNED] = SPLIT.sum(1) * -0.5
     return {
-        f"{first}.weight": _with_colours(draw.conv(first, WIDTH, COLOURS), colours),
-        f"{first}.bias": torch.zeros(WIDTH),
-        f"{last}.weight": _with_colours(into, colours, CONTRAST),
-        f"{last}.bias": grey_in,
-        f"{opening}.weight": _with_colours(
-            draw.conv(opening, WIDTH, LATENT), colours, 1 / CONTRAST
-        ),
-        f"{opening}.bias": grey_out,
-        f"{closing}.weight": out,
-        f"{closing}.bias": torch.zeros(COLOURS),
+        f"{first}.weight": _carry(draw.conv(first, WIDTH, COLOURS), SPLIT, POINT),
+        f"{first}.bias": from_grey,
+        f"{last}.weight": _carry(draw.conv(last, LATENT, WIDTH), JOIN * CONTRAST),
+        f"{last}.bias": torch.zeros(LATENT),
+        f"{opening}.weight": _carry(draw.conv(opening, WIDTH, LATENT), SPLIT / CONTRAST),
+        f"{opening}.bias": torch.zeros(WIDTH),
+        f"{closing}.weight": features,
+        f"{closing}.bias": torch.full((COLOURS,), 0.5),
     }

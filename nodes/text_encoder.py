@@ -57,7 +57,7 @@ def load_mini_clip(t5: str | Path, clip_l: str | Path) -> comfy.sd.CLIP:
     )
 
 
-class LoadMiniTextEncoder(io.ComfyNode):
+class FlexIDLoadMiniTextEncoder(io.ComfyNode):
     """Opens the T5 and CLIP-L of the embedded model."""
 
     @classmethod
@@ -94,4 +94,4 @@ class LoadMiniTextEncoder(io.ComfyNode):
         return io.NodeOutput(load_mini_clip(*paths))
 
 
-NODES = [LoadMiniTextEncoder]
+NODES = [FlexIDLoadMiniTextEncoder]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 TICK = 0.2
 QUIET_TICK = 30.0
+QUIET_WIDTH = 120
 TAIL = 25
 
 
@@ -60,7 +61,7 @@ class Live:
             if self._terminal:
                 self._draw()
             else:
-                say(f"{self.title}: {self.seconds:.0f} s  {self.detail}".rstrip())
+                say(f"{self.title}: {self.seconds:.0f} s  {self.detail}"[:QUIET_WIDTH].rstrip())
 
     def _draw(self) -> None:
         width = shutil.get_terminal_size().columns - 1

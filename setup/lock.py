@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .console import say
+from .console import SetupError, say
 
 POLL = 0.5
 LOCKED_BYTE = 1 << 20
@@ -49,13 +49,18 @@ def _owner(path: Path) -> str:
 
 
 @contextmanager
-def exclusive(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file `path`; say who is being waited for when another process has it."""
+def exclusive(path: Path, what: str, wait: bool = True) -> Iterator[None]:
+    """Hold the lock file `path`. When another process has it, say which and wait for it.
+
+    Raises SetupError instead of waiting when `wait` is off.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         announced = False
         while not _try_lock(descriptor):
+            if not wait:
+                raise SetupError(f"{what} already runs (pid {_owner(path)}). End that one first.")
             if not announced:
                 say(f"waiting for another {what} (pid {_owner(path)}), which holds {path}")
                 announced = True
