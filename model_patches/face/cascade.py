@@ -31,6 +31,10 @@ FACE = 72
 ROLLS = (-36.0, -24.0, -12.0, 0.0, 12.0, 24.0, 36.0)
 AGREEING = 40
 """Windows that make a score of one half. Faces give 42 to 130, background less than 38."""
+SHARP = 30
+"""Side below which more must agree: a small patch is smooth, and agrees with itself."""
+TILTS = (-25.0, 25.0)
+"""The cascade itself only knows heads within about 15 degrees of upright."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +63,15 @@ class CascadeDetector:
 
     def _search(self, grey: np.ndarray, sizes: tuple[int, ...]) -> list[tuple]:
         windows = [self._windows_at(grey, size) for size in sizes]
+        windows += [self._windows_tilted(grey, sizes[0], roll) for roll in TILTS]
         candidates = _clusters(np.concatenate(windows))[:CANDIDATES]
         looked = [self._look(grey, box) for _, box in candidates]
-        faces = [item for item in looked if item[2] >= AGREEING]
+        faces = [item for item in looked if item[2] >= _needed(item[0])]
         if not faces:
             return []
-        order = keep_best(np.stack([box for box, _, _ in faces]), [n for _, _, n in faces], 0.3)
+        order = keep_best(
+            np.stack([box for box, _, _ in faces]), [_score(*one) for one in faces], 0.3
+        )
         return [faces[index] for index in order]
 
     def _windows_at(self, grey: np.ndarray, long_side: int) -> np.ndarray:
@@ -73,6 +80,25 @@ class CascadeDetector:
         size = max(1, round(grey.shape[1] * zoom)), max(1, round(grey.shape[0] * zoom))
         how = cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR
         return self._windows(cv2.resize(grey, size, interpolation=how), 1.1) / zoom
+
+    def _windows_tilted(self, grey: np.ndarray, long_side: int, roll: float) -> np.ndarray:
+        """Windows of the photo turned upright for heads that tilt by `roll` degrees."""
+        cv2 = need("cv2")
+        height, width = grey.shape
+        reach = np.abs(_turn(roll)) @ (width, height)
+        zoom = min(long_side / max(width, height), LARGEST_ZOOM)
+        matrix = _turn(roll).T * zoom
+        middle = reach * zoom / 2
+        affine = np.hstack([matrix, (middle - matrix @ (width / 2, height / 2))[:, None]])
+        small, scale = shrink(grey, max(1, round(2 * zoom * max(width, height))))
+        affine[:, :2] /= scale
+        size = [max(1, math.ceil(value * zoom)) for value in reach]
+        turned = cv2.warpAffine(small, affine, size, borderMode=cv2.BORDER_REPLICATE)
+        windows = self._windows(turned, 1.1)
+        centres = ((windows[:, :2] + windows[:, 2:]) / 2 - middle) / zoom @ _turn(roll).T
+        centres += (width / 2, height / 2)
+        half = (windows[:, 2:] - windows[:, :2]) / 2 / zoom
+        return np.hstack([centres - half, centres + half])
 
     def _windows(
         self, grey: np.ndarray, step: float, smallest: float = SMALLEST, largest: float = 1e6
@@ -122,14 +148,14 @@ class CascadeDetector:
         return windows[overlap(expected, windows) > 0.4]
 
     def _detection(self, item: tuple, scale: float, shape: tuple[int, ...]) -> Detection | None:
-        box, roll, count = item
-        box = np.asarray(box) / scale
+        box, roll, _ = item
+        score = _score(*item)
+        box = box / scale
         visible = inside(box, shape[1], shape[0])
         if visible is None:
             return None
         side = box[2] - box[0]
         points = (box[:2] + box[2:]) / 2 + (MEAN_POINTS - 0.5) * side @ _turn(roll).T
-        score = count / (count + AGREEING)
         # A mean face's points say nothing on yaw and pitch; the cascade answers to frontal ones.
         angles = (0.0, 0.0, roll)
         return Detection(visible, points.astype(np.float32), score, self.name, angles)
@@ -151,6 +177,15 @@ def _clusters(windows: np.ndarray) -> list[tuple[int, np.ndarray]]:
     means = np.stack([windows[row].mean(0) for row in near])
     order = keep_best(windows, counts.tolist(), 0.2)
     return [(int(counts[i]), means[i]) for i in order if counts[i] >= 3]
+
+
+def _needed(box: np.ndarray) -> float:
+    return AGREEING * max(1.0, SHARP / (box[2] - box[0]))
+
+
+def _score(box: np.ndarray, roll: float, count: int) -> float:
+    """One half at the threshold."""
+    return float(count / (count + _needed(box)))
 
 
 def _turn(roll: float) -> np.ndarray:
