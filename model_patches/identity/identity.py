@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 
@@ -27,3 +28,10 @@ class Identity:
     """(H, W, 3) uint8 RGB."""
     provenance: Mapping[str, str] = field(default_factory=dict)
     """How it was made: encoder files, recogniser, detector, fusion, pack version."""
+
+    @property
+    def picture(self) -> Tensor:
+        """The thumbnail as an image batch (1, H, W, 3) in [0, 1]; a grey square without one."""
+        if self.thumbnail is None:
+            return torch.full((1, 64, 64, 3), 0.5)
+        return self.thumbnail[None].float() / 255

@@ -1,0 +1,310 @@
+"""Identities: load the encoders, encode, combine, save and load a person."""
+
+import os
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io, ui
+
+from ..model_patches.encoders.eva_clip import load_eva_clip
+from ..model_patches.encoders.weight_file import digest
+from ..model_patches.encoders.whiten import WHITENING
+from ..model_patches.identity.adapter import load_adapter
+from ..model_patches.identity.combine import combine_identities
+from ..model_patches.identity.encode import FUSIONS, encode_identity
+from ..model_patches.identity.fusion import RULES
+from ..model_patches.identity.store import load_identity, save_identity
+from ..model_patches.weights import EVA02_CLIP_L_336, PULID_FLUX_091
+from . import types
+from .model_files import ModelFiles
+
+EXTENSIONS = (".safetensors", ".sft", ".pt", ".pth", ".bin")
+ADAPTERS = ModelFiles(("pulid",), EXTENSIONS, "flux", PULID_FLUX_091)
+TOWERS = ModelFiles(("clip_vision", "text_encoders", "pulid"), EXTENSIONS, "eva", EVA02_CLIP_L_336)
+
+IDENTITIES = "identities"
+NO_IDENTITIES = (
+    "none found. Save one with the Save Identity node, or put a file into "
+    "models/flexid/identities or input/identities. Then press R."
+)
+
+
+def _listed(table: dict[str, str]) -> str:
+    return " ".join(f"{name}: {definition}." for name, definition in table.items())
+
+
+def _shown(cls: type[io.ComfyNode], image: io.Image.Type, text: str) -> dict:
+    """Preview picture and text together."""
+    return {**ui.PreviewImage(image, cls=cls).as_dict(), **ui.PreviewText(text).as_dict()}
+
+
+class FlexIDLoadIdentityAdapter(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FlexIDLoadIdentityAdapter",
+            display_name="Load Identity Adapter",
+            category="FlexID/loaders",
+            description="Opens a PuLID file for Flux: the encoder that makes identity tokens, and "
+            "the attention layers that Apply VFA adds to the model.",
+            search_aliases=["pulid", "pulid flux model loader", "identity", "face id", "vfa"],
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=ADAPTERS.labels(),
+                    tooltip=f"A PuLID-FLUX file from models/pulid, {PULID_FLUX_091.file} at best. "
+                    "Other files are refused with what they are.",
+                )
+            ],
+            outputs=[types.IdentityAdapter.Output("adapter")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str) -> str:
+        return digest(ADAPTERS.path(file))
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        return io.NodeOutput(load_adapter(ADAPTERS.path(file)))
+
+
+class FlexIDLoadEvaClip(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FlexIDLoadEvaClip",
+            display_name="Load EVA-CLIP",
+            category="FlexID/loaders",
+            description="Opens EVA02-CLIP-L/14-336, the vision tower that looks at faces for "
+            "PuLID. Only its vision half is kept in memory.",
+            search_aliases=["eva clip", "pulid flux eva clip loader", "clip vision", "eva02"],
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=TOWERS.labels(),
+                    tooltip=f"{EVA02_CLIP_L_336.file}, from models/clip_vision, "
+                    "models/text_encoders, models/clip or models/pulid. Other encoders are "
+                    "refused with what they are.",
+                )
+            ],
+            outputs=[types.VisionEncoder.Output("vision_encoder")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str) -> str:
+        return digest(TOWERS.path(file))
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        return io.NodeOutput(load_eva_clip(TOWERS.path(file)))
+
+
+class FlexIDEncodeIdentity(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FlexIDEncodeIdentity",
+            display_name="Encode Identity",
+            category="FlexID/identity",
+            description="Makes an identity of one or several faces of one person. Each face runs "
+            "through the encoders once; later changes elsewhere in the graph cost nothing.",
+            search_aliases=["pulid", "face embedding", "encode face", "id embedding", "fusion"],
+            inputs=[
+                types.IdentityAdapter.Input("adapter", tooltip="From Load Identity Adapter."),
+                types.VisionEncoder.Input("vision_encoder", tooltip="From Load EVA-CLIP."),
+                types.Faces.Input(
+                    "faces", tooltip="Faces of one person, from Detect Faces; one is enough."
+                ),
+                io.Combo.Input(
+                    "fusion",
+                    options=list(FUSIONS),
+                    default="mean",
+                    tooltip="How several photos become one identity; with one photo all are the "
+                    f"same. {_listed(FUSIONS)}",
+                ),
+                io.Combo.Input(
+                    "whitening",
+                    options=list(WHITENING),
+                    default="auto",
+                    tooltip="What the vision tower sees around the face, turned white. "
+                    f"{_listed(WHITENING)}",
+                ),
+                io.Boolean.Input(
+                    "grey",
+                    default=True,
+                    tooltip="On: the tower sees the face without colour, as in training. Off: "
+                    "skin and hair colour come through, and so does the photo's light.",
+                ),
+            ],
+            outputs=[
+                types.Identity.Output("identity"),
+                io.Image.Output("thumbnail"),
+                io.String.Output("report"),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, adapter, vision_encoder, faces, fusion: str, whitening: str, grey: bool
+    ) -> io.NodeOutput:
+        encoded = encode_identity(adapter, vision_encoder, faces, fusion, whitening, grey)
+        picture = encoded.identity.picture
+        return io.NodeOutput(
+            encoded.identity, picture, encoded.report, ui=_shown(cls, picture, encoded.report)
+        )
+
+
+class FlexIDCombineIdentities(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        slots = io.Autogrow.TemplatePrefix(
+            types.Identity.Input("identity", tooltip="From Encode, Combine or Load Identity."),
+            prefix="identity",
+            min=2,
+            max=16,
+        )
+        return io.Schema(
+            node_id="FlexIDCombineIdentities",
+            display_name="Combine Identities",
+            category="FlexID/identity",
+            description="Makes one identity of several: more photos of one person, or a blend of "
+            "people. All must come from the same adapter file.",
+            search_aliases=["merge faces", "blend", "average", "mix identities", "morph"],
+            inputs=[
+                io.Autogrow.Input(
+                    "identities",
+                    template=slots,
+                    tooltip="Two or more identities; a free slot appears as you connect.",
+                ),
+                io.Combo.Input(
+                    "fusion",
+                    options=list(RULES),
+                    default="mean",
+                    tooltip=_listed({name: rule.definition for name, rule in RULES.items()}),
+                ),
+                io.String.Input(
+                    "weights",
+                    default="",
+                    tooltip="One number of 0 or more per identity, by commas, for example 1, 0.5. "
+                    "Only their ratio counts; 0 leaves that one out; empty: all equal.",
+                ),
+            ],
+            outputs=[
+                types.Identity.Output("identity"),
+                io.Image.Output("thumbnail"),
+                io.String.Output("report"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, identities: dict, fusion: str, weights: str) -> io.NodeOutput:
+        combined = combine_identities(list(identities.values()), fusion, weights)
+        picture = combined.identity.picture
+        return io.NodeOutput(
+            combined.identity, picture, combined.report, ui=_shown(cls, picture, combined.report)
+        )
+
+
+class FlexIDSaveIdentity(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FlexIDSaveIdentity",
+            display_name="Save Identity",
+            category="FlexID/identity",
+            description="Writes an identity with its thumbnail into one file below "
+            "output/identities. A running number keeps earlier files.",
+            search_aliases=["export face", "store identity", "save embedding", "face file"],
+            is_output_node=True,
+            inputs=[
+                types.Identity.Input("identity", tooltip="The identity to keep."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="person",
+                    tooltip="Name of the file, with subfolders if you like (family/ann). %year% "
+                    "%month% %day% and the like are filled in; a number is always added.",
+                ),
+                io.Boolean.Input(
+                    "with_features",
+                    default=True,
+                    tooltip="On: also keeps the raw photo features (about 6 MB per photo), which "
+                    "some fusions and other adapters need. Off: tokens only, under 1 MB.",
+                ),
+            ],
+            outputs=[types.Identity.Output("identity_out", display_name="identity")],
+        )
+
+    @classmethod
+    def execute(cls, identity, filename_prefix: str, with_features: bool) -> io.NodeOutput:
+        root = os.path.join(folder_paths.get_output_directory(), IDENTITIES)
+        folder, name, counter, *_ = folder_paths.get_save_image_path(filename_prefix, root)
+        path = save_identity(
+            identity, Path(folder) / f"{name}_{counter:05}_.safetensors", with_features
+        )
+        return io.NodeOutput(identity, ui=_shown(cls, identity.picture, f"Saved {path}"))
+
+
+class FlexIDLoadIdentity(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FlexIDLoadIdentity",
+            display_name="Load Identity",
+            category="FlexID/identity",
+            description="Opens a saved identity. Needs no face analyser and no encoder.",
+            search_aliases=["import face", "open identity", "load embedding", "face file"],
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=_identity_labels(),
+                    tooltip="A file of Save Identity: from output/identities, input/identities "
+                    "or models/flexid/identities.",
+                )
+            ],
+            outputs=[
+                types.Identity.Output("identity"),
+                io.Image.Output("thumbnail"),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str) -> str:
+        return digest(_identity_path(file))
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        identity = load_identity(_identity_path(file))
+        picture = identity.picture
+        return io.NodeOutput(identity, picture, ui=ui.PreviewImage(picture, cls=cls))
+
+
+def _identity_labels() -> list[str]:
+    """Files below the three identity folders; those of input and output carry core's suffix."""
+    labels = [
+        name
+        for name in folder_paths.get_filename_list("flexid")
+        if Path(name).parts[0] == IDENTITIES and name.endswith(".safetensors")
+    ]
+    for kind in ("output", "input"):
+        base = Path(folder_paths.get_directory_by_type(kind))
+        files = (path.relative_to(base).as_posix() for path in base.glob(f"{IDENTITIES}/**/*"))
+        labels += [f"{name} [{kind}]" for name in sorted(files) if name.endswith(".safetensors")]
+    return labels or [NO_IDENTITIES]
+
+
+def _identity_path(label: str) -> str:
+    if label == NO_IDENTITIES:
+        raise FileNotFoundError(f"There is no identity to load: {NO_IDENTITIES}")
+    if label.endswith(("[output]", "[input]")):
+        return folder_paths.get_annotated_filepath(label)
+    return folder_paths.get_full_path_or_raise("flexid", label)
+
+
+NODES = [
+    FlexIDLoadIdentityAdapter,
+    FlexIDLoadEvaClip,
+    FlexIDEncodeIdentity,
+    FlexIDCombineIdentities,
+    FlexIDSaveIdentity,
+    FlexIDLoadIdentity,
+]

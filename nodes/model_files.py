@@ -1,0 +1,58 @@
+"""Combo lists of model files: plain names, several folders, never an empty list."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import folder_paths
+
+from ..model_patches.weights import WeightFile, where_to_get
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """Files of `folders` (ComfyUI's folder names, searched in order) with one of `extensions`.
+
+    Labels are plain file names, so that workflows and the missing-model dialog match them; a name
+    found again in a later folder gets that folder in brackets. Names containing `favourite` come
+    first. `wanted` is the public file that an empty list tells about.
+    """
+
+    folders: tuple[str, ...]
+    extensions: tuple[str, ...]
+    favourite: str
+    wanted: WeightFile
+
+    @property
+    def advice(self) -> str:
+        """The only entry of an empty list: which file to put where."""
+        return f"none found. {where_to_get([self.wanted])} Then press R."
+
+    def labels(self) -> list[str]:
+        """What the combo shows; never empty."""
+        names = sorted(self._found(), key=lambda name: (self.favourite not in name.lower(), name))
+        return names or [self.advice]
+
+    def path(self, label: str) -> Path:
+        """The file behind a label. Raises FileNotFoundError that says where to get one."""
+        found = self._found()
+        if label in found:
+            return found[label]
+        if label == self.advice:
+            raise FileNotFoundError(f"There is no file to load: {self.advice}")
+        raise FileNotFoundError(
+            f"{label!r} is not among the {len(found)} files in models/"
+            f"{', models/'.join(self.folders)}. {where_to_get([self.wanted])}"
+        )
+
+    def _found(self) -> dict[str, Path]:
+        found: dict[str, Path] = {}
+        for folder in self.folders:
+            for name in folder_paths.get_filename_list(folder):
+                if not name.lower().endswith(self.extensions):
+                    continue
+                path = Path(folder_paths.get_full_path_or_raise(folder, name))
+                if path not in found.values():
+                    found[f"{name} [{folder}]" if name in found else name] = path
+        return found
