@@ -40,6 +40,9 @@ class TensorCache:
     def statistics(self) -> Statistics:
         return Statistics(self._runs, self._hits)
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     def get(self, key: Hashable) -> Entry | None:
         """The entry, or None; a find counts as a hit."""
         with self._lock:

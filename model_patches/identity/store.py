@@ -80,7 +80,7 @@ def _tensors(identity: Identity, with_features: bool) -> dict[str, Tensor]:
     if with_features:
         groups["features"] = identity.features
     tensors = {
-        f"{group}.{name}": tensor.detach().cpu().contiguous()
+        f"{group}.{name}": tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for group, members in groups.items()
         for name, tensor in members.items()
     }

@@ -1,0 +1,270 @@
+"""From faces to an identity: what is in it, what is cached, what is refused."""
+
+import dataclasses
+
+import pytest
+import torch
+from flexid.mini.random_adapter import write_adapter, write_eva_clip
+from flexid.model_patches.encoders.eva_clip import encode, load_eva_clip
+from flexid.model_patches.encoders.whiten import eva_pixels
+from flexid.model_patches.identity import encode as room
+from flexid.model_patches.identity.adapter import encode_tokens, load_adapter
+from flexid.model_patches.identity.encode import FUSIONS, encode_identity, encoder_runs, forget
+from people import face, labels
+
+pytestmark = pytest.mark.comfy
+
+FAMILY = "pulid_flux"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("encode")
+
+
+@pytest.fixture(scope="module")
+def adapter(folder):
+    return load_adapter(write_adapter(folder / "pulid.safetensors", 1))
+
+
+@pytest.fixture(scope="module")
+def vision(folder):
+    return load_eva_clip(write_eva_clip(folder / "eva.safetensors", 1))
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    forget()
+
+
+@pytest.fixture
+def work():
+    """Calls work() -> (vision runs, token runs) since the last call."""
+    last = encoder_runs()
+
+    def since():
+        nonlocal last
+        now, before = encoder_runs(), last
+        last = now
+        return now.vision.runs - before.vision.runs, now.tokens.runs - before.tokens.runs
+
+    return since
+
+
+def _tokens(encoded):
+    return encoded.identity.tokens[FAMILY]
+
+
+def test_one_photo_by_hand(adapter, vision):
+    one = face(1)
+    identity = encode_identity(adapter, vision, (one,)).identity
+    pooled, hidden = encode(vision, eva_pixels(one, 112, "ellipse"))
+    condition = torch.cat((one.embedding[None], pooled), dim=-1)[None]
+    assert torch.equal(identity.tokens[FAMILY], encode_tokens(adapter, condition, hidden))
+    zeros = encode_tokens(adapter, torch.zeros_like(condition), torch.zeros_like(hidden))
+    assert torch.equal(identity.unconditional[FAMILY], zeros)
+    assert zeros.std() > 0.1
+    assert torch.equal(identity.features["arcface"], one.embedding[None])
+    assert torch.equal(identity.features["eva_pooled"], pooled)
+    assert torch.equal(identity.features["eva_hidden"], hidden.half())
+
+
+def test_joint_by_hand(adapter, vision):
+    photos = (face(1), face(2))
+    tokens = _tokens(encode_identity(adapter, vision, photos, "joint"))
+    looks = [encode(vision, eva_pixels(one, 112, "ellipse")) for one in photos]
+    rows = [
+        torch.cat((one.embedding[None], look[0]), -1)
+        for one, look in zip(photos, looks, strict=True)
+    ]
+    hidden = torch.cat([look[1] for look in looks], dim=2)
+    expected = encode_tokens(adapter, torch.stack(rows, dim=1), hidden)
+    assert torch.equal(tokens, expected)
+    assert tokens.shape == (1, 32, 256)
+
+
+def test_the_recogniser_s_embedding_goes_in_raw(adapter, vision):
+    one = face(1)
+    longer = dataclasses.replace(one, embedding=one.embedding * 2)
+    first, second = (_tokens(encode_identity(adapter, vision, (f,))) for f in (one, longer))
+    assert not torch.allclose(first, second)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_every_fusion(adapter, vision, fusion):
+    encoded = encode_identity(adapter, vision, tuple(map(face, range(3))), fusion)
+    count = 96 if fusion == "concat" else 32
+    assert _tokens(encoded).shape == (1, count, 256)
+    assert encoded.identity.unconditional[FAMILY].shape == (1, 32, 256)
+    assert fusion in encoded.report and f"{count} identity tokens" in encoded.report
+
+
+@pytest.mark.parametrize("fusion", [name for name in FUSIONS])
+def test_one_photo_is_the_same_by_every_fusion(adapter, vision, fusion):
+    mean, other = (
+        _tokens(encode_identity(adapter, vision, (face(1),), f)) for f in ("mean", fusion)
+    )
+    torch.testing.assert_close(mean, other)
+
+
+def test_people_differ(adapter, vision):
+    one, two = (_tokens(encode_identity(adapter, vision, (face(i),))) for i in (1, 2))
+    assert (one - two).norm() > 0.3 * one.norm()
+
+
+def test_thumbnail_and_provenance(adapter, vision):
+    identity = encode_identity(adapter, vision, (face(1), face(2))).identity
+    assert identity.thumbnail.shape == (256, 256, 3) and identity.thumbnail.dtype == torch.uint8
+    assert identity.picture.shape == (1, 256, 256, 3) and identity.picture.max() <= 1
+    assert dict(identity.provenance) == {
+        "photos": "photo1, photo2",
+        "detector": "test detector",
+        "recogniser": "test recogniser",
+        "adapter": "pulid.safetensors",
+        "adapter_digest": adapter.digest,
+        "vision": "eva.safetensors",
+        "vision_digest": vision.digest,
+        "fusion": "mean",
+        "whitening": "ellipse",
+        "grey": "yes",
+        "pack_version": "0.1.0",
+    }
+
+
+def test_second_encoding_runs_nothing(adapter, vision, work):
+    photos = (face(1), face(2))
+    work()
+    first = encode_identity(adapter, vision, photos)
+    assert work() == (2, 3)  # two faces, and the unconditional twin
+    second = encode_identity(adapter, vision, tuple(face(i) for i in (1, 2)))
+    assert work() == (0, 0)
+    assert torch.equal(_tokens(first), _tokens(second))
+
+
+def test_only_what_changed_is_encoded_again(adapter, vision, folder, work):
+    encode_identity(adapter, vision, (face(1),))
+    work()
+    encode_identity(adapter, vision, (face(1), face(2)), "concat")
+    assert work() == (1, 1)
+    encode_identity(adapter, vision, (face(1),), grey=False)
+    assert work() == (1, 1)
+    encode_identity(adapter, vision, (face(1), face(2)), "joint")
+    assert work() == (0, 2)
+    other = load_adapter(write_adapter(folder / "other.safetensors", 2))
+    encode_identity(other, vision, (face(1),))
+    assert work() == (0, 2)
+
+
+def test_content_decides_not_the_object_or_the_file_name(adapter, vision, folder, work):
+    encode_identity(adapter, vision, (face(1),))
+    copy = load_adapter(write_adapter(folder / "copy.safetensors", 1))
+    work()
+    encode_identity(copy, vision, (face(1),))
+    assert work() == (0, 0)
+    brighter = face(1)
+    brighter.ffhq_crop[0, 0, 0] ^= 1
+    encode_identity(adapter, vision, (brighter,))
+    assert work() == (1, 1)
+
+
+def test_the_same_photo_twice_is_encoded_once(adapter, vision, work):
+    work()
+    encode_identity(adapter, vision, (face(1), face(1)))
+    assert work() == (1, 2)
+
+
+def test_cached_and_uncached_are_bit_identical(adapter, vision):
+    alone = _tokens(encode_identity(adapter, vision, (face(2),)))
+    forget()
+    encode_identity(adapter, vision, (face(1), face(2), face(3)))
+    assert torch.equal(alone, _tokens(encode_identity(adapter, vision, (face(2),))))
+
+
+def test_whitening_is_reported_and_used(adapter, vision):
+    parsed = face(1, labels=labels())
+    encoded = [
+        encode_identity(adapter, vision, (parsed,), whitening=mode)
+        for mode in ("auto", "parsed", "ellipse", "off")
+    ]
+    names = [e.identity.provenance["whitening"] for e in encoded]
+    assert names == ["parsed", "parsed", "ellipse", "off"]
+    assert torch.equal(_tokens(encoded[0]), _tokens(encoded[1]))
+    assert not torch.equal(_tokens(encoded[1]), _tokens(encoded[2]))
+    assert not torch.equal(_tokens(encoded[2]), _tokens(encoded[3]))
+    assert "No face parser" in encoded[2].report and "models/facexlib" in encoded[2].report
+    assert "No face parser" not in encoded[0].report
+
+
+def test_report_names_the_stranger(adapter, vision):
+    same = face(1).embedding
+    photos = [face(i, embedding=same + 0.3 * face(i).embedding) for i in range(3)] + [face(3)]
+    encoded = encode_identity(adapter, vision, photos, "reject_outliers")
+    lines = encoded.report.splitlines()
+    assert "share 0%" in lines[4] and "same person?" in lines[4]
+    assert all("share 33%" in line and "same person?" not in line for line in lines[1:4])
+
+
+def _small_tower(folder):
+    return load_eva_clip(write_eva_clip(folder / "narrow.safetensors", 0, width=64))
+
+
+def _short_head(folder):
+    return load_eva_clip(write_eva_clip(folder / "short.safetensors", 0, output=512))
+
+
+BAD = {
+    "no face": (lambda: (), {}, ["0 faces", "Detect Faces"]),
+    "no embedding": (
+        lambda: (face(1), face(2, embedding=None, recogniser="")),
+        {},
+        ["1 of 2 faces", "photo 3", "antelopev2", "glintr100.onnx", "Load Face Analyser"],
+    ),
+    "two recognisers": (
+        lambda: (face(1), face(2, recogniser="other")),
+        {},
+        ["test recogniser, other", "one face analyser"],
+    ),
+    "unknown fusion": (lambda: (face(1),), {"fusion": "sum"}, ["'sum'", "mean", "joint"]),
+    "unknown whitening": (lambda: (face(1),), {"whitening": "blur"}, ["'blur'", "ellipse"]),
+    "parsed without labels": (
+        lambda: (face(1),),
+        {"whitening": "parsed"},
+        ["photo 2", "parsing_bisenet.pth"],
+    ),
+    "embedding of another length": (
+        lambda: (face(1, embedding=torch.ones(128)),),
+        {},
+        ["896 condition channels", "expected 1280"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_refusals(adapter, vision, case):
+    faces, options, facts = BAD[case]
+    with pytest.raises(ValueError) as error:
+        encode_identity(adapter, vision, faces(), **options)
+    for fact in facts:
+        assert fact in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("tower", "facts"),
+    [
+        (_small_tower, ["narrow.safetensors", "64 channels", "expected 128"]),
+        (_short_head, ["short.safetensors", "1024 condition channels", "expected 1280"]),
+    ],
+)
+def test_tower_that_does_not_fit(adapter, folder, tower, facts):
+    with pytest.raises(ValueError) as error:
+        encode_identity(adapter, tower(folder), (face(1),))
+    for fact in ["pulid.safetensors", *facts]:
+        assert fact in str(error.value)
+
+
+def test_caches_are_bounded(adapter, vision, monkeypatch):
+    entry = 4 * (768 + 5 * 65 * 128)
+    monkeypatch.setattr(room, "_vision_cache", room.TensorCache(3 * entry))
+    for seed in range(6):
+        encode_identity(adapter, vision, (face(seed),))
+    assert len(room._vision_cache) == 3
