@@ -1,17 +1,14 @@
 """FlexID: identity-preserving image generation for ComfyUI."""
 
-from pathlib import Path
-
-import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
 from .nodes import NODES
+from .nodes.model_files import register_folders
 from .nodes.replacements import register_replacements
 
 WEB_DIRECTORY = "./web"
 
-for _folder in ("pulid", "insightface", "facexlib", "flexid"):
-    folder_paths.add_model_folder_path(_folder, str(Path(folder_paths.models_dir) / _folder))
+register_folders()
 
 
 class FlexID(ComfyExtension):

@@ -10,6 +10,16 @@ import folder_paths
 from ..model_patches.weights import WeightFile, where_to_get
 
 
+# What the core does not know; extra_model_paths.yaml may add places under the same names.
+FOLDERS = ("pulid", "insightface", "facexlib", "flexid")
+
+
+def register_folders() -> None:
+    """Make the pack's folders below models/ known to ComfyUI."""
+    for name in FOLDERS:
+        folder_paths.add_model_folder_path(name, str(Path(folder_paths.models_dir) / name))
+
+
 @dataclass(frozen=True)
 class ModelFiles:
     """Files of `folders` (ComfyUI's folder names, searched in order) with one of `extensions`.

@@ -2,7 +2,8 @@
 
 ComfyUI replaces a node only if its class is not registered, and fails on a mapped input that the
 old node does not have; so only inputs that every one of those packs requires are mapped. An old
-optional mask is therefore not carried over: connect it to `mask` again.
+optional mask is therefore not carried over: connect it to `mask` again. It also looks a link
+between two replaced nodes up by its old input id, in either order: such inputs keep their ids.
 """
 
 from comfy_api.latest import ComfyAPI, io
@@ -42,9 +43,9 @@ REPLACEMENTS = [
         old_widget_ids=["weight", "start_at", "end_at"],
         input_mapping=[
             {"new_id": "model", "old_id": "model"},
-            {"new_id": "adapter", "old_id": "pulid_flux"},
-            {"new_id": "vision_encoder", "old_id": "eva_clip"},
-            {"new_id": "analyser", "old_id": "face_analysis"},
+            {"new_id": "pulid_flux", "old_id": "pulid_flux"},
+            {"new_id": "eva_clip", "old_id": "eva_clip"},
+            {"new_id": "face_analysis", "old_id": "face_analysis"},
             {"new_id": "image", "old_id": "image"},
             {"new_id": "weight", "old_id": "weight"},
             {"new_id": "start", "old_id": "start_at"},

@@ -137,9 +137,16 @@ class FlexIDApplyVFAFromPhoto(io.ComfyNode):
             search_aliases=["pulid", "apply pulid flux", "face id", "identity", "one click"],
             inputs=[
                 io.Model.Input("model", tooltip=MODEL_TOOLTIP),
-                types.IdentityAdapter.Input("adapter", tooltip=ADAPTER_TOOLTIP),
-                types.VisionEncoder.Input("vision_encoder", tooltip="From Load EVA-CLIP."),
-                types.FaceAnalyser.Input("analyser", tooltip="From Load Face Analyser."),
+                # Ids of the sockets in Apply PuLID Flux: ComfyUI looks a replaced link up by them.
+                types.IdentityAdapter.Input(
+                    "pulid_flux", display_name="adapter", tooltip=ADAPTER_TOOLTIP
+                ),
+                types.VisionEncoder.Input(
+                    "eva_clip", display_name="vision_encoder", tooltip="From Load EVA-CLIP."
+                ),
+                types.FaceAnalyser.Input(
+                    "face_analysis", display_name="analyser", tooltip="From Load Face Analyser."
+                ),
                 io.Image.Input(
                     "image",
                     tooltip="One or several photos of the same person; several are averaged.",
@@ -157,9 +164,9 @@ class FlexIDApplyVFAFromPhoto(io.ComfyNode):
     def execute(
         cls,
         model,
-        adapter,
-        vision_encoder,
-        analyser,
+        pulid_flux,
+        eva_clip,
+        face_analysis,
         image,
         weight,
         start,
@@ -169,11 +176,11 @@ class FlexIDApplyVFAFromPhoto(io.ComfyNode):
         gate=OPEN,
         mask=None,
     ) -> io.NodeOutput:
-        detected = detect_faces(analyser, image, FaceChoice(), "error")
-        encoded = encode_identity(adapter, vision_encoder, detected.faces, "mean", "auto")
+        detected = detect_faces(face_analysis, image, FaceChoice(), "error")
+        encoded = encode_identity(pulid_flux, eva_clip, detected.faces, "mean", "auto")
         patched = apply_vfa(
             model,
-            adapter,
+            pulid_flux,
             encoded.identity,
             strength=weight,
             gate=_gate(start, end, axis, gate),

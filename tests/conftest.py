@@ -1,35 +1,17 @@
-"""Make the pack importable as `flexid` without a ComfyUI, and ComfyUI importable when there is one.
-
-ComfyUI loads the pack by path; here a stub package whose `__path__` is the repository stands in
-for it. The repository root itself never goes on `sys.path`: its `nodes/` would hide ComfyUI's
-`nodes.py`.
-"""
+"""The tiers: what can be collected depends on whether there is a ComfyUI."""
 
 import os
 import sys
-import types
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-GOLDEN = Path(os.environ.get("FLEXID_GOLDEN", ROOT / "tests" / "golden"))
+sys.path.append(str(Path(__file__).parent))  # for the builders that several rooms share
+from pack import ROOT, open_pack  # noqa: E402
 
-package = types.ModuleType("flexid")
-package.__path__ = [str(ROOT)]
-sys.modules.setdefault("flexid", package)
-sys.path.append(str(ROOT / "tests"))  # for seeding.py and tiny.py, which several rooms use
-
+GOLDEN = ROOT / "tests" / "golden"
 COMFYUI = os.environ.get("COMFYUI_PATH")
-if COMFYUI:
-    sys.path.insert(0, COMFYUI)
-    import comfy.options
-
-    comfy.options.enable_args_parsing(False)
-    import comfy.cli_args
-    import torch
-
-    comfy.cli_args.args.cpu = not torch.cuda.is_available()
+open_pack(COMFYUI)
 
 
 def pytest_report_header() -> str:

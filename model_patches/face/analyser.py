@@ -38,7 +38,7 @@ def load_analyser(
     pack_folder: an insightface pack such as models/insightface/models/antelopev2, flat or nested
     one level; None uses no pack. detector: "auto" takes the pack's detector and, when the pack
     has none, the bundled one; "pack" insists on the pack's; "bundled" takes the bundled one.
-    providers: "auto", "CUDA", "ROCm", "CoreML", "CPU". parser_path: facexlib's
+    providers: "auto", "CUDA", "ROCM", "CoreML", "CPU". parser_path: facexlib's
     parsing_bisenet.pth; None leaves the parsing labels out.
 
     Raises ValueError, FileNotFoundError or RuntimeError; each says what to do.

@@ -9,7 +9,7 @@ from .packages import need
 # Widget name -> onnxruntime names, best first. "auto" walks them in this order.
 PROVIDERS: dict[str, tuple[str, ...]] = {
     "CUDA": ("CUDAExecutionProvider",),
-    "ROCm": ("ROCMExecutionProvider", "MIGraphXExecutionProvider"),
+    "ROCM": ("ROCMExecutionProvider", "MIGraphXExecutionProvider"),
     "CoreML": ("CoreMLExecutionProvider",),
     "CPU": ("CPUExecutionProvider",),
 }
@@ -17,7 +17,7 @@ CPU = "CPUExecutionProvider"
 
 
 def resolve_providers(wanted: Sequence[str]) -> list[str]:
-    """Widget names ("auto", "CUDA", "ROCm", "CoreML", "CPU") -> onnxruntime provider names.
+    """Widget names ("auto", "CUDA", "ROCM", "CoreML", "CPU") -> onnxruntime provider names.
 
     CPU is always added at the end for operators that the first one lacks. Raises ValueError for an
     unknown name, RuntimeError naming the available ones when this onnxruntime lacks the provider.

@@ -1,0 +1,65 @@
+"""Folded against unfolded cross-attention at Flux.1 shapes, one layer, float32."""
+
+import statistics
+import time
+from argparse import Namespace
+
+import tiny
+import torch
+from flexid.model_patches.inject.cross_attention import cross_attention, folded_for
+
+DIM, TOKEN_DIM, INNER, HEADS = 3072, 2048, 2048, 16
+IMAGE_TOKENS = 4096
+
+
+def measure(options: Namespace) -> list[dict]:
+    return [_measure(tokens, options.rounds) for tokens in (32, 64, 128)]
+
+
+def _measure(tokens: int, rounds: int) -> dict:
+    generator = torch.Generator().manual_seed(0)
+    weights = _weights(generator)
+    identity = torch.randn(1, tokens, TOKEN_DIM, generator=generator)
+    image = torch.randn(1, IMAGE_TOKENS, DIM, generator=generator)
+    stored = {f"0.{name}": value for name, value in weights.items()}
+    adapter = tiny.adapter(cross_attention=stored, heads=HEADS, digest=f"bench-{tokens}")
+    started = time.perf_counter()
+    layer = folded_for(adapter, identity, torch.float32).model[0]
+    folding = time.perf_counter() - started
+    unfolded, folded = [], []
+    for _ in range(rounds):
+        defined = _timed(lambda: cross_attention(weights, HEADS, identity, image), unfolded)
+        result = _timed(lambda: layer(image), folded)
+    before, after = statistics.median(unfolded), statistics.median(folded)
+    return {
+        "identity tokens": tokens,
+        "unfolded s": before,
+        "folded s": after,
+        "speed-up": before / after,
+        "relative error": float((result - defined).norm() / defined.norm()),
+        "folding once s": folding,
+        "weights unfolded MB": sum(v.numel() for v in weights.values()) * 4 / 1e6,
+        "weights folded MB": sum(p.numel() for p in layer.parameters()) * 4 / 1e6,
+    }
+
+
+def _timed(run, times: list[float]) -> torch.Tensor:
+    started = time.perf_counter()
+    result = run()
+    times.append(time.perf_counter() - started)
+    return result
+
+
+def _weights(generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def matrix(rows: int, columns: int) -> torch.Tensor:
+        return torch.randn(rows, columns, generator=generator) / columns**0.5
+
+    return {
+        "norm1.weight": torch.ones(TOKEN_DIM),
+        "norm1.bias": torch.zeros(TOKEN_DIM),
+        "norm2.weight": torch.ones(DIM),
+        "norm2.bias": torch.zeros(DIM),
+        "to_q.weight": matrix(INNER, DIM),
+        "to_kv.weight": matrix(2 * INNER, TOKEN_DIM),
+        "to_out.weight": matrix(DIM, INNER),
+    }

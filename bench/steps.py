@@ -1,0 +1,215 @@
+"""Step time with VFA against the unpatched model, at Flux.1's width and 1024² tokens.
+
+On a CPU with few blocks (the share of anchored blocks is that of the full model within 5 %), on a
+GPU with all of them. Every configuration runs in every round, in turn, in one process.
+"""
+
+import math
+import statistics
+import time
+from argparse import Namespace
+
+import comfy.model_management
+import comfy.patcher_extension
+import comfy.sample
+import tiny
+import torch
+from flexid.model_patches.identity.identity import Identity
+from flexid.model_patches.inject.vfa import Step, apply_vfa
+from torch.utils._python_dispatch import TorchDispatchMode
+
+LATENT = (128, 128)
+TEXT_TOKENS = 512
+STEPS = 2
+TOKENS, TOKEN_DIM, HEADS = 32, 2048, 16
+SYNCS = {"_local_scalar_dense", "nonzero", "item"}
+
+
+def measure(options: Namespace) -> list[dict]:
+    gpu = torch.cuda.is_available()
+    blocks = (options.double or (19 if gpu else 2), options.single or (38 if gpu else 4))
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[options.dtype]
+    model = _flux(blocks, dtype)
+    configurations = _configurations(model, blocks)
+    times = {name: [] for name in configurations}
+    for _ in range(options.rounds):
+        for name, patched in configurations.items():
+            times[name] += _step_times(patched)
+    base = statistics.median(times["unpatched"])
+    return [
+        _row(name, patched, statistics.median(times[name]), base, blocks, options.dtype)
+        for name, patched in configurations.items()
+    ]
+
+
+def _row(name, patched, step, base, blocks, dtype) -> dict:
+    inside, syncs_in_blocks, syncs = _anatomy(patched)
+    return {
+        "configuration": name,
+        "blocks": "+".join(map(str, blocks)),
+        "dtype": dtype,
+        "step s": step,
+        "vs unpatched %": 100 * (step / base - 1),
+        "inside anchors %": 100 * inside / base,
+        "adapter MB": sum(m.model_size() for m in set(patched.model_patches_models())) / 1e6,
+        "syncs in blocks": syncs_in_blocks,
+        "syncs per step": syncs,
+    }
+
+
+def _flux(blocks: tuple[int, int], dtype: torch.dtype):
+    """Random weights; only shapes and types matter to the clock."""
+    size = {"hidden_size": 3072, "num_heads": 24, "context_in_dim": 4096, "vec_in_dim": 768}
+    return tiny.flux(dtype, depth=blocks[0], depth_single_blocks=blocks[1], **size)
+
+
+def _configurations(model, blocks: tuple[int, int]) -> dict:
+    layers = math.ceil(blocks[0] / 2) + math.ceil(blocks[1] / 4)
+    adapter = _adapter(layers)
+    strips = [_strip(i, 4) for i in range(4)]
+    halves = [_strip(i, 2) for i in range(2)]
+    return {
+        "unpatched": model,
+        "weight 0": _apply(model, adapter, [None], strength=0.0),
+        "1 identity": _apply(model, adapter, [None]),
+        "2 masked": _apply(model, adapter, halves),
+        "4 masked": _apply(model, adapter, strips),
+        "2 unmasked": _apply(model, adapter, [None, None]),
+    }
+
+
+def _apply(model, adapter, masks: list, strength: float = 1.0):
+    for seed, mask in enumerate(masks):
+        tokens = torch.randn(1, TOKENS, TOKEN_DIM, generator=torch.Generator().manual_seed(seed))
+        person = Identity({"pulid_flux": tokens}, {"pulid_flux": tokens})
+        model = apply_vfa(model, adapter, person, mask=mask, strength=strength, negative="none")
+    return model
+
+
+def _strip(number: int, count: int) -> torch.Tensor:
+    mask = torch.zeros(1, 1024, 1024)
+    width = 1024 // count
+    mask[:, :, number * width : (number + 1) * width] = 1
+    return mask
+
+
+def _adapter(layers: int):
+    generator = torch.Generator().manual_seed(0)
+    inner, dim = 128 * HEADS, 3072
+    shapes = {
+        "norm1.weight": (TOKEN_DIM,),
+        "norm1.bias": (TOKEN_DIM,),
+        "norm2.weight": (dim,),
+        "norm2.bias": (dim,),
+        "to_q.weight": (inner, dim),
+        "to_kv.weight": (2 * inner, TOKEN_DIM),
+        "to_out.weight": (dim, inner),
+    }
+    layer = {
+        name: (torch.randn(shape, generator=generator) * 0.02).to(torch.bfloat16)
+        for name, shape in shapes.items()
+    }
+    weights = {f"{i}.{name}": value for i in range(layers) for name, value in layer.items()}
+    return tiny.adapter(cross_attention=weights, heads=HEADS, digest=f"bench-steps-{layers}")
+
+
+def _run(model) -> None:
+    generator = torch.Generator().manual_seed(0)
+    latent = torch.zeros(1, 16, *LATENT)
+    noise = torch.randn(latent.shape, generator=generator)
+    text = torch.randn(1, TEXT_TOKENS, 4096, generator=generator)
+    prompt = [[text, {"pooled_output": torch.zeros(1, 768), "guidance": 3.5}]]
+    comfy.sample.sample(
+        model, noise, STEPS, 1.0, "euler", "simple", prompt, prompt, latent, disable_pbar=True
+    )
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _step_times(model) -> list[float]:
+    """Seconds per model call of one run."""
+    times = []
+
+    def clock(executor, *args, **kwargs):
+        _synchronise()
+        started = time.perf_counter()
+        out = executor(*args, **kwargs)
+        _synchronise()
+        times.append(time.perf_counter() - started)
+        return out
+
+    watched = model.clone()
+    kind = comfy.patcher_extension.WrappersMP.APPLY_MODEL
+    ours = watched.wrappers.pop(kind, {})
+    watched.add_wrapper_with_key(kind, "bench", clock)
+    for key, wrappers in ours.items():
+        for wrapper in wrappers:
+            watched.add_wrapper_with_key(kind, key, wrapper)
+    _run(watched)
+    return times
+
+
+class _Count(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.inside = self.total = 0
+        self.in_anchor = False
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.__name__.split(".")[0] in SYNCS:
+            self.total += 1
+            self.inside += self.in_anchor
+        return func(*args, **(kwargs or {}))
+
+
+def _anatomy(model) -> tuple[float, int, float]:
+    """Seconds per step inside anchors, syncs inside them, syncs per step more than unpatched."""
+    spent = []
+    inject = Step.inject
+
+    def timed(self, *args):
+        _synchronise()
+        started = time.perf_counter()
+        inject(self, *args)
+        _synchronise()
+        spent.append(time.perf_counter() - started)
+
+    Step.inject = timed
+    try:
+        _run(model)
+    finally:
+        Step.inject = inject
+    inside, total = _count_syncs(model)
+    return sum(spent) / STEPS, inside, total / STEPS
+
+
+def _count_syncs(model) -> tuple[int, int]:
+    """(inside anchors, inside the whole model call), over one run."""
+    count = _Count()
+    inject = Step.inject
+
+    def marked(self, *args):
+        count.in_anchor = True
+        inject(self, *args)
+        count.in_anchor = False
+
+    def counted(executor, *args, **kwargs):
+        with count:
+            return executor(*args, **kwargs)
+
+    watched = model.clone()
+    kind = comfy.patcher_extension.WrappersMP.APPLY_MODEL
+    ours = watched.wrappers.pop(kind, {})
+    watched.add_wrapper_with_key(kind, "bench", counted)
+    for key, wrappers in ours.items():
+        for wrapper in wrappers:
+            watched.add_wrapper_with_key(kind, key, wrapper)
+    Step.inject = marked
+    try:
+        _run(watched)
+    finally:
+        Step.inject = inject
+    return count.inside, count.total

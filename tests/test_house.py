@@ -1,0 +1,106 @@
+"""The house rules that a reader cannot see at a glance: one-way imports, nothing assigned to."""
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.pure
+
+ROOT = Path(__file__).resolve().parents[1]
+PACK = sorted([*ROOT.glob("nodes/**/*.py"), *ROOT.glob("model_patches/**/*.py")])
+
+# Each room may import only rooms to its left.
+ROOMS = ["face", "encoders", "identity", "inject"]
+LEAVES = {"gates", "weights"}
+ONLY_IN_FACE = {"insightface", "onnxruntime", "facexlib", "skimage", "cv2"}
+NEVER_BELOW_NODES = {"folder_paths", "server", "nodes", "comfy_api", "comfy_extras"}
+
+
+def imports(path: Path) -> list[tuple[str, int]]:
+    """(dotted name, level) of every import, however deep in the file."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, 0) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append((node.module or "", node.level))
+    return found
+
+
+def absolute(path: Path, name: str, level: int) -> str:
+    """A relative import as a dotted path from the repository root."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join([*parts[: len(parts) - level], *name.split(".")])
+
+
+def room(dotted: str) -> str:
+    parts = dotted.split(".")
+    return parts[1] if parts[0] == "model_patches" and len(parts) > 1 else ""
+
+
+def test_rooms_import_one_way():
+    for path in ROOT.glob("model_patches/**/*.py"):
+        here = room(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        for name, level in imports(path):
+            if level == 0:
+                continue
+            there = room(absolute(path, name, level))
+            assert not absolute(path, name, level).startswith("nodes"), path
+            if here in LEAVES:
+                assert there in ("", here), f"{path}: {here} imports {there}"
+            elif there in ROOMS:
+                assert ROOMS.index(there) <= ROOMS.index(here), f"{path}: {here} imports {there}"
+
+
+@pytest.mark.parametrize("path", PACK, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_stay_in_their_room(path):
+    below = path.is_relative_to(ROOT / "model_patches")
+    for name, level in imports(path):
+        top = name.split(".")[0]
+        if level:
+            continue
+        assert top not in ("flexid", "model_patches"), f"{path}: absolute import of the pack"
+        if not path.is_relative_to(ROOT / "model_patches" / "face"):
+            assert top not in ONLY_IN_FACE, f"{path} imports {top}; only model_patches/face may"
+        if below:
+            assert top not in NEVER_BELOW_NODES, f"{path} imports {top}"
+
+
+@pytest.mark.parametrize("path", PACK, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_of_anybody_else_is_assigned_to(path):
+    """No monkey-patching: an attribute of an imported module is never a target."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    modules = {
+        (alias.asname or alias.name).split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    for node in ast.walk(tree):
+        targets = getattr(node, "targets", None) or [getattr(node, "target", None)]
+        if not isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign):
+            continue
+        for target in targets:
+            while isinstance(target, ast.Attribute):
+                target = target.value
+                if isinstance(target, ast.Name):
+                    assert target.id not in modules, f"{path}:{node.lineno} assigns to {target.id}"
+
+
+def test_module_length():
+    for path in [*PACK, ROOT / "__init__.py", *ROOT.glob("mini/**/*.py")]:
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        limit = 40 if path == ROOT / "__init__.py" else 350
+        assert lines <= limit, f"{path} has {lines} lines"
+
+
+def test_translations_cover_the_same_nodes():
+    english = json.loads((ROOT / "locales/en/nodeDefs.json").read_text(encoding="utf-8"))
+    chinese = json.loads((ROOT / "locales/zh/nodeDefs.json").read_text(encoding="utf-8"))
+    assert english.keys() == chinese.keys()
+    for node, texts in english.items():
+        assert texts["inputs"].keys() == chinese[node]["inputs"].keys(), node
+        for name, text in texts["inputs"].items():
+            assert text.keys() == chinese[node]["inputs"][name].keys(), (node, name)
