@@ -1,0 +1,224 @@
+"""Identity nodes: what their lists show, and one person from file to file."""
+
+import inspect
+import shutil
+
+import folder_paths
+import pytest
+import torch
+from flexid.mini.random_adapter import write_adapter, write_eva_clip
+from flexid.model_patches.identity.encode import encoder_runs, forget
+from flexid.model_patches.weights import EVA02_CLIP_L_336, PULID_FLUX_091
+from flexid.nodes import identity as nodes
+from flexid.nodes.model_files import ModelFiles
+from people import face
+
+pytestmark = pytest.mark.comfy
+
+FOLDERS = ("pulid", "clip_vision", "text_encoders", "flexid")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """A ComfyUI whose models, input, output and temp folders are empty."""
+    for name in FOLDERS:
+        (tmp_path / "models" / name).mkdir(parents=True)
+        entry = ([str(tmp_path / "models" / name)], set())
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, name, entry)
+    for kind in ("input", "output", "temp"):
+        (tmp_path / kind).mkdir()
+        monkeypatch.setattr(folder_paths, f"{kind}_directory", str(tmp_path / kind))
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    return write_adapter(folder / "pulid.safetensors"), write_eva_clip(folder / "eva.safetensors")
+
+
+@pytest.fixture
+def loaded(home, files):
+    shutil.copy(files[0], home / "models/pulid/pulid.safetensors")
+    shutil.copy(files[1], home / "models/clip_vision/eva.safetensors")
+    adapter = nodes.FlexIDLoadIdentityAdapter.execute("pulid.safetensors")[0]
+    return adapter, nodes.FlexIDLoadEvaClip.execute("eva.safetensors")[0]
+
+
+def _encode(loaded, *seeds):
+    faces = tuple(face(seed) for seed in seeds)
+    return nodes.FlexIDEncodeIdentity.execute(*loaded, faces, "mean", "auto", True)
+
+
+def _options(node):
+    return node.define_schema().inputs[0].options
+
+
+@pytest.mark.parametrize("node", nodes.NODES)
+def test_schema(node):
+    schema = node.define_schema()
+    schema.validate()
+    names = [i.id for i in schema.inputs]
+    assert names == list(inspect.signature(node.execute).parameters)
+    assert schema.node_id == node.__name__ and schema.node_id.startswith("FlexID")
+    assert schema.category.startswith("FlexID/") and "FlexID" not in schema.display_name
+    assert schema.description and schema.search_aliases
+    assert all(i.tooltip for i in schema.inputs)
+    assert node.GET_NODE_INFO_V1()["input"]
+
+
+@pytest.mark.parametrize(
+    ("node", "row"),
+    [
+        (nodes.FlexIDLoadIdentityAdapter, PULID_FLUX_091),
+        (nodes.FlexIDLoadEvaClip, EVA02_CLIP_L_336),
+    ],
+)
+def test_empty_list_says_what_to_put_where(node, row):
+    (only,) = _options(node)
+    for fact in (row.file, f"models/{row.folder}", row.url, "press R"):
+        assert fact in only
+    with pytest.raises(FileNotFoundError) as error:
+        node.execute(only)
+    assert row.file in str(error.value) and row.url in str(error.value)
+    with pytest.raises(FileNotFoundError, match="'x.pt' is not among the 0 files"):
+        node.execute("x.pt")
+
+
+def test_no_identities_says_what_to_do():
+    (only,) = _options(nodes.FlexIDLoadIdentity)
+    assert "Save Identity" in only and "models/flexid/identities" in only
+    with pytest.raises(FileNotFoundError, match="Save Identity"):
+        nodes.FlexIDLoadIdentity.execute(only)
+
+
+def test_lists_show_plain_names_favourites_first(home, files):
+    for name in ("a_sdxl.safetensors", "pulid_flux.safetensors", "readme.md"):
+        (home / "models/pulid" / name).write_bytes(b"x")
+    assert _options(nodes.FlexIDLoadIdentityAdapter) == [
+        "pulid_flux.safetensors",
+        "a_sdxl.safetensors",
+    ]
+
+
+def test_same_name_in_two_folders_resolves_to_each(home, files):
+    shutil.copy(files[1], home / "models/clip_vision/eva.safetensors")
+    write_eva_clip(home / "models/text_encoders/eva.safetensors", seed=9)
+    first, second = _options(nodes.FlexIDLoadEvaClip)
+    assert (first, second) == ("eva.safetensors", "eva.safetensors [text_encoders]")
+    digests = [nodes.FlexIDLoadEvaClip.execute(label)[0].digest for label in (first, second)]
+    assert digests[0] != digests[1]
+
+
+def test_a_folder_reached_under_two_names_is_listed_once(home, files, monkeypatch):
+    shutil.copy(files[1], home / "models/clip_vision/eva.safetensors")
+    shared = folder_paths.folder_names_and_paths["clip_vision"]
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "text_encoders", shared)
+    assert _options(nodes.FlexIDLoadEvaClip) == ["eva.safetensors"]
+
+
+def test_labels_cannot_leave_the_folders(home):
+    (home / "models/secret.safetensors").write_bytes(b"x")
+    files = ModelFiles(("pulid",), (".safetensors",), "flux", PULID_FLUX_091)
+    with pytest.raises(FileNotFoundError, match="not among"):
+        files.path("../secret.safetensors")
+    with pytest.raises(ValueError, match="Invalid file path"):
+        nodes.FlexIDLoadIdentity.execute("../secret.safetensors [output]")
+    with pytest.raises(FileNotFoundError):
+        nodes.FlexIDLoadIdentity.execute("../secret.safetensors")
+
+
+def test_fingerprint_follows_the_content(home, loaded):
+    before = nodes.FlexIDLoadIdentityAdapter.fingerprint_inputs("pulid.safetensors")
+    assert before == nodes.FlexIDLoadIdentityAdapter.fingerprint_inputs("pulid.safetensors")
+    write_adapter(home / "models/pulid/pulid.safetensors", seed=4)
+    assert nodes.FlexIDLoadIdentityAdapter.fingerprint_inputs("pulid.safetensors") != before
+
+
+def test_encode_shows_thumbnail_and_report(home, loaded):
+    output = _encode(loaded, 1, 2)
+    identity, thumbnail, report = output[0], output[1], output[2]
+    assert identity.tokens["pulid_flux"].shape == (1, 32, 256)
+    assert thumbnail.shape == (1, 256, 256, 3) and thumbnail.dtype == torch.float32
+    assert "2 photo(s)" in report
+    assert output.ui["text"] == (report,)
+    (preview,) = output.ui["images"]
+    assert (home / "temp" / preview["filename"]).is_file()
+
+
+def test_executing_again_runs_no_encoder(loaded):
+    forget()
+    first = _encode(loaded, 1)[0]
+    before = encoder_runs()
+    again = _encode(loaded, 1)[0]
+    after = encoder_runs()
+    assert (after.vision.runs, after.tokens.runs) == (before.vision.runs, before.tokens.runs)
+    assert torch.equal(first.tokens["pulid_flux"], again.tokens["pulid_flux"])
+
+
+def test_combine_takes_the_autogrow_dictionary(loaded):
+    parts = {f"identity{i}": _encode(loaded, i)[0] for i in range(3)}
+    output = nodes.FlexIDCombineIdentities.execute(parts, "mean", "1, 0, 0")
+    expected = parts["identity0"].tokens["pulid_flux"]
+    torch.testing.assert_close(output[0].tokens["pulid_flux"], expected)
+    assert output[1].shape == (1, 256, 768, 3)
+    assert "identity 2: share 0%" in output[2] == output.ui["text"][0]
+
+
+def test_save_and_load(home, loaded):
+    identity = _encode(loaded, 1)[0]
+    output = nodes.FlexIDSaveIdentity.execute(identity, "family/ann", True)
+    assert output[0] is identity
+    path = home / "output/identities/family/ann_00001_.safetensors"
+    assert path.is_file() and str(path) in output.ui["text"][0]
+    (label,) = _options(nodes.FlexIDLoadIdentity)
+    assert label == "identities/family/ann_00001_.safetensors [output]"
+    back, thumbnail = nodes.FlexIDLoadIdentity.execute(label)[:2]
+    assert torch.equal(back.tokens["pulid_flux"], identity.tokens["pulid_flux"])
+    assert torch.equal(thumbnail, identity.picture)
+    assert back.provenance == identity.provenance
+
+
+def test_saving_never_overwrites(home, loaded):
+    for seed in (1, 2):
+        nodes.FlexIDSaveIdentity.execute(_encode(loaded, seed)[0], "ann", False)
+    names = sorted(p.name for p in (home / "output/identities").iterdir())
+    assert names == ["ann_00001_.safetensors", "ann_00002_.safetensors"]
+
+
+def test_saving_stays_inside_the_output_folder(home, loaded):
+    with pytest.raises(Exception, match="outside the output folder"):
+        nodes.FlexIDSaveIdentity.execute(_encode(loaded, 1)[0], "../../ann", True)
+
+
+def test_identities_are_listed_from_three_places(home, loaded):
+    nodes.FlexIDSaveIdentity.execute(_encode(loaded, 1)[0], "ann", False)
+    saved = home / "output/identities/ann_00001_.safetensors"
+    for folder in ("input/identities", "models/flexid/identities"):
+        (home / folder).mkdir(parents=True)
+        shutil.copy(saved, home / folder / "bob.safetensors")
+    shutil.copy(saved, home / "models/flexid/other_model.safetensors")
+    labels = _options(nodes.FlexIDLoadIdentity)
+    assert labels == [
+        "identities/bob.safetensors",
+        "identities/ann_00001_.safetensors [output]",
+        "identities/bob.safetensors [input]",
+    ]
+    for label in labels:
+        assert nodes.FlexIDLoadIdentity.execute(label)[0].tokens["pulid_flux"].shape[1] == 32
+
+
+def test_replaced_identity_file_is_noticed(home, loaded):
+    nodes.FlexIDSaveIdentity.execute(_encode(loaded, 1)[0], "ann", False)
+    (label,) = _options(nodes.FlexIDLoadIdentity)
+    before = nodes.FlexIDLoadIdentity.fingerprint_inputs(label)
+    nodes.FlexIDSaveIdentity.execute(_encode(loaded, 2)[0], "ann", False)
+    folder = home / "output/identities"
+    (folder / "ann_00002_.safetensors").replace(folder / "ann_00001_.safetensors")
+    assert nodes.FlexIDLoadIdentity.fingerprint_inputs(label) != before
+
+
+def test_deleted_identity_says_so(home):
+    with pytest.raises(FileNotFoundError, match="gone.safetensors does not exist"):
+        nodes.FlexIDLoadIdentity.execute("identities/gone.safetensors [output]")
