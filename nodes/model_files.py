@@ -9,7 +9,6 @@ import folder_paths
 
 from ..model_patches.weights import WeightFile, where_to_get
 
-
 # What the core does not know; extra_model_paths.yaml may add places under the same names.
 FOLDERS = ("pulid", "insightface", "facexlib", "flexid")
 

@@ -162,8 +162,9 @@ OLD = {
 
 @pytest.mark.parametrize("names", NAMES, ids=" ".join)
 def test_old_graphs_become_ours(monkeypatch, names):
-    import nodes
     from flexid.nodes import NODES
+
+    import nodes
 
     schemas = {node.define_schema().node_id: node.define_schema() for node in NODES}
     for node_id in schemas:
