@@ -236,12 +236,13 @@ class FlexIDSaveIdentity(io.ComfyNode):
 
     @classmethod
     def execute(cls, identity, filename_prefix: str, with_features: bool) -> io.NodeOutput:
-        root = os.path.join(folder_paths.get_output_directory(), IDENTITIES)
+        output = folder_paths.get_output_directory()
+        root = os.path.join(output, IDENTITIES)
         folder, name, counter, *_ = folder_paths.get_save_image_path(filename_prefix, root)
-        path = save_identity(
-            identity, Path(folder) / f"{name}_{counter:05}_.safetensors", with_features
-        )
-        return io.NodeOutput(identity, ui=_shown(cls, identity.picture, f"Saved {path}"))
+        path = Path(folder) / f"{name}_{counter:05}_.safetensors"
+        save_identity(identity, path, with_features)
+        text = f"Saved {path.relative_to(output).as_posix()} [output]"
+        return io.NodeOutput(identity, ui=_shown(cls, identity.picture, text))
 
 
 class FlexIDLoadIdentity(io.ComfyNode):

@@ -1,5 +1,6 @@
 """Small towers through the real loader: formats, dtypes, dimensions, refusals."""
 
+import comfy.memory_management
 import comfy.model_patcher
 import pytest
 import torch
@@ -102,6 +103,16 @@ def test_comfyui_can_rebuild_the_patcher(small):
         assert torch.equal(tensor, again.model.state_dict()[key])
     assert build is load_patcher
     assert patcher.clone(force_deepcopy=True).model is not patcher.model
+
+
+def test_lazily_created_weights_load_the_same(small, pixels, monkeypatch):
+    """With dynamic VRAM on, ComfyUI's layers have no weight until the state dict arrives."""
+    expected = encode(load_eva_clip(small), pixels)
+    monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)
+    vision = load_eva_clip(small)
+    monkeypatch.undo()
+    for got, want in zip(encode(vision, pixels), expected, strict=True):
+        assert torch.equal(got, want)
 
 
 def _without(tensors, *keys):

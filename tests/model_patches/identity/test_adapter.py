@@ -1,5 +1,6 @@
 """PuLID-FLUX files of every size and dtype, and what every other file is called."""
 
+import comfy.memory_management
 import comfy.model_patcher
 import pytest
 import torch
@@ -157,6 +158,15 @@ def test_comfyui_can_rebuild_the_encoder(small):
     assert build is load_encoder and type(again) is comfy.model_patcher.ModelPatcher
     for key, tensor in patcher.model.state_dict().items():
         assert torch.equal(tensor, again.model.state_dict()[key])
+
+
+def test_lazily_created_weights_load_the_same(small, monkeypatch):
+    """With dynamic VRAM on, ComfyUI's layers have no weight until the state dict arrives."""
+    expected = encode_tokens(load_adapter(small), *_inputs())
+    monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)
+    adapter = load_adapter(small)
+    monkeypatch.undo()
+    assert torch.equal(encode_tokens(adapter, *_inputs()), expected)
 
 
 def _without(tensors, *keys):
