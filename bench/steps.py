@@ -4,6 +4,7 @@ On a CPU with few blocks (the share of anchored blocks is that of the full model
 GPU with all of them. Every configuration runs in every round, in turn, in one process.
 """
 
+import contextlib
 import math
 import statistics
 import time
@@ -20,7 +21,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 LATENT = (128, 128)
 TEXT_TOKENS = 512
-STEPS = 2
 TOKENS, TOKEN_DIM, HEADS = 32, 2048, 16
 SYNCS = {"_local_scalar_dense", "nonzero", "item"}
 
@@ -29,12 +29,12 @@ def measure(options: Namespace) -> list[dict]:
     gpu = torch.cuda.is_available()
     blocks = (options.double or (19 if gpu else 2), options.single or (38 if gpu else 4))
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[options.dtype]
-    model = _flux(blocks, dtype)
-    configurations = _configurations(model, blocks)
+    configurations = _configurations(_flux(blocks, dtype), blocks)
     times = {name: [] for name in configurations}
+    _step_seconds(configurations["unpatched"])  # warm-up
     for _ in range(options.rounds):
         for name, patched in configurations.items():
-            times[name] += _step_times(patched)
+            times[name].append(_step_seconds(patched))
     base = statistics.median(times["unpatched"])
     return [
         _row(name, patched, statistics.median(times[name]), base, blocks, options.dtype)
@@ -43,7 +43,7 @@ def measure(options: Namespace) -> list[dict]:
 
 
 def _row(name, patched, step, base, blocks, dtype) -> dict:
-    inside, syncs_in_blocks, syncs = _anatomy(patched)
+    inside, syncs = _anatomy(patched)
     return {
         "configuration": name,
         "blocks": "+".join(map(str, blocks)),
@@ -52,8 +52,7 @@ def _row(name, patched, step, base, blocks, dtype) -> dict:
         "vs unpatched %": 100 * (step / base - 1),
         "inside anchors %": 100 * inside / base,
         "adapter MB": sum(m.model_size() for m in set(patched.model_patches_models())) / 1e6,
-        "syncs in blocks": syncs_in_blocks,
-        "syncs per step": syncs,
+        "syncs inside anchors": syncs,
     }
 
 
@@ -114,14 +113,25 @@ def _adapter(layers: int):
 
 
 def _run(model) -> None:
+    """One step of stock sampling."""
     generator = torch.Generator().manual_seed(0)
     latent = torch.zeros(1, 16, *LATENT)
     noise = torch.randn(latent.shape, generator=generator)
     text = torch.randn(1, TEXT_TOKENS, 4096, generator=generator)
     prompt = [[text, {"pooled_output": torch.zeros(1, 768), "guidance": 3.5}]]
     comfy.sample.sample(
-        model, noise, STEPS, 1.0, "euler", "simple", prompt, prompt, latent, disable_pbar=True
+        model, noise, 1, 1.0, "euler", "simple", prompt, prompt, latent, disable_pbar=True
     )
+
+
+@contextlib.contextmanager
+def _clock(times: list[float]):
+    """Append the seconds that the body takes, GPU work included."""
+    _synchronise()
+    started = time.perf_counter()
+    yield
+    _synchronise()
+    times.append(time.perf_counter() - started)
 
 
 def _synchronise() -> None:
@@ -129,87 +139,47 @@ def _synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def _step_times(model) -> list[float]:
-    """Seconds per model call of one run."""
+def _step_seconds(model) -> float:
+    """Seconds of the model call, our own wrapper included."""
     times = []
 
-    def clock(executor, *args, **kwargs):
-        _synchronise()
-        started = time.perf_counter()
-        out = executor(*args, **kwargs)
-        _synchronise()
-        times.append(time.perf_counter() - started)
-        return out
-
-    watched = model.clone()
-    kind = comfy.patcher_extension.WrappersMP.APPLY_MODEL
-    ours = watched.wrappers.pop(kind, {})
-    watched.add_wrapper_with_key(kind, "bench", clock)
-    for key, wrappers in ours.items():
-        for wrapper in wrappers:
-            watched.add_wrapper_with_key(kind, key, wrapper)
-    _run(watched)
-    return times
-
-
-class _Count(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.inside = self.total = 0
-        self.in_anchor = False
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.__name__.split(".")[0] in SYNCS:
-            self.total += 1
-            self.inside += self.in_anchor
-        return func(*args, **(kwargs or {}))
-
-
-def _anatomy(model) -> tuple[float, int, float]:
-    """Seconds per step inside anchors, syncs inside them, syncs per step more than unpatched."""
-    spent = []
-    inject = Step.inject
-
-    def timed(self, *args):
-        _synchronise()
-        started = time.perf_counter()
-        inject(self, *args)
-        _synchronise()
-        spent.append(time.perf_counter() - started)
-
-    Step.inject = timed
-    try:
-        _run(model)
-    finally:
-        Step.inject = inject
-    inside, total = _count_syncs(model)
-    return sum(spent) / STEPS, inside, total / STEPS
-
-
-def _count_syncs(model) -> tuple[int, int]:
-    """(inside anchors, inside the whole model call), over one run."""
-    count = _Count()
-    inject = Step.inject
-
-    def marked(self, *args):
-        count.in_anchor = True
-        inject(self, *args)
-        count.in_anchor = False
-
-    def counted(executor, *args, **kwargs):
-        with count:
+    def timed(executor, *args, **kwargs):
+        with _clock(times):
             return executor(*args, **kwargs)
 
     watched = model.clone()
     kind = comfy.patcher_extension.WrappersMP.APPLY_MODEL
     ours = watched.wrappers.pop(kind, {})
-    watched.add_wrapper_with_key(kind, "bench", counted)
+    watched.add_wrapper_with_key(kind, "bench", timed)
     for key, wrappers in ours.items():
         for wrapper in wrappers:
             watched.add_wrapper_with_key(kind, key, wrapper)
-    Step.inject = marked
+    _run(watched)
+    return times[0]
+
+
+class _Syncs(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.__name__.split(".")[0] in SYNCS
+        return func(*args, **(kwargs or {}))
+
+
+def _anatomy(model) -> tuple[float, int]:
+    """Seconds that one step spends inside anchors, and the host-device syncs in there."""
+    times, syncs = [], _Syncs()
+    inject = Step.inject
+
+    def watched(self, *args):
+        with _clock(times), syncs:
+            inject(self, *args)
+
+    Step.inject = watched
     try:
-        _run(watched)
+        _run(model)
     finally:
         Step.inject = inject
-    return count.inside, count.total
+    return sum(times), syncs.count
