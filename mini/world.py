@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from . import random_adapter, random_faces, random_flux, random_text, random_vae
 
 SEED = 20240607
+ADAPTER_STRENGTH = 0.08
+"""Enough to change the picture plainly, little enough to leave it one."""
 
 FLUX = "diffusion_models/flexid_mini_flux.safetensors"
 VAE = "vae/flexid_mini_vae.safetensors"
@@ -22,7 +25,7 @@ WRITERS = {
     T5: random_text.write_t5,
     CLIP_L: random_text.write_clip_l,
     EVA: random_adapter.write_eva_clip,
-    PULID: random_adapter.write_adapter,
+    PULID: partial(random_adapter.write_adapter, strength=ADAPTER_STRENGTH),
     RECOGNISER: random_faces.write_recogniser,
 }
 

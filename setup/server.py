@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -26,6 +27,7 @@ STARTUP_SECONDS = 300
 STOP_SECONDS = 15
 ATTEMPTS = 3
 LOG_TAIL = 40
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 NOT_SERVED = shutil.ignore_patterns(".*", "__pycache__", "tests", "bench", "setup")
 
 
@@ -179,5 +181,6 @@ def _await(server: Server) -> None:
 
 
 def log_tail(log: Path, lines: int = LOG_TAIL) -> str:
-    """The last lines of a server log."""
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+    """The last lines of a server log, without the colours."""
+    text = COLOURS.sub("", log.read_text(encoding="utf-8", errors="replace"))
+    return "\n".join(text.splitlines()[-lines:])
