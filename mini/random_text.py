@@ -40,7 +40,8 @@ def write_clip_l(path: Path, seed: int) -> None:
 
 
 def _save(state: State, path: Path, family: str, config: dict[str, int]) -> None:
-    save_file(state, path, metadata={"family": family, "config": json.dumps(config)})
+    halves = {name: tensor.half() for name, tensor in state.items()}
+    save_file(halves, path, metadata={"family": family, "config": json.dumps(config)})
 
 
 def t5_state(draw: Seeded) -> State:

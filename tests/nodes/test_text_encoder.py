@@ -1,0 +1,100 @@
+"""The small text encoders through ComfyUI's own FLUX CLIP, and what is refused."""
+
+import json
+
+import comfy.utils
+import folder_paths
+import pytest
+import torch
+from flexid.mini import random_text
+from flexid.nodes.text_encoder import FlexIDLoadMiniTextEncoder, load_mini_clip, read_config
+from safetensors.torch import save_file
+
+pytestmark = pytest.mark.comfy
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text_encoders")
+    random_text.write_t5(folder / "t5.safetensors", 1)
+    random_text.write_clip_l(folder / "clip_l.safetensors", 2)
+    return folder / "t5.safetensors", folder / "clip_l.safetensors"
+
+
+@pytest.fixture(scope="module")
+def clip(files):
+    return load_mini_clip(*files)
+
+
+def encode(clip, text):
+    (condition,) = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+    return condition[0], condition[1]["pooled_output"]
+
+
+def test_sizes_come_from_the_files(clip):
+    sequence, pooled = encode(clip, "a person in the rain")
+    assert sequence.shape == (1, 256, random_text.T5_CONFIG["d_model"])
+    assert pooled.shape == (1, random_text.CLIP_CONFIG["hidden_size"])
+    assert sequence.isfinite().all() and pooled.isfinite().all()
+
+
+def test_every_tensor_of_the_files_is_in_use(clip, files):
+    """A size mismatch would only be logged, and leave uninitialised memory in the model."""
+    model = clip.cond_stage_model
+    for path, part in zip(files, (model.t5xxl, model.clip_l), strict=True):
+        loaded = part.transformer.state_dict()
+        for name, tensor in comfy.utils.load_torch_file(str(path)).items():
+            assert torch.equal(loaded[name].float(), tensor.float()), name
+        uncovered = set(loaded) - set(comfy.utils.load_torch_file(str(path)))
+        assert all("position_ids" in name for name in uncovered), uncovered
+
+
+def test_the_prompt_matters_and_the_same_prompt_does_not_change(clip):
+    sequence, pooled = encode(clip, "a person in the rain")
+    again, pooled_again = encode(clip, "a person in the rain")
+    other, pooled_other = encode(clip, "a person in the snow")
+    assert torch.equal(sequence, again) and torch.equal(pooled, pooled_again)
+    assert (sequence - other).abs().mean() > 0.05
+    assert (pooled - pooled_other).abs().mean() > 0.05
+
+
+def test_the_node_finds_its_files_in_the_models_folder(files, monkeypatch):
+    entry = ([str(files[0].parent)], {".safetensors"})
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "text_encoders", entry)
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    schema = FlexIDLoadMiniTextEncoder.define_schema()
+    assert [item.id for item in schema.inputs] == ["t5", "clip_l"]
+    assert {"t5.safetensors", "clip_l.safetensors"} <= set(schema.inputs[0].options)
+    output = FlexIDLoadMiniTextEncoder.execute("t5.safetensors", "clip_l.safetensors")
+    assert encode(output[0], "x")[0].shape[1] == 256
+
+
+def test_swapped_files_are_named(files):
+    with pytest.raises(ValueError, match=r"clip_l\.safetensors holds 'clip_l', expected 't5xxl'"):
+        load_mini_clip(files[1], files[0])
+
+
+def test_a_full_size_file_is_sent_to_its_own_loader(tmp_path):
+    path = tmp_path / "t5xxl_fp16.safetensors"
+    save_file({"shared.weight": torch.zeros(2, 2)}, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"t5xxl_fp16.*found: format;.*DualCLIPLoader"):
+        read_config(path, "t5xxl")
+    save_file({"shared.weight": torch.zeros(2, 2)}, path)
+    with pytest.raises(ValueError, match="found: none"):
+        read_config(path, "t5xxl")
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 100, b"\x80\x02}q\x00."])
+def test_a_file_that_is_no_safetensors_is_refused(tmp_path, content):
+    path = tmp_path / "te.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"te\.safetensors is not a readable safetensors file"):
+        read_config(path, "t5xxl")
+
+
+def test_the_stated_size_is_the_real_one(files):
+    from safetensors import safe_open
+
+    with safe_open(files[0], "pt") as file:
+        config = json.loads(file.metadata()["config"])
+        assert list(file.get_slice("shared.weight").get_shape())[1] == config["d_model"]
