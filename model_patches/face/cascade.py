@@ -23,7 +23,7 @@ MEAN_POINTS = np.array([(0.305, 0.38), (0.695, 0.38), (0.5, 0.595), (0.345, 0.77
 SMALLEST = 24
 """Side of the cascade's own window, in pixels."""
 LARGEST_ZOOM = 4
-SIZES = (320, 640)
+SIZES = (320, 512)
 CANDIDATES = 16
 LOOK = 160
 """Side of the second look, in pixels; the face is FACE wide in it."""
@@ -45,7 +45,7 @@ class CascadeDetector:
 
     cascade: object = field(repr=False)
     name: str = "lbp cascade (bundled, five points estimated from the box)"
-    tried: str = "long side 320 and 640, then 1280, then with a border of half the photo"
+    tried: str = "long side 320 and 512, then 1280, then with a border of half the photo"
 
     def find(self, rgb: np.ndarray) -> list[Detection]:
         """See `Detector.find`. Finds frontal faces within about 35 degrees of upright."""
