@@ -18,7 +18,7 @@ from .events import Events
 from .machine import clean_environ
 from .pins import ROOT
 from .server import PACK, Server, log_tail, start
-from .world import ensure_world
+from .world import NOTE, ensure_world
 
 WORKFLOW = ROOT / "workflows" / "demo.api.json"
 PHOTO_TOOL = Path(__file__).with_name("photo.py")
@@ -177,6 +177,5 @@ def _report(pictures: list[tuple[str, bytes]], output: Path, photo: str, phases:
         path = output / f"{photo}-{name.replace('_00001_', '')}"
         path.write_bytes(data)
         say(f"  {path}  ({len(data) / 1024:.0f} KB)")
-    say("time:")
-    say(phases.table())
+    say(f"time:\n{phases.table()}\n{NOTE}")
     return 0

@@ -15,6 +15,10 @@ from .machine import clean_environ
 from .pins import ROOT
 
 MINI = ROOT / "mini"
+NOTE = (
+    "These small models are untrained: the pictures show that every part works and that the person "
+    "changes the picture, not a likeness."
+)
 
 
 def world_name() -> str:
