@@ -7,7 +7,7 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ..model_patches.encoders.eva_clip import load_eva_clip
-from ..model_patches.encoders.weight_file import digest
+from ..model_patches.encoders.tensor_file import digest
 from ..model_patches.encoders.whiten import WHITENING
 from ..model_patches.identity.adapter import load_adapter
 from ..model_patches.identity.combine import combine_identities

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..weights import EVA02_CLIP_L_336
 from .eva_tower import EvaTower, TowerDims, tower_dims
 from .recognise import require
-from .weight_file import check_floating, check_shapes, digest, read_weights
+from .tensor_file import check_floating, check_shapes, digest, read_weights
 
 WANTED = f"{EVA02_CLIP_L_336.file} from {EVA02_CLIP_L_336.url}, in models/clip_vision"
 
@@ -29,7 +29,7 @@ class VisionEncoder:
     name: str
     """File name."""
     digest: str
-    """Content digest of the file, see `weight_file.digest`."""
+    """Content digest of the file, see `tensor_file.digest`."""
     dims: TowerDims
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .weight_file import Shapes, highest_index, shape_of
+from .tensor_file import Shapes, highest_index, shape_of
 
 HEAD = 64
 TRAINED_GRID = 16

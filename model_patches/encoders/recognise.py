@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from .weight_file import Shapes, WeightFile
+from .tensor_file import Shapes, TensorFile
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def recognise(shapes: Shapes) -> Kind | None:
     return None
 
 
-def require(file: WeightFile, key: str, wanted: str) -> None:
+def require(file: TensorFile, key: str, wanted: str) -> None:
     """Raise ValueError, naming what the file is and where it belongs, unless it is kind `key`."""
     shapes = file.shapes
     kind = recognise(shapes)

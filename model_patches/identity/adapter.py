@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ..encoders.recognise import require
-from ..encoders.weight_file import (
+from ..encoders.tensor_file import (
     Shapes,
-    WeightFile,
+    TensorFile,
     check_floating,
     check_shapes,
     digest,
@@ -49,7 +49,7 @@ class IdentityAdapter:
     name: str
     """File name."""
     digest: str
-    """Content digest of the file, see `weight_file.digest`."""
+    """Content digest of the file, see `tensor_file.digest`."""
     encoder: comfy.model_patcher.ModelPatcher
     """Holds an IDFormer."""
     cross_attention: Mapping[str, Tensor]
@@ -125,7 +125,7 @@ def encode_tokens(adapter: IdentityAdapter, condition: Tensor, hidden: Tensor) -
     return tokens.cpu()
 
 
-def _open(path: str | Path) -> WeightFile:
+def _open(path: str | Path) -> TensorFile:
     file = read_weights(path, WANTED)
     require(file, FAMILY, WANTED)
     foreign = [key for key in file.tensors if not key.startswith((_ENCODER, _ATTENTION))]
@@ -137,7 +137,7 @@ def _open(path: str | Path) -> WeightFile:
     return file
 
 
-def _part(file: WeightFile, prefix: str) -> dict[str, Tensor]:
+def _part(file: TensorFile, prefix: str) -> dict[str, Tensor]:
     part = {k[len(prefix) :]: t for k, t in file.tensors.items() if k.startswith(prefix)}
     if not part:
         raise ValueError(
@@ -151,7 +151,7 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
 
 
-def _build_encoder(file: WeightFile, disable_dynamic: bool) -> comfy.model_patcher.ModelPatcher:
+def _build_encoder(file: TensorFile, disable_dynamic: bool) -> comfy.model_patcher.ModelPatcher:
     tensors = _part(file, _ENCODER)
     what = f"{file.path.name} ({_ENCODER}*)"
     check_floating(tensors, what, WANTED)
@@ -184,7 +184,7 @@ def attention_shapes(count: int, dim: int, token_dim: int, inner: int) -> Shapes
     return {f"{index}.{key}": shape for index in range(count) for key, shape in layer.items()}
 
 
-def _check_attention(file: WeightFile, attention: Mapping[str, Tensor]) -> int:
+def _check_attention(file: TensorFile, attention: Mapping[str, Tensor]) -> int:
     """Strict match of the cross-attention tensors; returns the number of heads."""
     what = f"{file.path.name} ({_ATTENTION}*)"
     shapes = _shapes(attention)
@@ -203,7 +203,7 @@ def _check_attention(file: WeightFile, attention: Mapping[str, Tensor]) -> int:
     return heads
 
 
-def _check_fit(file: WeightFile, attention: Mapping[str, Tensor], encoder: IDFormer) -> None:
+def _check_fit(file: TensorFile, attention: Mapping[str, Tensor], encoder: IDFormer) -> None:
     token_dim = attention["0.to_kv.weight"].shape[1]
     if token_dim != encoder.dims.output:
         raise ValueError(

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..encoders.weight_file import Shapes, highest_index, shape_of
+from ..encoders.tensor_file import Shapes, highest_index, shape_of
 
 HEAD = 64
 

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..encoders.recognise import require
-from ..encoders.weight_file import WeightFile, read_weights
+from ..encoders.tensor_file import TensorFile, read_weights
 from .identity import Identity
 
 FORMAT = "identity"
@@ -102,7 +102,7 @@ def _write(path: Path, data: bytes) -> None:
         raise
 
 
-def _check_format(file: WeightFile) -> None:
+def _check_format(file: TensorFile) -> None:
     if file.metadata.get(_FORMAT_KEY) != FORMAT:
         require(file, FORMAT, WANTED)
         raise ValueError(
@@ -122,7 +122,7 @@ def _group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k[len(prefix) :]: t.clone() for k, t in tensors.items() if k.startswith(prefix)}
 
 
-def _provenance(file: WeightFile) -> dict[str, str]:
+def _provenance(file: TensorFile) -> dict[str, str]:
     try:
         entries = json.loads(file.metadata.get(_PROVENANCE_KEY, "{}"))
         return {str(key): str(value) for key, value in entries.items()}
@@ -139,7 +139,7 @@ def _encode_png(picture: Tensor) -> Tensor:
     return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
 
 
-def _decode_png(file: WeightFile) -> Tensor | None:
+def _decode_png(file: TensorFile) -> Tensor | None:
     if _THUMBNAIL not in file.tensors:
         return None
     try:

@@ -43,7 +43,7 @@ _BLOCKS = 64
 
 
 @dataclass(frozen=True, eq=False)
-class WeightFile:
+class TensorFile:
     """What a weight file holds. Tensors are on the CPU, memory-mapped where the format allows."""
 
     path: Path
@@ -55,7 +55,7 @@ class WeightFile:
         return {key: tuple(tensor.shape) for key, tensor in self.tensors.items()}
 
 
-def read_weights(path: str | Path, wanted: str) -> WeightFile:
+def read_weights(path: str | Path, wanted: str) -> TensorFile:
     """Read a .safetensors or torch file. Pickles are read with `weights_only=True`.
 
     Nested dictionaries are flattened with dots, a `model`, `module` or `state_dict` wrapper and a
@@ -69,7 +69,7 @@ def read_weights(path: str | Path, wanted: str) -> WeightFile:
     kind = _sniff(path, wanted)
     if kind == "safetensors":
         return _read_safetensors(path, wanted)
-    return WeightFile(path, dict(_flatten(_unwrap(_unpickle(path, kind, wanted)))), {})
+    return TensorFile(path, dict(_flatten(_unwrap(_unpickle(path, kind, wanted)))), {})
 
 
 def digest(path: str | Path) -> str:
@@ -184,12 +184,12 @@ def _sniff(path: Path, wanted: str) -> str:
     )
 
 
-def _read_safetensors(path: Path, wanted: str) -> WeightFile:
+def _read_safetensors(path: Path, wanted: str) -> TensorFile:
     _check_length(path, wanted)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return WeightFile(path, tensors, file.metadata() or {})
+            return TensorFile(path, tensors, file.metadata() or {})
     except SafetensorError as error:
         raise ValueError(
             f"{path.name} is a damaged safetensors file ({error}). "

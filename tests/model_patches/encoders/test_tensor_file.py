@@ -6,8 +6,8 @@ import zipfile
 
 import pytest
 import torch
-from flexid.model_patches.encoders import weight_file
-from flexid.model_patches.encoders.weight_file import check_shapes, digest, read_weights
+from flexid.model_patches.encoders import tensor_file
+from flexid.model_patches.encoders.tensor_file import check_shapes, digest, read_weights
 from safetensors.torch import save, save_file
 
 pytestmark = pytest.mark.pure
@@ -156,7 +156,7 @@ def test_digest_follows_the_content_not_the_name(tmp_path):
 
 
 def test_digest_of_large_files_samples_evenly(tmp_path, monkeypatch):
-    monkeypatch.setattr(weight_file, "_SMALL", 1 << 20)
+    monkeypatch.setattr(tensor_file, "_SMALL", 1 << 20)
     data = bytearray(12 << 20)
     path = tmp_path / "large"
     path.write_bytes(data)
