@@ -28,6 +28,8 @@ from .steps import Step, finished, run_steps
 IMPORTS = ("torch", "torchvision", "torchaudio", "cv2", "skimage", "onnxruntime", "insightface")
 IMPORT_ALL = "import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]"
 GB = 1 << 30
+VENV = ("venv", "torch", "requirements", "pack", "runtime")
+"""A killed installer can leave packages that look whole, so all of these are then done again."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,12 @@ class Builder:
         return [
             Step("venv", "making a Python environment", self.make_venv),
             Step("comfyui", "fetching ComfyUI", self.fetch_comfyui),
-            Step("torch", "installing PyTorch (the longest step)", self.install_torch),
-            Step("requirements", "installing ComfyUI's requirements", self.install_requirements),
-            Step("pack", "installing the pack's requirements", self.install_pack),
-            Step("runtime", f"choosing {self.runtime}", self.choose_runtime),
+            Step("torch", "installing PyTorch (the longest step)", self.install_torch, VENV),
+            Step(
+                "requirements", "installing ComfyUI's requirements", self.install_requirements, VENV
+            ),
+            Step("pack", "installing the pack's requirements", self.install_pack, VENV),
+            Step("runtime", f"choosing {self.runtime}", self.choose_runtime, VENV),
             Step("check", "checking that everything imports", self.check),
         ]
 

@@ -97,7 +97,12 @@ class Layer:
         missing = len(self.report["missing"])
         steps = [
             Step("venv", f"making a layer over {self.base}", self.make_venv),
-            Step("install", f"installing {missing} missing requirements there", self.install),
+            Step(
+                "install",
+                f"installing {missing} missing requirements there",
+                self.install,
+                ("venv",),
+            ),
         ]
         with exclusive(self.folder.with_name(f"{self.folder.name}.lock"), "set-up"):
             if fresh:

@@ -15,6 +15,8 @@ class Step(NamedTuple):
     name: str
     title: str
     action: Callable[[Live], None]
+    redo: tuple[str, ...] = ()
+    """Earlier steps to do again when this one was cut short, because it spoils their work."""
 
 
 def finished(steps: Sequence[Step], stamps: Path) -> bool:
@@ -22,12 +24,32 @@ def finished(steps: Sequence[Step], stamps: Path) -> bool:
 
 
 def run_steps(steps: Sequence[Step], stamps: Path) -> None:
-    """Do the steps that have no stamp yet, in order, each with a live line."""
+    """Do the steps that have no stamp yet, in order, each with a live line.
+
+    A step that raises an error has failed and may be tried again as it is; one that was
+    interrupted or killed leaves its mark, and what it spoils is redone.
+    """
     stamps.mkdir(parents=True, exist_ok=True)
+    for step in steps:
+        if _begun(step, stamps).exists():
+            for name in step.redo:
+                (stamps / name).unlink(missing_ok=True)
     for number, step in enumerate(steps, 1):
-        stamp = stamps / step.name
-        if stamp.exists():
-            continue
-        with Live(f"[{number}/{len(steps)}] {step.title}") as live:
+        if not (stamps / step.name).exists():
+            _run(step, stamps, f"[{number}/{len(steps)}] {step.title}")
+
+
+def _begun(step: Step, stamps: Path) -> Path:
+    return stamps / f"{step.name}.begun"
+
+
+def _run(step: Step, stamps: Path, title: str) -> None:
+    mark = _begun(step, stamps)
+    mark.touch()
+    try:
+        with Live(title) as live:
             step.action(live)
-        stamp.touch()
+    except Exception:
+        mark.unlink()
+        raise
+    mark.replace(stamps / step.name)

@@ -23,12 +23,14 @@ class Recorder:
     def __init__(self, source: Path) -> None:
         self.source = source
         self.commands: list[list[str]] = []
-        self.interrupt_at = ""
+        self.interrupt_at = self.fail_at = ""
 
     def __call__(self, command, *_: object) -> str:
         words = [str(word) for word in command]
         if self.interrupt_at and self.interrupt_at in words:
             raise KeyboardInterrupt
+        if self.fail_at and self.fail_at in words:
+            raise subprocess.CalledProcessError(1, words, "unreachable")
         self.commands.append(words)
         if "download" in words:
             target = Path(words[words.index("-d") + 1])
@@ -63,14 +65,29 @@ def test_a_set_up_is_done_once(builder, recorder):
     assert len(recorder.commands) == done
 
 
-def test_an_interrupted_set_up_goes_on_where_it_stopped(builder, recorder):
+def test_an_interrupted_installation_starts_clean_but_keeps_the_download(builder, recorder):
+    """A killed pip can leave packages that look whole."""
     recorder.interrupt_at = str(pins.requirement_files()[0])
     with pytest.raises(KeyboardInterrupt):
         build(builder, fresh=False)
     recorder.interrupt_at = ""
     build(builder, fresh=False)
+    assert recorder.count("venv") == 2
+    assert recorder.count(pins.TORCH[0]) == 2 + 3, "three steps name it; the third was cut short"
+    assert recorder.count("download") == 1
+    done = len(recorder.commands)
+    build(builder, fresh=False)
+    assert len(recorder.commands) == done
+
+
+def test_a_failed_installation_goes_on_where_it_stopped(builder, recorder):
+    """An index that cannot be reached fails before anything is installed."""
+    recorder.fail_at = str(pins.requirement_files()[0])
+    with pytest.raises(SetupError, match="unreachable"):
+        build(builder, fresh=False)
+    recorder.fail_at = ""
+    build(builder, fresh=False)
     assert recorder.count("venv") == recorder.count("download") == 1
-    assert recorder.count(str(pins.requirement_files()[0])) == 1
 
 
 def test_fresh_starts_over(builder, recorder):
@@ -247,7 +264,11 @@ def test_a_step_that_ends_early_is_not_stamped(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         run_steps([Step("a", "a", lambda _: None), Step("b", "b", stop)], tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b.begun"]
+    done = []
+    run_steps([Step("a", "a", done.append), Step("b", "b", done.append, ("a",))], tmp_path)
+    assert len(done) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
 def test_a_failed_command_shows_its_last_words(tmp_path):
