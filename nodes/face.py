@@ -13,8 +13,9 @@ from ..model_patches.face import pack as packs
 from ..model_patches.weights import ANTELOPEV2, BUFFALO_L, PARSING_BISENET, where_to_get
 from . import types
 
-# Not io.BoundingBox: that one also draws a widget, which only newer page modes can show.
 BoundingBox = io.Custom("BOUNDING_BOX")
+# Without it the page draws a box editor, whose value would be sent when nothing is connected.
+SOCKET_ONLY = {"forceInput": True}
 
 BUNDLED_ONLY = "bundled detector only"
 KNOWN_PACKS = {"antelopev2": ANTELOPEV2, "buffalo_l": BUFFALO_L}
@@ -174,6 +175,7 @@ class FlexIDDetectFaces(io.ComfyNode):
                 BoundingBox.Input(
                     "boxes",
                     optional=True,
+                    extra_dict=SOCKET_ONLY,
                     tooltip="Boxes in pixels for the order overlap with boxes; number 0 is the "
                     "face in the first box. Not connected: that order cannot be used.",
                 ),
