@@ -71,10 +71,22 @@ class Anchor:
             return EVERYWHERE
         key = (VFA, self, chunk.area, call.latent_size, call.batch)
         if key not in call.run.cache:
-            size = call.latent_size if chunk.area is None else call.run.latent_size
+            _check_tiles(call, chunk)
+            size = call.run.latent_size or call.latent_size
             coverage = cover(self.mask, size, chunk.area, call.batch)
             call.run.cache[key] = coverage and _moved(coverage, call)
         return call.run.cache[key]
+
+
+def _check_tiles(call: Call, chunk: Chunk) -> None:
+    """A part of the picture whose place nobody told us cannot be masked."""
+    whole = call.run.latent_size
+    if chunk.area is None and whole not in (None, call.latent_size):
+        raise ValueError(
+            f"Apply VFA has a mask for a latent of {whole[0]}x{whole[1]}, but another node runs "
+            f"the model on tiles of {call.latent_size[0]}x{call.latent_size[1]} without saying "
+            "where. Disconnect the mask, or remove the tiling node."
+        )
 
 
 def _moved(coverage: Coverage, call: Call) -> Coverage:

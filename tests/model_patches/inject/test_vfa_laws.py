@@ -3,6 +3,7 @@
 import comfy.controlnet
 import comfy.model_management
 import comfy.patcher_extension
+import comfy.sd
 import pytest
 import tiny
 import torch
@@ -369,6 +370,33 @@ def test_half_precision_models(dtype, adapter, person):
     assert torch.equal(tiny.sample(apply_vfa(model, adapter, person, strength=0.0)), base)
     ones = tiny.sample(apply_vfa(model, adapter, person, mask=torch.ones(8, 8)))
     assert torch.equal(ones, out)
+
+
+def test_fp8_weights_compute_in_the_cast_type(adapter, person):
+    state = {
+        k: v.to(torch.bfloat16) for k, v in tiny.flux().model.diffusion_model.state_dict().items()
+    }
+    model = comfy.sd.load_diffusion_model_state_dict(
+        state, model_options={"dtype": torch.float8_e4m3fn}
+    )
+    assert model.model.get_dtype() == torch.float8_e4m3fn
+    out = tiny.sample(apply_vfa(model, adapter, person))
+    assert out.isfinite().all()
+    assert not torch.equal(out, tiny.sample(model))
+
+
+def test_a_mask_on_unknown_tiles_is_refused(model, adapter, person):
+    def tile(apply_model, args):
+        part = apply_model(args["input"][..., :8], args["timestep"], **args["c"])
+        return torch.cat([part, part], dim=-1)
+
+    tiled = apply_vfa(model, adapter, person, mask=left())
+    tiled.set_model_unet_function_wrapper(tile)
+    with pytest.raises(ValueError, match="16x16.*tiles of 16x8.*Disconnect the mask"):
+        tiny.sample(tiled)
+    unmasked = apply_vfa(model, adapter, person)
+    unmasked.set_model_unet_function_wrapper(tile)
+    assert tiny.sample(unmasked).isfinite().all()
 
 
 @pytest.mark.parametrize("size", [(15, 17), (1, 1), (16, 7), (3, 40)])
