@@ -296,6 +296,11 @@ def _identity_labels() -> list[str]:
 def _identity_path(label: str) -> str:
     if label == NO_IDENTITIES:
         raise FileNotFoundError(f"There is no identity to load: {NO_IDENTITIES}")
+    if label not in _identity_labels():  # older ComfyUI lets an annotated name leave its folder
+        raise FileNotFoundError(
+            f"{label!r} is not among the saved identities below output/identities, "
+            "input/identities and models/flexid/identities. Press R and choose one."
+        )
     if label.endswith(("[output]", "[input]")):
         return folder_paths.get_annotated_filepath(label)
     return folder_paths.get_full_path_or_raise("flexid", label)
