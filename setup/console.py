@@ -93,7 +93,8 @@ def run_logged(
             for line in process.stdout or ():
                 file.write(line)
                 last.append(line)
-                live.detail = line.strip() or live.detail
+                if line.strip() and not line.startswith("WARNING"):
+                    live.detail = line.strip()
     if process.returncode:
         tail = "".join(list(last)[-TAIL:])
         raise subprocess.CalledProcessError(process.returncode, list(map(str, command)), tail)
