@@ -1,0 +1,238 @@
+"""Marks -> matches: what a term weighs where it stands.
+
+A term counts fully when it is neither negated nor part of a compound and the person does it. All
+rules are local to a clause and look at a few words, so a long prompt weighs no more than a short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from .lexicon import Lexicon, Mark
+
+NEGATION_REACH = 4
+MODIFIER_REACH = 2
+PICTURED_REACH = 5
+SOMEBODY_ELSE, PERHAPS, SURELY = 0.2, 0.5, 1.0
+
+SUBJECTS = ("persons", "animals", "things")
+_OF_A_PERSON = ("expression", "pose")
+_PARTICLES = {"的", "着", "地"}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """factor multiplies the term's score; reasons say why it is not 1."""
+
+    mark: Mark
+    factor: float
+    reasons: tuple[str, ...]
+
+
+class Reading:
+    """All marks of one prompt, and the questions that the rules ask of them."""
+
+    def __init__(self, tokens: Sequence[str], marks: list[Mark], lexicon: Lexicon):
+        self.tokens = tokens
+        self.marks = marks
+        self.tails = lexicon.tails
+
+    def verdicts(self) -> list[Verdict]:
+        return [self._verdict(i) for i, mark in enumerate(self.marks) if mark.entry.kind == "term"]
+
+    def _verdict(self, i: int) -> Verdict:
+        factor, reasons = 1.0, []
+        for rule in _RULES:
+            share, reason = rule(self, i)
+            factor *= share
+            if reason:
+                reasons.append(reason)
+            if not factor:
+                break
+        return Verdict(self.marks[i], factor, tuple(reasons))
+
+    def before(self, i: int) -> Iterator[Mark]:
+        """Marks of the same clause, the nearest first."""
+        for mark in reversed(self.marks[:i]):
+            if mark.clause != self.marks[i].clause:
+                return
+            yield mark
+
+    def after(self, i: int) -> Iterator[Mark]:
+        for mark in self.marks[i + 1 :]:
+            if mark.clause != self.marks[i].clause:
+                return
+            yield mark
+
+    @cached_property
+    def modifiers(self) -> dict[int, list[Mark]]:
+        """Position of a term among the marks -> its modifiers. Each belongs to one term."""
+        owners: dict[int, list[Mark]] = {}
+        for i, mark in enumerate(self.marks):
+            if mark.entry.kind == "modifier":
+                owner = self._owner(i)
+                if owner is not None:
+                    owners.setdefault(owner, []).append(mark)
+        return owners
+
+    def _owner(self, i: int) -> int | None:
+        """The next term of the clause, else the previous one, if it is near enough."""
+        here = self.marks[i]
+        for step in (1, -1):
+            j = i + step
+            while 0 <= j < len(self.marks) and self.marks[j].clause == here.clause:
+                mark = self.marks[j]
+                if mark.entry.kind == "term" and _gap(here, mark) <= MODIFIER_REACH:
+                    return j
+                if mark.entry.kind not in ("modifier", *SUBJECTS):
+                    break
+                j += step
+        return None
+
+
+def _gap(one: Mark, other: Mark) -> int:
+    """Tokens between two marks."""
+    return other.start - one.end if one.start < other.start else one.start - other.end
+
+
+Ruling = tuple[float, str]
+NOTHING: Ruling = (1.0, "")
+
+
+def _compound(reading: Reading, i: int) -> Ruling:
+    """running shoes; smile-free is a compound too."""
+    end = reading.marks[i].end
+    after = reading.tokens[end] if end < len(reading.tokens) else ""
+    return (0.0, f"compound with {after}") if after in reading.tails else NOTHING
+
+
+def _negation(reading: Reading, i: int) -> Ruling:
+    here = reading.marks[i]
+    for mark in reading.before(i):
+        if mark.entry.kind == "negations" and _gap(mark, here) <= NEGATION_REACH:
+            return 0.0, f"negated by {mark.entry.phrase}"
+    return NOTHING
+
+
+def _modifier(reading: Reading, i: int) -> Ruling:
+    factor, reasons = 1.0, []
+    for mark in reading.modifiers.get(i, ()):
+        factor *= mark.entry.score
+        reasons.append(f"{mark.entry.phrase} ×{mark.entry.score:g}")
+    return factor, ", ".join(reasons)
+
+
+def _elsewhere(reading: Reading, i: int) -> Ruling:
+    """In the background; an object on the wall. The nearest other term owns what is beyond it."""
+    here = reading.marks[i]
+    style = here.entry.category == "style"
+    for mark in reading.after(i):
+        kind, gap = mark.entry.kind, _gap(here, mark)
+        if kind == "term":
+            break
+        if kind == "elsewhere" and not style and gap <= 1:
+            return SOMEBODY_ELSE, mark.entry.phrase
+        if kind == "pictured" and style and gap <= PICTURED_REACH:
+            return 0.0, mark.entry.phrase
+    for mark in reading.before(i):
+        kind, gap = mark.entry.kind, _gap(mark, here)
+        if kind == "term":
+            break
+        if kind == "elsewhere" and not style:
+            return SOMEBODY_ELSE, mark.entry.phrase
+        if kind == "pictured" and style and gap <= MODIFIER_REACH:
+            return 0.0, mark.entry.phrase
+    return NOTHING
+
+
+def _subject(reading: Reading, i: int) -> Ruling:
+    """Who does it? Doubtful terms need a person; others only must not belong to an animal."""
+    entry = reading.marks[i].entry
+    if entry.category not in _OF_A_PERSON:
+        return NOTHING
+    share, who = _who(reading, i)
+    if share == PERHAPS and not entry.doubtful:
+        return NOTHING
+    return (share, who) if share < 1 else NOTHING
+
+
+def _who(reading: Reading, i: int) -> Ruling:
+    here = reading.marks[i]
+    followed = _followed_by(reading, i)
+    preceding = [mark for mark in reading.before(i) if _acts(mark, here)]
+    if followed and not (preceding and _gap(preceding[0], here) == 0):
+        return _belongs(followed)
+    subject = _preceding_subject(reading, preceding, here)
+    if subject:
+        return _belongs(subject)
+    return _unnamed(reading, i)
+
+
+def _acts(mark: Mark, here: Mark) -> bool:
+    """Things such as hair and water can do only what is doubtful."""
+    kind = mark.entry.kind
+    return kind in ("persons", "animals") or (kind == "things" and here.entry.doubtful)
+
+
+def _belongs(subject: Mark) -> Ruling:
+    if subject.entry.kind == "persons":
+        return SURELY, ""
+    return SOMEBODY_ELSE, f"done by {subject.entry.phrase}"
+
+
+def _followed_by(reading: Reading, i: int) -> Mark | None:
+    """The noun of dancing flames, of a laughing crowd, of 奔跑的狗."""
+    here = reading.marks[i]
+    for mark in reading.after(i):
+        gap = _gap(here, mark)
+        between = reading.tokens[here.end : mark.start]
+        if gap > 1 or (gap == 1 and between[0] not in _PARTICLES):
+            return None
+        return mark if _acts(mark, here) else None
+    return None
+
+
+def _preceding_subject(reading: Reading, preceding: list[Mark], here: Mark) -> Mark | None:
+    """The nearest noun; one behind a preposition only if no person comes before it."""
+    for i, mark in enumerate(preceding):
+        if mark.entry.kind == "persons":
+            return mark
+        persons = any(other.entry.kind == "persons" for other in preceding[i + 1 :])
+        if not (persons and _is_object(reading, mark, here)):
+            return mark
+    return None
+
+
+def _is_object(reading: Reading, noun: Mark, here: Mark) -> bool:
+    """Whether a preposition stands up to three words before the noun."""
+    kinds = ["prepositions"] if here.entry.doubtful else ["prepositions", "companions"]
+    return any(
+        mark.entry.kind in kinds and 0 <= noun.start - mark.end <= 2 for mark in reading.marks
+    )
+
+
+def _unnamed(reading: Reading, i: int) -> Ruling:
+    """No subject in the clause: "a woman, running" continues the sentence, a tag stands alone."""
+    here = reading.marks[i]
+    earlier = {mark.entry.kind for mark in reading.marks[:i]}
+    opens = not any(mark.start < here.start - 1 for mark in reading.before(i))
+    opens = opens and _is_near_clause_start(reading.tokens, here.start)
+    if opens and ("persons" in earlier or not earlier.intersection(SUBJECTS)):
+        return SURELY, ""
+    return PERHAPS, "no person in its clause"
+
+
+def _is_near_clause_start(tokens: Sequence[str], start: int) -> bool:
+    from_start = tokens[max(0, start - 2) : start]
+    return start <= 1 or any(token in ",.;:!?|\n" for token in from_start)
+
+
+_RULES: tuple[Callable[[Reading, int], Ruling], ...] = (
+    _compound,
+    _negation,
+    _modifier,
+    _elsewhere,
+    _subject,
+)
