@@ -14,10 +14,16 @@ from typing import Any
 
 Graph = dict[str, dict[str, Any]]
 POLL = 0.1
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Loopback never goes through a proxy, whatever http_proxy says."""
 
 
 class GraphError(RuntimeError):
     """The server refused a graph or a node failed; the message names nodes and reasons."""
+
+
+class GraphRefused(GraphError):
+    """The server did not take the graph at all."""
 
 
 class Client:
@@ -34,7 +40,7 @@ class Client:
 
     def read(self, path: str) -> bytes:
         """The raw answer to a GET."""
-        with urllib.request.urlopen(self.url + path, timeout=self.timeout) as answer:
+        with DIRECT.open(self.url + path, timeout=self.timeout) as answer:
             return answer.read()
 
     def post(self, path: str, data: Any) -> Any:
@@ -43,7 +49,7 @@ class Client:
 
     def _send(self, path: str, body: bytes, kind: str) -> Any:
         request = urllib.request.Request(self.url + path, body, {"Content-Type": kind})
-        with urllib.request.urlopen(request, timeout=self.timeout) as answer:
+        with DIRECT.open(request, timeout=self.timeout) as answer:
             text = answer.read()
         return json.loads(text) if text else None
 
@@ -66,14 +72,14 @@ class Client:
         return "/".join(part for part in (answer["subfolder"], answer["name"]) if part)
 
     def submit(self, graph: Graph) -> str:
-        """Queue a graph; returns its id. Raises GraphError when any node is refused."""
+        """Queue a graph; returns its id. Raises GraphRefused when any node is."""
         try:
             answer = self.post("/prompt", {"prompt": graph, "client_id": self.id})
         except urllib.error.HTTPError as error:
-            raise GraphError(refusal(json.loads(error.read()), graph)) from error
+            raise GraphRefused(refusal(json.loads(error.read()), graph)) from error
         if answer.get("node_errors"):
             self.post("/queue", {"delete": [answer["prompt_id"]]})
-            raise GraphError(refusal(answer, graph))
+            raise GraphRefused(refusal(answer, graph))
         return answer["prompt_id"]
 
     def wait(

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .client import Client, Graph, GraphError, check
+from .client import Client, Graph, GraphError, GraphRefused, check
 from .console import Live, SetupError, say
 from .environment import Environment
 from .events import Events
@@ -113,7 +113,10 @@ def demo(
             with phases("graph"):
                 entry = run_with_progress(client, ready)
             pictures = client.pictures(entry)
-        except GraphError as error:
+        except GraphRefused as error:
+            say(str(error))
+            return 1
+        except (GraphError, OSError) as error:  # OSError: the server is gone or too slow
             say(f"{error}\nThe server's last words:\n{log_tail(server.log, 15)}")
             return 1
         finally:

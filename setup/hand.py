@@ -33,7 +33,7 @@ def serve(environment: Environment, port: int, existing: bool, extra: list[str])
         if not portrait.exists():
             prepare_photo(environment, "sample", portrait)
         chosen = free_port(port)
-        if chosen != port:
+        if port and chosen != port:
             say(f"port {port} is taken; using {chosen}")
         say(f"ComfyUI:    http://127.0.0.1:{chosen}  (Ctrl-C ends it)")
         say(f"workflows:  in the page under Workflows > {PACK}; files in {workflows}")

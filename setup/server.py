@@ -11,12 +11,12 @@ import socket
 import subprocess
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from .client import DIRECT
 from .console import SetupError
 from .environment import Environment
 from .machine import clean_environ
@@ -171,7 +171,7 @@ def _await(server: Server) -> None:
                 f"The end of {server.log}:\n{log_tail(server.log)}"
             )
         with suppress(urllib.error.URLError, OSError):
-            urllib.request.urlopen(f"{server.url}/system_stats", timeout=5).close()
+            DIRECT.open(f"{server.url}/system_stats", timeout=5).close()
             return
         time.sleep(0.2)
     raise SetupError(

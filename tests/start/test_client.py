@@ -110,6 +110,12 @@ def test_a_failed_node_is_named_with_its_error():
     check(DONE)
 
 
+def test_a_proxy_is_not_asked_for_loopback(stub, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    stub.answers["/system_stats"] = (200, {"up": True})
+    assert stub.client.get("/system_stats") == {"up": True}
+
+
 def test_waiting_ends(stub):
     stub.answers["/history/id"] = (200, {})
     with pytest.raises(TimeoutError, match="id did not finish"):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from flexid.mini import world as mini_world
-from flexid.setup import checks, demo, world
+from flexid.setup import checks, demo, server, world
 from flexid.setup.console import SetupError
 from flexid.setup.environment import Environment
 from pack import ROOT
@@ -58,6 +58,20 @@ def test_the_sample_portrait_comes_with_the_requirements(tmp_path):
     demo.prepare_photo(here, "sample", tmp_path / "portrait.png")
     with image.open(tmp_path / "portrait.png") as portrait:
         assert portrait.size == (512, 512) and portrait.mode == "RGB"
+
+
+def test_a_server_that_dies_is_reported_with_its_last_words(tmp_path, monkeypatch, capsys):
+    """For example when the system runs out of memory while painting."""
+    here = Environment(tmp_path.__class__(sys.executable), tmp_path, tmp_path, "cpu")
+    (tmp_path / "server.log").write_text("\n".join(["old"] * 50 + ["Killed"]))
+    gone = server.Server(subprocess.Popen([sys.executable, "-c", ""]), "", tmp_path, None)
+    gone.url, gone.log = f"http://127.0.0.1:{server.free_port()}", tmp_path / "server.log"
+    monkeypatch.setattr(demo, "ensure_world", lambda _: tmp_path)
+    monkeypatch.setattr(demo, "start", lambda *_: gone)
+    monkeypatch.setattr(demo, "prepare_photo", lambda *_: None)
+    code = demo.demo(here, None, None, tmp_path / "out", demo.Phases({}))
+    assert code == 1 and "Killed" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
