@@ -1,8 +1,8 @@
 """Small random T5 and CLIP-L text encoders in the published key layout.
 
 ComfyUI's own loaders know these families in one size only, so each file carries its size in its
-metadata: "family" ("t5xxl" or "clip_l") and "config" (JSON, the keys of ComfyUI's own
-configuration files). "Load Mini Text Encoder" reads it.
+metadata, under "flexid_text_encoder": JSON of "family" ("t5xxl" or "clip_l") and "config" (the
+keys of ComfyUI's own configuration files). "Load Mini Text Encoder" reads it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .seeded import Seeded
 
+KEY = "flexid_text_encoder"
 T5_VOCABULARY, CLIP_VOCABULARY, CLIP_LENGTH = 32128, 49408, 77
 T5_CONFIG = {"d_model": 64, "d_ff": 128, "d_kv": 32, "num_heads": 2, "num_layers": 2}
 CLIP_CONFIG = {
@@ -40,8 +41,9 @@ def write_clip_l(path: Path, seed: int) -> None:
 
 
 def _save(state: State, path: Path, family: str, config: dict[str, int]) -> None:
+    # One key only: safetensors writes several in random order, and equal models would differ.
     halves = {name: tensor.half() for name, tensor in state.items()}
-    save_file(halves, path, metadata={"family": family, "config": json.dumps(config)})
+    save_file(halves, path, metadata={KEY: json.dumps({"family": family, "config": config})})
 
 
 def t5_state(draw: Seeded) -> State:

@@ -11,6 +11,9 @@ import folder_paths
 from comfy_api.latest import io
 from safetensors import SafetensorError, safe_open
 
+KEY = "flexid_text_encoder"
+"""Metadata entry of a small text encoder file: JSON of its family and config."""
+
 
 def read_config(path: str | Path, family: str) -> dict[str, int]:
     """The size that a small text encoder file states in its metadata.
@@ -19,18 +22,19 @@ def read_config(path: str | Path, family: str) -> dict[str, int]:
     do) or holds the other encoder.
     """
     metadata = _metadata(path)
-    if "config" not in metadata or "family" not in metadata:
+    if KEY not in metadata:
         raise ValueError(
             f"{Path(path).name} states no size in its metadata (found: "
-            f"{', '.join(metadata) or 'none'}; expected: family, config), so it is not one of the "
+            f"{', '.join(metadata) or 'none'}; expected: {KEY}), so it is not one of the "
             "small text encoders. Load full-size files with DualCLIPLoader, type flux."
         )
-    if metadata["family"] != family:
+    stated = json.loads(metadata[KEY])
+    if stated["family"] != family:
         raise ValueError(
-            f"{Path(path).name} holds {metadata['family']!r}, expected {family!r}. "
+            f"{Path(path).name} holds {stated['family']!r}, expected {family!r}. "
             "Choose the T5 file under t5 and the CLIP-L file under clip_l."
         )
-    return json.loads(metadata["config"])
+    return stated["config"]
 
 
 def _metadata(path: str | Path) -> Mapping[str, str]:

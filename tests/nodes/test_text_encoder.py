@@ -7,7 +7,7 @@ import folder_paths
 import pytest
 import torch
 from flexid.mini import random_text
-from flexid.nodes.text_encoder import FlexIDLoadMiniTextEncoder, load_mini_clip, read_config
+from flexid.nodes.text_encoder import KEY, FlexIDLoadMiniTextEncoder, load_mini_clip, read_config
 from safetensors.torch import save_file
 
 pytestmark = pytest.mark.comfy
@@ -96,5 +96,5 @@ def test_the_stated_size_is_the_real_one(files):
     from safetensors import safe_open
 
     with safe_open(files[0], "pt") as file:
-        config = json.loads(file.metadata()["config"])
+        config = json.loads(file.metadata()[KEY])["config"]
         assert list(file.get_slice("shared.weight").get_shape())[1] == config["d_model"]
