@@ -1,0 +1,205 @@
+"""The workflow files: each graph is whole and tidy, names its models, and has an API twin."""
+
+import itertools
+import json
+
+import pytest
+from pack import ROOT
+from PIL import Image
+
+pytestmark = pytest.mark.pure
+
+FOLDER = ROOT / "workflows"
+GRAPHS = sorted(path for path in FOLDER.glob("*.json") if not path.name.endswith(".api.json"))
+APIS = sorted(FOLDER.rglob("*.api.json"))
+SCHEMAS = json.loads((ROOT / "tests" / "nodes" / "schemas.json").read_text(encoding="utf-8"))
+NOTE = "MarkdownNote"
+ACTIVE, BYPASSED = 0, 4
+TITLE = 30
+"""Height of a node's title, which lies above its position."""
+UPLOAD = "upload"
+"""The button of Load Image: a widget with a value that is never sent."""
+SEED = "seed"
+"""The page keeps one more value after it: what happens to the seed after a run."""
+MODEL_FILES = (".safetensors", ".pt", ".pth")
+ONE_CLICK = "https://huggingface.co/"
+"""Where the missing-model dialog downloads from at one click."""
+
+each_graph = pytest.mark.parametrize("path", GRAPHS, ids=lambda path: path.stem)
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def by_id(graph):
+    return {node["id"]: node for node in graph["nodes"]}
+
+
+def test_each_graph_has_an_api_twin_and_each_twin_a_graph():
+    assert {path.stem for path in GRAPHS} == {path.name.split(".")[0] for path in APIS}
+    assert {"vfa", "demo"} <= {path.stem for path in GRAPHS}
+
+
+@each_graph
+def test_links_agree_with_the_slots_at_both_ends(path):
+    graph = read(path)
+    nodes, links = by_id(graph), {link[0]: link for link in graph["links"]}
+    assert len(nodes) == len(graph["nodes"]) and len(links) == len(graph["links"])
+    assert graph["last_node_id"] >= max(nodes) and graph["last_link_id"] >= max(links)
+    for number, origin, out, target, slot, kind in graph["links"]:
+        output, socket = nodes[origin]["outputs"][out], nodes[target]["inputs"][slot]
+        assert number in output["links"] and socket["link"] == number
+        assert output["type"] == socket["type"] == kind
+    ends = {one["link"] for node in nodes.values() for one in node["inputs"]} - {None}
+    starts = {n for node in nodes.values() for out in node["outputs"] for n in out["links"] or ()}
+    assert ends == starts == set(links)
+
+
+@each_graph
+def test_our_nodes_are_saved_as_their_schemas_say(path):
+    for node in read(path)["nodes"]:
+        if not node["type"].startswith("FlexID"):
+            continue
+        schema = SCHEMAS[node["type"]]
+        ids = {one["id"]: one["type"] for one in schema["inputs"]}
+        assert {one["name"]: one["type"] for one in node["inputs"]} == ids, node["type"]
+        kinds = [one["type"] for one in schema["outputs"]]
+        assert [one["type"] for one in node["outputs"]] == kinds, node["type"]
+        assert node["properties"]["cnr_id"] == "flexid"
+
+
+def as_prompt(graph):
+    """The API format of a graph without subgraphs, as far as these files go."""
+    nodes, links = by_id(graph), {link[0]: link for link in graph["links"]}
+    prompt = {}
+    for node in nodes.values():
+        if node["mode"] != ACTIVE or node["type"] == NOTE:
+            continue
+        values = iter(node.get("widgets_values", []))
+        inputs = {}
+        for one in node["inputs"]:
+            if "widget" in one:
+                inputs[one["name"]] = next(values)
+                if one["name"] == SEED:
+                    next(values)
+            elif one["link"] is not None and nodes[links[one["link"]][1]]["mode"] == ACTIVE:
+                inputs[one["name"]] = [str(links[one["link"]][1]), links[one["link"]][2]]
+        assert not list(values), f"{node['type']} has values without a widget"
+        inputs.pop(UPLOAD, None)
+        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+    return prompt
+
+
+@each_graph
+def test_the_api_twin_is_the_same_graph(path):
+    twin = read(next(api for api in APIS if api.name == f"{path.stem}.api.json"))
+    prompt = as_prompt(read(path))
+    assert prompt.keys() == twin.keys()
+    for number, node in twin.items():
+        assert prompt[number]["class_type"] == node["class_type"]
+        assert prompt[number]["inputs"] == node["inputs"], node["_meta"]["title"]
+
+
+def test_the_vfa_graph_offers_a_gate_that_is_off():
+    nodes = read(FOLDER / "vfa.json")["nodes"]
+    gate = next(node for node in nodes if node["type"] == "FlexIDWindow")
+    apply = next(node for node in nodes if node["type"] == "FlexIDApplyVFA")
+    assert gate["mode"] == BYPASSED
+    socket = next(one for one in apply["inputs"] if one["name"] == "gate")
+    assert socket["link"] in gate["outputs"][0]["links"]
+
+
+# Models
+
+
+def test_real_files_can_be_found_by_the_missing_model_dialog():
+    """It compares a widget's value with the name, and looks in the folder of the directory."""
+    from flexid.model_patches.weights import WEIGHTS
+
+    known = {row.file: row for row in WEIGHTS}
+    for node in read(FOLDER / "vfa.json")["nodes"]:
+        if node["type"] == NOTE:
+            continue
+        values = node.get("widgets_values", [])
+        named = [v for v in values if isinstance(v, str) and v.endswith(MODEL_FILES)]
+        models = node["properties"].get("models", [])
+        assert [model["name"] for model in models] == named, node["type"]
+        for model in models:
+            assert model["url"].startswith(ONE_CLICK)
+            assert model["url"].endswith("/" + model["name"]) and "/resolve/" in model["url"]
+            if row := known.get(model["name"]):
+                assert (model["url"], model["directory"]) == (row.url, row.folder)
+
+
+def test_the_note_names_every_file_and_folder_by_its_address():
+    from flexid.model_patches.weights import ANTELOPEV2, PARSING_BISENET
+
+    nodes = read(FOLDER / "vfa.json")["nodes"]
+    text = next(node["widgets_values"][0] for node in nodes if node["type"] == NOTE)
+    for node in nodes:
+        for model in node["properties"].get("models", []):
+            assert model["url"] in text and f"| {model['directory']} |" in text, model["name"]
+    assert PARSING_BISENET.url in text
+    assert ANTELOPEV2[0].repo in text and ANTELOPEV2[0].folder in text
+    for row in ANTELOPEV2[:2]:
+        assert row.file in text
+    assert "non-commercial" in text
+
+
+def test_the_demo_needs_only_what_it_builds():
+    from flexid.mini.world import WRITERS
+
+    built = " ".join(WRITERS)
+    for node in read(FOLDER / "demo.api.json").values():
+        for value in node["inputs"].values():
+            if isinstance(value, str) and value.endswith((*MODEL_FILES, ".onnx")):
+                assert f"/{value} " in built + " "
+
+
+# Layout
+
+
+def box(node):
+    x, y = node["pos"]
+    return x, y - TITLE, x + node["size"][0], y + node["size"][1]
+
+
+def apart(one, other):
+    return one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
+
+
+@each_graph
+def test_nothing_overlaps_and_groups_hold_whole_nodes(path):
+    graph = read(path)
+    boxes = {f"{node['id']} {node['type']}": box(node) for node in graph["nodes"]}
+    for (name, one), (other_name, other) in itertools.combinations(boxes.items(), 2):
+        assert apart(one, other), f"{name} overlaps {other_name}"
+    for group in graph["groups"]:
+        x, y, width, height = group["bounding"]
+        frame = x, y, x + width, y + height
+        for name, one in boxes.items():
+            inside = x <= one[0] and y <= one[1] and one[2] <= frame[2] and one[3] <= frame[3]
+            assert inside or apart(one, frame), f"{name} sticks out of {group['title']}"
+    for one, other in itertools.combinations(graph["groups"], 2):
+        frames = [(x, y, x + w, y + h) for x, y, w, h in (one["bounding"], other["bounding"])]
+        assert apart(*frames), f"{one['title']} overlaps {other['title']}"
+
+
+@each_graph
+def test_the_graph_reads_from_left_to_right(path):
+    """No link runs back by more than its own column."""
+    graph = read(path)
+    nodes = by_id(graph)
+    for _, origin, _, target, _, kind in graph["links"]:
+        assert nodes[target]["pos"][0] >= nodes[origin]["pos"][0], (kind, origin, target)
+
+
+@each_graph
+def test_the_thumbnail_is_square_and_small(path):
+    picture = path.with_suffix(".jpg")
+    assert picture.stat().st_size < 60_000
+    with Image.open(picture) as image:
+        assert image.format == "JPEG" and image.size == (512, 512)
+        darkest, brightest = image.convert("L").getextrema()
+        assert brightest - darkest > 100
