@@ -95,6 +95,12 @@ def builtin_dictionary() -> Dictionary:
     return dictionary
 
 
+def load_dictionary(path: Path | None) -> Dictionary:
+    """The built-in dictionary, with a user's file on top. Raises what read_file raises."""
+    builtin = builtin_dictionary()
+    return builtin if path is None else builtin.extended(read_file(path))
+
+
 def read_file(path: Path) -> dict[str, Any]:
     """The checked content of a dictionary file.
 

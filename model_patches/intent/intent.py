@@ -10,7 +10,7 @@ from .dictionary import CATEGORIES, Dictionary, builtin_dictionary
 from .judge import Reading, Verdict
 from .lexicon import Lexicon, compile_lexicon
 from .text import CleanText, clean_text
-from .words import TOKEN
+from .words import HAN, TOKEN
 
 THRESHOLD = 0.2
 """Binary intent is 1 from this score on: a slight smile counts, a dog that runs does not."""
@@ -50,6 +50,10 @@ def as_binary(score: float) -> float:
     return float(score >= THRESHOLD - _TOLERANCE)
 
 
+def has_chinese(prompt: str) -> bool:
+    return HAN.search(prompt) is not None
+
+
 def read_intent(
     prompt: str,
     dictionary: Dictionary | None = None,
@@ -59,8 +63,15 @@ def read_intent(
 
     A category scores as its strongest term, times its factor (1 when absent); the whole is
     1 - Π(1 - category). More words of a category or more sentences without any add nothing, so a
-    long prompt does not saturate. dictionary: the built-in one when None.
+    long prompt does not saturate. dictionary: the built-in one when None. Raises ValueError on an
+    unknown category or a negative factor.
     """
+    for category, factor in (factors or {}).items():
+        if category not in CATEGORIES or not 0.0 <= factor < math.inf:
+            raise ValueError(
+                f"The factor of category {category!r} is {factor:g}; categories are "
+                f"{', '.join(CATEGORIES)} and a factor is finite and not below 0. Correct it."
+            )
     lexicon = compile_lexicon(dictionary or builtin_dictionary())
     clean = clean_text(prompt, lexicon.characters)
     if lexicon.hyphenated and "-" in clean.text:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from .lexicon import Lexicon, Mark
+from .words import BREAKS
 
 NEGATION_REACH = 4
 MODIFIER_REACH = 2
@@ -55,16 +56,16 @@ class Reading:
 
     def before(self, i: int) -> Iterator[Mark]:
         """Marks of the same clause, the nearest first."""
-        for mark in reversed(self.marks[:i]):
-            if mark.clause != self.marks[i].clause:
-                return
-            yield mark
+        clause = self.marks[i].clause
+        while i > 0 and self.marks[i - 1].clause == clause:
+            i -= 1
+            yield self.marks[i]
 
     def after(self, i: int) -> Iterator[Mark]:
-        for mark in self.marks[i + 1 :]:
-            if mark.clause != self.marks[i].clause:
-                return
-            yield mark
+        clause = self.marks[i].clause
+        while i + 1 < len(self.marks) and self.marks[i + 1].clause == clause:
+            i += 1
+            yield self.marks[i]
 
     @cached_property
     def modifiers(self) -> dict[int, list[Mark]]:
@@ -78,17 +79,19 @@ class Reading:
         return owners
 
     def _owner(self, i: int) -> int | None:
-        """The next term of the clause, else the previous one, if it is near enough."""
+        """The next term of the clause if it is near enough, else the term right before."""
         here = self.marks[i]
-        for step in (1, -1):
-            j = i + step
-            while 0 <= j < len(self.marks) and self.marks[j].clause == here.clause:
-                mark = self.marks[j]
-                if mark.entry.kind == "term" and _gap(here, mark) <= MODIFIER_REACH:
-                    return j
-                if mark.entry.kind not in ("modifier", *SUBJECTS):
-                    break
-                j += step
+        for j in range(i + 1, len(self.marks)):
+            mark = self.marks[j]
+            if mark.clause != here.clause or _gap(here, mark) > MODIFIER_REACH:
+                break
+            if mark.entry.kind == "term":
+                return j
+        for j in range(i - 1, -1, -1):
+            if self.marks[j].end != self.marks[j + 1].start:
+                break
+            if self.marks[j].entry.kind == "term":
+                return j
         return None
 
 
@@ -164,7 +167,7 @@ def _who(reading: Reading, i: int) -> Ruling:
     preceding = [mark for mark in reading.before(i) if _acts(mark, here)]
     if followed and not (preceding and _gap(preceding[0], here) == 0):
         return _belongs(followed)
-    subject = _preceding_subject(reading, preceding, here)
+    subject = _preceding_subject(reading, i, preceding)
     if subject:
         return _belongs(subject)
     return _unnamed(reading, i)
@@ -194,39 +197,39 @@ def _followed_by(reading: Reading, i: int) -> Mark | None:
     return None
 
 
-def _preceding_subject(reading: Reading, preceding: list[Mark], here: Mark) -> Mark | None:
+def _preceding_subject(reading: Reading, i: int, preceding: list[Mark]) -> Mark | None:
     """The nearest noun; one behind a preposition only if no person comes before it."""
-    for i, mark in enumerate(preceding):
+    for number, mark in enumerate(preceding):
         if mark.entry.kind == "persons":
             return mark
-        persons = any(other.entry.kind == "persons" for other in preceding[i + 1 :])
-        if not (persons and _is_object(reading, mark, here)):
+        persons = any(other.entry.kind == "persons" for other in preceding[number + 1 :])
+        if not (persons and _is_object(reading, i, mark)):
             return mark
     return None
 
 
-def _is_object(reading: Reading, noun: Mark, here: Mark) -> bool:
+def _is_object(reading: Reading, i: int, noun: Mark) -> bool:
     """Whether a preposition stands up to three words before the noun."""
-    kinds = ["prepositions"] if here.entry.doubtful else ["prepositions", "companions"]
+    doubtful = reading.marks[i].entry.doubtful
+    kinds = ("prepositions",) if doubtful else ("prepositions", "companions")
     return any(
-        mark.entry.kind in kinds and 0 <= noun.start - mark.end <= 2 for mark in reading.marks
+        mark.entry.kind in kinds and 0 <= noun.start - mark.end <= 2 for mark in reading.before(i)
     )
 
 
 def _unnamed(reading: Reading, i: int) -> Ruling:
     """No subject in the clause: "a woman, running" continues the sentence, a tag stands alone."""
     here = reading.marks[i]
-    earlier = {mark.entry.kind for mark in reading.marks[:i]}
-    opens = not any(mark.start < here.start - 1 for mark in reading.before(i))
-    opens = opens and _is_near_clause_start(reading.tokens, here.start)
-    if opens and ("persons" in earlier or not earlier.intersection(SUBJECTS)):
-        return SURELY, ""
+    if _is_near_clause_start(reading.tokens, here.start):
+        earlier = {mark.entry.kind for mark in reading.marks[:i]}
+        if "persons" in earlier or not earlier.intersection(SUBJECTS):
+            return SURELY, ""
     return PERHAPS, "no person in its clause"
 
 
 def _is_near_clause_start(tokens: Sequence[str], start: int) -> bool:
     from_start = tokens[max(0, start - 2) : start]
-    return start <= 1 or any(token in ",.;:!?|\n" for token in from_start)
+    return start <= 1 or any(token in BREAKS for token in from_start)
 
 
 _RULES: tuple[Callable[[Reading, int], Ruling], ...] = (

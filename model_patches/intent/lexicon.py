@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from typing import NamedTuple
 
 from .dictionary import Dictionary
 from .words import ANY, BREAKS, EXACT, noun_forms, split, verb_forms
@@ -26,7 +27,6 @@ KINDS = (
     "prepositions",
     "companions",
 )
-_INFLECTED = {"persons", "animals", "things"}
 
 
 @dataclass(frozen=True)
@@ -43,21 +43,21 @@ class Entry:
     doubtful: bool = False
 
     def end(self, tokens: Sequence[str], start: int, word: int = 0) -> int:
-        """Where the phrase that starts at `start` ends; 0 when it does not stand there."""
+        """Where the phrase ends whose words from `word` on start at `start`; 0 when absent."""
         for number in range(word, len(self.words)):
             spellings = self.words[number]
             if spellings is None:
-                return self.end(tokens, start, number + 1) or self.end(
-                    tokens, start + 1, number + 1
-                )
+                end = self.end(tokens, start, number + 1)
+                if end or start >= len(tokens) or tokens[start] in BREAKS:
+                    return end
+                return self.end(tokens, start + 1, number + 1)
             if start >= len(tokens) or tokens[start] not in spellings:
                 return 0
             start += 1
         return start
 
 
-@dataclass(frozen=True)
-class Mark:
+class Mark(NamedTuple):
     """An entry found at tokens[start:end]."""
 
     entry: Entry
@@ -66,10 +66,14 @@ class Mark:
     clause: int
 
 
+Branches = dict[str, tuple[Entry, ...]]
+"""By second token, under "" for any other: the entries to try, the longest first."""
+
+
 @dataclass(frozen=True)
 class Lexicon:
-    entries: dict[str, tuple[Entry, ...]]
-    """By first token, the longest first."""
+    entries: dict[str, Branches]
+    """By first token."""
     tails: frozenset[str]
     hyphenated: re.Pattern[str] | None
     characters: dict[int, str]
@@ -78,42 +82,54 @@ class Lexicon:
 
     def marks(self, tokens: Sequence[str]) -> list[Mark]:
         """Longest match from left to right; no two marks overlap."""
-        found, clause, here, count = [], 0, 0, len(tokens)
-        while here < count:
-            token = tokens[here]
-            if token in BREAKS:
-                clause += 1
-            for entry in self.entries.get(token, ()):
-                end = entry.end(tokens, here)
-                if end:
-                    break
-            else:
-                here += 1
+        found, clause, free = [], 0, 0
+        following = [*tokens[1:], ""]
+        for here, token in enumerate(tokens):
+            if here < free or token not in self.entries:
                 continue
-            clause += entry.kind == "breaks"
-            found.append(Mark(entry, here, end, clause))
-            here = end
+            branches = self.entries[token]
+            for entry in branches.get(following[here]) or branches[""]:
+                end = entry.end(tokens, here + 1, 1)
+                if end:
+                    clause += entry.kind == "breaks"
+                    found.append(Mark(entry, here, end, clause))
+                    free = end
+                    break
         return found
 
 
 @lru_cache(maxsize=8)
 def compile_lexicon(dictionary: Dictionary) -> Lexicon:
     """Takes some ten milliseconds; once per dictionary object."""
-    entries = _entries(dictionary)
-    index: dict[str, list[Entry]] = {}
-    for entry in sorted(entries, key=lambda one: (-len(one.words), KINDS.index(one.kind))):
+    entries = sorted(_entries(dictionary), key=lambda e: (-len(e.words), KINDS.index(e.kind)))
+    by_first: dict[str, list[Entry]] = {}
+    for entry in entries:
         for spelling in entry.words[0] or ():
-            index.setdefault(spelling, []).append(entry)
+            by_first.setdefault(spelling, []).append(entry)
     hyphenated = sorted(filter(_is_hyphenated, dictionary.lists["blocked"]))
     pattern = rf"\b(?:{'|'.join(map(re.escape, hyphenated))})\b" if hyphenated else None
     tails = (noun_forms(word, dictionary.forms) for word in dictionary.lists["tails"])
     return Lexicon(
-        {token: tuple(found) for token, found in index.items()},
+        {token: _branches(found) for token, found in by_first.items()},
         frozenset().union(*tails),
         re.compile(pattern) if pattern else None,
         {ord(one): other for one, other in dictionary.characters.items()},
         frozenset(s for one in entries if one.kind == "term" for s in one.words[0] or ()),
     )
+
+
+def _branches(entries: list[Entry]) -> Branches:
+    """Entries with the same first token and the same order, told apart by their second one."""
+    seconds = {s for entry in entries for s in (entry.words[1:2] or [None])[0] or ()}
+    return {
+        second: tuple(entry for entry in entries if _may_continue(entry, second))
+        for second in ("", *seconds)
+    }
+
+
+def _may_continue(entry: Entry, second: str) -> bool:
+    spellings = entry.words[1] if len(entry.words) > 1 else None
+    return spellings is None or second in spellings
 
 
 def _is_hyphenated(phrase: str) -> bool:
@@ -124,7 +140,8 @@ def _entries(dictionary: Dictionary) -> list[Entry]:
     verbs = partial(verb_forms, irregular=dictionary.forms)
     nouns = partial(noun_forms, irregular=dictionary.forms)
     doubtful = [split(phrase) for phrase in dictionary.lists["doubtful"]]
-    found = []
+    forms = {"persons": nouns, "animals": nouns, "things": nouns, "blocked": verbs}
+    found = [Entry(sign, "breaks", (frozenset({sign}),)) for sign in BREAKS]
     for phrase, (category, score) in dictionary.terms.items():
         entry = _entry(phrase, "term", verbs, category, score)
         words = split(phrase)
@@ -132,10 +149,9 @@ def _entries(dictionary: Dictionary) -> list[Entry]:
     for phrase, factor in dictionary.modifiers.items():
         found.append(_entry(phrase, "modifier", _as_written, score=factor))
     for kind in set(KINDS).intersection(dictionary.lists):
-        forms = nouns if kind in _INFLECTED else _as_written
         for phrase in dictionary.lists[kind]:
             if kind != "blocked" or not _is_hyphenated(phrase):
-                found.append(_entry(phrase, kind, forms))
+                found.append(_entry(phrase, kind, forms.get(kind, _as_written)))
     return found
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 # without spaces by the same comparison that finds a phrase of words.
 _HAN = "\u3400-\u9fff"
 TOKEN = re.compile(rf"[{_HAN}]|[^\W_{_HAN}]+(?:'[^\W_{_HAN}]+)*|[,.;:!?|\n]")
+HAN = re.compile(rf"[{_HAN}]")
 BREAKS = frozenset(",.;:!?|\n")
 
 ANY = "*"
