@@ -1,0 +1,52 @@
+"""The small random models under the names of the published files, for graphs that ask for those."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+PUBLISHED = {
+    "diffusion_models/flexid_mini_flux.safetensors": "diffusion_models/flux1-dev.safetensors",
+    "vae/flexid_mini_vae.safetensors": "vae/ae.safetensors",
+    "pulid/flexid_mini_pulid.safetensors": "pulid/pulid_flux_v0.9.1.safetensors",
+    "insightface/models/flexid_mini/recogniser.onnx": (
+        "insightface/models/antelopev2/glintr100.onnx"
+    ),
+}
+EVA = "clip_vision/flexid_mini_eva.safetensors"
+PUBLISHED_EVA = "clip_vision/EVA02_CLIP_L_336_psz14_s6B.pt"
+
+
+def place(world: Path, models: Path) -> None:
+    """Put the files of `world` into the models folder `models` under their published names.
+
+    The vision tower is published as a pickle, so it is written as one.
+    """
+    import safetensors.torch
+    import torch
+
+    for small, published in PUBLISHED.items():
+        target = models / published
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(world / small, target)
+        except OSError:  # another disk, or a file system without hard links
+            shutil.copy(world / small, target)
+    target = models / PUBLISHED_EVA
+    target.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(safetensors.torch.load_file(world / EVA), target)
+
+
+def with_mini_text_encoder(graph: dict) -> dict:
+    """The API graph with the one substitution that the small world needs: ComfyUI's own
+    DualCLIPLoader builds text encoders of full size only."""
+    loader = {
+        "class_type": "FlexIDLoadMiniTextEncoder",
+        "inputs": {"t5": "flexid_mini_t5.safetensors", "clip_l": "flexid_mini_clip_l.safetensors"},
+        "_meta": {"title": "Load Mini Text Encoder"},
+    }
+    return {
+        key: loader if node["class_type"] == "DualCLIPLoader" else node
+        for key, node in graph.items()
+    }

@@ -1,0 +1,147 @@
+"""Every workflow file on a real server: nodes and values exist, a picture comes out."""
+
+import copy
+import io
+import json
+
+import numpy as np
+import pytest
+import real_names
+from flexid.setup import demo
+from pack import ROOT
+from PIL import Image
+
+pytestmark = pytest.mark.server
+
+APIS = sorted((ROOT / "workflows").rglob("*.api.json"))
+VFA = next(path for path in APIS if path.name == "vfa.api.json")
+SIDE, STEPS = 128, 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def published(server, models):
+    """The small models under the published files' names, in the server's own models folder."""
+    real_names.place(models, server.base / "models")
+
+
+def sized(graph, side=SIDE, steps=STEPS):
+    """A copy with another picture size and step count: the small world shows nothing finer."""
+    graph = copy.deepcopy(graph)
+    for node in graph.values():
+        if node["class_type"] == "EmptySD3LatentImage":
+            node["inputs"] |= {"width": side, "height": side}
+        if node["class_type"] == "KSampler":
+            node["inputs"]["steps"] = steps
+    return graph
+
+
+def picture(client, graph):
+    """Pixels of the only picture, which must be one with content."""
+    [(_, data)] = client.pictures(client.queue(graph))
+    pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+    assert pixels.std() > 10, "nearly uniform"
+    assert ((pixels == 0) | (pixels == 255)).mean() < 0.5, "mostly clipped"
+    return pixels
+
+
+@pytest.fixture
+def vfa_graph(client, portrait):
+    """vfa.api.json as shipped, but for the photo's name and the text encoders."""
+    graph = demo.put_photo(demo.load_graph(VFA), client.upload(portrait), insist=True)
+    return real_names.with_mini_text_encoder(graph)
+
+
+@pytest.mark.parametrize("path", APIS, ids=lambda path: path.name)
+def test_every_node_input_and_value_exists(path, client, portrait):
+    client.upload(portrait)
+    known = client.object_info()
+    for number, node in demo.load_graph(path).items():
+        assert node["class_type"] in known, number
+        schema = known[node["class_type"]]["input"]
+        inputs = {**schema.get("required", {}), **schema.get("optional", {})}
+        assert node["inputs"].keys() <= inputs.keys(), node["class_type"]
+        assert schema.get("required", {}).keys() <= node["inputs"].keys(), node["class_type"]
+        for name, value in node["inputs"].items():
+            options = allowed(inputs[name])
+            if options is not None and node["class_type"] != "DualCLIPLoader":
+                assert value in options, (node["class_type"], name)
+
+
+def allowed(spec):
+    """The options of a combo, in ComfyUI's two notations; None for other inputs."""
+    if isinstance(spec[0], list):
+        return spec[0]
+    return spec[1].get("options") if spec[0] == "COMBO" else None
+
+
+@pytest.mark.parametrize("path", APIS, ids=lambda path: path.name)
+def test_every_file_is_accepted_and_paints(path, client, portrait):
+    """As shipped, the photo's name, size, steps and (for vfa) the text encoders apart."""
+    graph = demo.put_photo(demo.load_graph(path), client.upload(portrait), insist=True)
+    entry = client.queue(sized(real_names.with_mini_text_encoder(graph)))
+    found = client.pictures(entry)
+    savers = [node for node in graph.values() if node["class_type"] == "SaveImage"]
+    assert len(found) == len(savers)
+    for _, data in found:
+        pixels = np.asarray(Image.open(io.BytesIO(data)))
+        assert pixels.shape == (SIDE, SIDE, 3) and pixels.std() > 10
+
+
+def test_vfa_runs_for_as_many_steps_as_it_says(client, vfa_graph):
+    steps = vfa_graph["14"]["inputs"]["steps"]
+    assert picture(client, sized(vfa_graph, steps=steps)).shape == (SIDE, SIDE, 3)
+
+
+def test_the_gate_of_the_vfa_graph_works_when_it_is_switched_on(client, vfa_graph):
+    page = json.loads((ROOT / "workflows" / "vfa.json").read_text(encoding="utf-8"))
+    gate = next(node for node in page["nodes"] if node["type"] == "FlexIDWindow")
+    names = [one["name"] for one in gate["inputs"] if "widget" in one]
+    values = dict(zip(names, gate["widgets_values"], strict=True))
+    plain = sized(vfa_graph)
+    gated = sized(vfa_graph) | {"18": {"class_type": "FlexIDWindow", "inputs": values}}
+    gated["10"]["inputs"]["gate"] = ["18", 0]
+    assert not np.array_equal(picture(client, plain), picture(client, gated))
+
+
+# Graphs made for another pack
+
+
+def old_graph(graph, **more):
+    """The VFA graph as PuLID-Flux packs write it: their four nodes instead of ours."""
+    ours = {key for key, node in graph.items() if node["class_type"].startswith("FlexID")}
+    old = {key: node for key, node in graph.items() if key not in ours or key == "2"}
+    old["7"] = {"class_type": "PulidFluxModelLoader", "inputs": {}}
+    old["7"]["inputs"]["pulid_file"] = "pulid_flux_v0.9.1.safetensors"
+    old["5"] = {"class_type": "PulidFluxInsightFaceLoader", "inputs": {"provider": "CPU"}}
+    old["8"] = {"class_type": "PulidFluxEvaClipLoader", "inputs": {}}
+    links = {"model": ["1", 0], "pulid_flux": ["7", 0], "eva_clip": ["8", 0]}
+    links |= {"face_analysis": ["5", 0], "image": ["4", 0]}
+    values = {"weight": 0.9, "start_at": 0.1, "end_at": 0.9}
+    old["10"] = {"class_type": "ApplyPulidFlux", "inputs": {**links, **values, **more}}
+    return {key: {"_meta": {}, **node} for key, node in old.items()}
+
+
+def test_an_old_pulid_flux_graph_paints_what_our_nodes_paint(client, vfa_graph):
+    """`fusion` and `use_gray` stand for what some of those packs add; they are passed over."""
+    old = old_graph(sized(vfa_graph), fusion="mean", use_gray=True)
+    ours = copy.deepcopy(old)
+    strength = {"weight": 0.9, "start": 0.1, "end": 0.9, "axis": "percent", "negative": "same"}
+    links = {k: v for k, v in old["10"]["inputs"].items() if isinstance(v, list)}
+    ours["10"] = {"class_type": "FlexIDApplyVFAFromPhoto", "inputs": links | strength}
+    ours["5"] = vfa_graph["5"] | {"inputs": vfa_graph["5"]["inputs"] | {"provider": "CPU"}}
+    ours["7"], ours["8"] = vfa_graph["7"], vfa_graph["8"]
+    theirs = picture(client, old)
+    assert np.array_equal(theirs, picture(client, ours))
+    plain = copy.deepcopy(ours)
+    plain["14"]["inputs"]["model"] = ["1", 0]
+    assert not np.array_equal(theirs, picture(client, plain))
+
+
+def test_the_server_tells_the_page_what_replaces_what(client):
+    replaced = client.get("/node_replacements")
+    new = {old: entries[0]["new_node_id"] for old, entries in replaced.items()}
+    assert new["ApplyPulidFlux"] == "FlexIDApplyVFAFromPhoto"
+    assert new["PulidFluxModelLoader"] == "FlexIDLoadIdentityAdapter"
+    assert new["PulidFluxInsightFaceLoader"] == "FlexIDLoadFaceAnalyser"
+    assert new["PulidFluxEvaClipLoader"] == "FlexIDLoadEvaClip"
+    assert set(new.values()) <= client.object_info().keys()
