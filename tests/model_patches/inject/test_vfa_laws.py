@@ -249,13 +249,17 @@ def test_easycache_keeps_the_identity(model, adapter, person):
 
 
 def test_compiled_model_follows_a_gate_that_opens_later(model, adapter, person):
+    """As TorchCompileModel does it: without guards on transformer_options."""
     from comfy_api.torch_helpers import set_torch_compile_wrapper
+    from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 
     late = Gate((Window(0.4, 0.9),))
     patched = apply_vfa(model, adapter, person, gate=late)
     eager = tiny.sample(patched)
     compiled = patched.clone()
-    set_torch_compile_wrapper(model=compiled, backend="eager")
+    torch.compiler.reset()
+    unguarded = {"guard_filter_fn": skip_torch_compile_dict}
+    set_torch_compile_wrapper(model=compiled, backend="eager", options=unguarded)
     torch.testing.assert_close(tiny.sample(compiled), eager, atol=1e-4, rtol=0)
     assert not torch.equal(eager, tiny.sample(model))
 
