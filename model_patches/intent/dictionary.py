@@ -6,13 +6,15 @@ a phrase that starts with `=` only as written.
 
 terms           {category: {phrase: score 0..1}}; 0 says that nothing is to change
 doubtful        terms that water, light or a dog can do too: they need a person as their subject
+drifting        doubtful terms that hair and clothes do too: "a woman with her hair flying"
 modifiers       {phrase: factor} for the nearest term: "slightly" 0.5
 negations       phrases that cancel a term up to four words after them
 not_negations   phrases that look like a negation and are none: "not only"
 blocked         compounds that contain a term and mean something else; with "-" only so written
 tails           nouns that make a compound of the term before them: running *shoes*
 persons, animals, things    subjects: the person of the picture, other actors, what moves by itself
-prepositions, companions    words whose noun is no subject; companions only for doubtless terms
+prepositions, companions    words whose noun is no subject; companions ("with") not of animals
+                and not of what drifts
 elsewhere       "in the background": what happens there is not done by the person
 pictured        "on the wall": a style there is that of an object, not of the picture
 breaks          words that end a clause
@@ -36,6 +38,7 @@ from .words import ANY, split
 CATEGORIES = ("expression", "pose", "style", "camera")
 LISTS = (
     "doubtful",
+    "drifting",
     "negations",
     "not_negations",
     "blocked",

@@ -209,9 +209,13 @@ def _preceding_subject(reading: Reading, i: int, preceding: list[Mark]) -> Mark 
 
 
 def _is_object(reading: Reading, i: int, noun: Mark) -> bool:
-    """Whether a preposition stands up to three words before the noun."""
-    doubtful = reading.marks[i].entry.doubtful
-    kinds = ("prepositions",) if doubtful else ("prepositions", "companions")
+    """Whether a preposition stands up to three words before the noun.
+
+    "with" hardly tells: with a dog running, with her hair flying, but with long hair jumping.
+    """
+    entry = reading.marks[i].entry
+    own = entry.drifting or (entry.doubtful and noun.entry.kind == "animals")
+    kinds = ("prepositions",) if own else ("prepositions", "companions")
     return any(
         mark.entry.kind in kinds and 0 <= noun.start - mark.end <= 2 for mark in reading.before(i)
     )

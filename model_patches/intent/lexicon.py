@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -41,6 +41,7 @@ class Entry:
     score: float = 0.0
     """Of a term; of a modifier its factor."""
     doubtful: bool = False
+    drifting: bool = False
 
     def end(self, tokens: Sequence[str], start: int, word: int = 0) -> int:
         """Where the phrase ends whose words from `word` on start at `start`; 0 when absent."""
@@ -139,13 +140,13 @@ def _is_hyphenated(phrase: str) -> bool:
 def _entries(dictionary: Dictionary) -> list[Entry]:
     verbs = partial(verb_forms, irregular=dictionary.forms)
     nouns = partial(noun_forms, irregular=dictionary.forms)
-    doubtful = [split(phrase) for phrase in dictionary.lists["doubtful"]]
+    doubtful, drifting = (_openings(dictionary.lists[key]) for key in ("doubtful", "drifting"))
     forms = {"persons": nouns, "animals": nouns, "things": nouns, "blocked": verbs}
     found = [Entry(sign, "breaks", (frozenset({sign}),)) for sign in BREAKS]
     for phrase, (category, score) in dictionary.terms.items():
         entry = _entry(phrase, "term", verbs, category, score)
-        words = split(phrase)
-        found.append(replace(entry, doubtful=any(words[: len(d)] == d for d in doubtful)))
+        flags = {"doubtful": doubtful(phrase), "drifting": drifting(phrase)}
+        found.append(replace(entry, **flags))
     for phrase, factor in dictionary.modifiers.items():
         found.append(_entry(phrase, "modifier", _as_written, score=factor))
     for kind in set(KINDS).intersection(dictionary.lists):
@@ -153,6 +154,17 @@ def _entries(dictionary: Dictionary) -> list[Entry]:
             if kind != "blocked" or not _is_hyphenated(phrase):
                 found.append(_entry(phrase, kind, forms.get(kind, _as_written)))
     return found
+
+
+def _openings(phrases: Iterable[str]) -> Callable[[str], bool]:
+    """Whether a phrase begins with one of these."""
+    openings = {tuple(split(phrase)) for phrase in phrases}
+
+    def opens(phrase: str) -> bool:
+        words = tuple(split(phrase))
+        return any(words[:length] in openings for length in range(1, len(words) + 1))
+
+    return opens
 
 
 def _entry(

@@ -169,6 +169,7 @@ def test_hyphens_matter_only_where_the_dictionary_writes_one():
         ("a woman laughing", "a woman. In front of her stands a laughing statue"),
         ("a man running", "a man while others are running in the background"),
         ("a boy jumping", "a lake with a jumping fish, a boy"),
+        ("a woman flying", "a woman with her hair flying"),
         ("男人奔跑", "男人身后有一只狗在奔跑"),
         ("女孩跳舞", "女孩，跳舞的火焰"),
     ],
@@ -187,6 +188,7 @@ def test_subject_gate(full, not_full):
         "a woman on a bridge over the river, quickly running home",
         "a man with a dog, running",
         "a running man",
+        "a girl with curly black hair jumping off a wall",
         "a woman in the snow running",
     ],
 )
