@@ -163,7 +163,8 @@ def _check_direction(found: Direction, states: Tensor, projector: Any, number: i
 def _head(projector: Any, strength: float, scope: str, norm: str, gate: Gate | None) -> str:
     course = "constant, written into the conditioning" if gate is None else "times the gate"
     turn = math.degrees(math.atan(abs(strength)))
-    angle = f" (turns a token by up to {turn:.1f} degrees)" if norm == "token" else ""
+    turns = norm == "token" and gate is None
+    angle = f" (turns a token by up to {turn:.1f} degrees)" if turns else ""
     return f"{projector.name}: α {strength:g} {course}{angle}; scope {scope}; norm {norm}"
 
 
