@@ -1,0 +1,178 @@
+"""FlexID in one node: both streams, and the gate that lets the prompt decide between them."""
+
+from comfy_api.latest import io
+
+from ..model_patches import cag
+from ..model_patches.gates import OPEN
+from ..model_patches.inject.sip import Wording, apply_sip
+from ..model_patches.inject.sip_scope import SCOPES
+from ..model_patches.inject.vfa import NEGATIVES, apply_vfa
+from . import types
+from .sip_sources import Projector
+
+
+def _value_inputs() -> list[io.Input]:
+    return [
+        types.IdentityAdapter.Input(
+            "adapter", tooltip="PuLID-FLUX file, from Load Identity Adapter: the visual stream."
+        ),
+        Projector.Input(
+            "projector",
+            tooltip="From Load SIP Projector or Make Attribute Projector: the semantic stream.",
+        ),
+        types.Identity.Input(
+            "identity",
+            tooltip="One identity with both kinds of tokens: Encode Identity, then Encode SIP "
+            "Identity with that identity connected.",
+        ),
+    ]
+
+
+def _knob_inputs() -> list[io.Input]:
+    return [
+        io.Float.Input(
+            "alpha_base",
+            default=0.1,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Base weight of the semantic stream, α_base in the paper. 0: the text stays.",
+        ),
+        io.Float.Input(
+            "w_base",
+            default=1.0,
+            min=0.0,
+            max=5.0,
+            step=0.05,
+            tooltip="Base weight of the visual stream, w_base in the paper. 0: no anchor.",
+        ),
+        io.Float.Input(
+            "override_intent",
+            default=-1.0,
+            min=-1.0,
+            max=1.0,
+            step=0.05,
+            tooltip="How strongly the prompt edits the person, by hand: 0 not at all, 1 fully. "
+            "Below 0: read it from the prompt.",
+        ),
+        io.Combo.Input(
+            "mode",
+            options=list(cag.MODES),
+            default="recommended",
+            tooltip="recommended: weights whose mean over a run is the base. literal: the paper's "
+            "words, T_sem = t and T_vis = 1 - t.",
+        ),
+        io.Combo.Input(
+            "scope",
+            options=list(SCOPES),
+            default="auto",
+            tooltip="Which text tokens move. auto: the written ones where clip is connected, "
+            "otherwise all, as in the paper.",
+        ),
+        io.Combo.Input(
+            "negative",
+            options=list(NEGATIVES),
+            default="unconditional",
+            tooltip="What the negative prompt gets from the visual stream when CFG is above 1: "
+            "the encoder's answer to no face, the same face, or nothing.",
+        ),
+    ]
+
+
+class FlexIDApply(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FlexIDApply",
+            display_name="Apply FlexID (SIP + VFA + CAG)",
+            category="FlexID/inject",
+            description=(
+                "The whole of FlexID: the prompt's text leans towards the person (SIP), the "
+                "picture attends to the face (VFA), and the prompt's own wish to change the "
+                "person sets the weight of both over the run (CAG). The same as the three nodes "
+                "with their default settings; use both outputs."
+            ),
+            search_aliases=["flexid", "identity", "pulid", "faceclip", "all in one", "cag"],
+            inputs=[
+                io.Model.Input("model", tooltip="A Flux.1 model. Only the returned one changes."),
+                io.Conditioning.Input("conditioning", tooltip="The encoded positive prompt."),
+                *_value_inputs(),
+                io.String.Input(
+                    "prompt",
+                    multiline=True,
+                    default="",
+                    tooltip="The positive prompt's words, the same as were encoded. Empty: no "
+                    "edit is found, intent 0.",
+                ),
+                *_knob_inputs(),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="The text encoder that made the conditioning; for scope.",
+                ),
+                types.Gate.Input(
+                    "gate",
+                    optional=True,
+                    tooltip="Another gate that multiplies both streams. Not connected: factor 1.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Where the person may appear, for the visual stream: 1 here, 0 not "
+                    "here. Not connected: everywhere.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output("model_out", display_name="model"),
+                io.Conditioning.Output("conditioning_out", display_name="conditioning"),
+                io.Float.Output("intent", display_name="intent", tooltip="I(P) in [0, 1]."),
+                io.String.Output("report", display_name="report"),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        conditioning,
+        adapter,
+        projector,
+        identity,
+        prompt,
+        alpha_base,
+        w_base,
+        override_intent,
+        mode,
+        scope,
+        negative,
+        clip=None,
+        gate=OPEN,
+        mask=None,
+    ) -> io.NodeOutput:
+        knobs = cag.Knobs(mode, alpha_base=alpha_base, w_base=w_base)
+        override = None if override_intent < 0 else override_intent
+        found = cag.compute_gates(prompt, knobs, override=override, gate=gate)
+        leaned = apply_sip(
+            conditioning,
+            projector,
+            identity,
+            strength=1.0,
+            scope=scope,
+            wording=Wording(clip, prompt),
+            gate=found.semantic,
+            model=model,
+        )
+        anchored = apply_vfa(
+            leaned.model, adapter, identity, gate=found.visual, mask=mask, negative=negative
+        )
+        report = f"{found.report()}\n{leaned.report}"
+        return io.NodeOutput(
+            anchored,
+            leaned.conditioning,
+            found.intent,
+            report,
+            ui={"text": (report,), "flexid_gate": [found.summary()]},
+        )
+
+
+NODES = [FlexIDApply]
