@@ -1,5 +1,14 @@
 """What the user sees: thin V3 nodes, one file per stage. Each stage file ends in NODES."""
 
-from . import face, gates, identity, text_encoder, vfa
+from . import cag, face, flexid, gates, identity, sip, text_encoder, vfa
 
-NODES = [*face.NODES, *identity.NODES, *gates.NODES, *vfa.NODES, *text_encoder.NODES]
+NODES = [
+    *face.NODES,
+    *identity.NODES,
+    *gates.NODES,
+    *cag.NODES,
+    *sip.NODES,
+    *vfa.NODES,
+    *flexid.NODES,
+    *text_encoder.NODES,
+]

@@ -8,7 +8,6 @@ from ..model_patches.inject.sip import Wording, apply_sip
 from ..model_patches.inject.sip_scope import SCOPES
 from ..model_patches.inject.vfa import NEGATIVES, apply_vfa
 from . import types
-from .sip_sources import Projector
 
 
 def _value_inputs() -> list[io.Input]:
@@ -16,7 +15,7 @@ def _value_inputs() -> list[io.Input]:
         types.IdentityAdapter.Input(
             "adapter", tooltip="PuLID-FLUX file, from Load Identity Adapter: the visual stream."
         ),
-        Projector.Input(
+        types.SipProjector.Input(
             "projector",
             tooltip="From Load SIP Projector or Make Attribute Projector: the semantic stream.",
         ),

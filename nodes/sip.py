@@ -8,7 +8,7 @@ from ..model_patches.inject.sip_residual import NORMS
 from ..model_patches.inject.sip_scope import SCOPES
 from ..model_patches.inject.sip_visual import apply_visual_sip
 from . import sip_sources, types
-from .sip_sources import ALIASES, Projector
+from .sip_sources import ALIASES
 
 
 class FlexIDEncodeSIPIdentity(io.ComfyNode):
@@ -22,7 +22,7 @@ class FlexIDEncodeSIPIdentity(io.ComfyNode):
             "that has tokens for VFA, one identity feeds both.",
             search_aliases=["encode face", "face embedding", *ALIASES],
             inputs=[
-                Projector.Input(
+                types.SipProjector.Input(
                     "projector", tooltip="From Load SIP Projector or Make Attribute Projector."
                 ),
                 types.Faces.Input(
@@ -60,7 +60,7 @@ class FlexIDApplySIP(io.ComfyNode):
                     tooltip="An encoded prompt for Flux, SDXL or SD 1.5. Only the returned one is "
                     "changed.",
                 ),
-                Projector.Input(
+                types.SipProjector.Input(
                     "projector", tooltip="From Load, Align SIP or Make Attribute Projector."
                 ),
                 types.Identity.Input(

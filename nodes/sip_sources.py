@@ -12,9 +12,8 @@ from ..model_patches.identity.attribute_bank import all_groups, chosen_groups, p
 from ..model_patches.identity.sip_align import PROMPTS, align
 from ..model_patches.identity.sip_attributes import AttributeProjector
 from ..model_patches.identity.sip_faceclip import FORMS, FaceClipProjector
+from . import types
 from .model_files import ModelFiles
-
-Projector = io.Custom("FLEXID_SIP_PROJECTOR")
 
 EXTENSIONS = (".safetensors", ".sft", ".pt", ".pth", ".bin")
 FUSERS = ModelFiles(("flexid",), EXTENSIONS, "face_", FACE_T5)
@@ -54,7 +53,7 @@ class FlexIDLoadSIPProjector(io.ComfyNode):
                     tooltip=f"What is added to the prompt E. {_listed(FORMS)}",
                 ),
             ],
-            outputs=[Projector.Output("projector")],
+            outputs=[types.SipProjector.Output("projector")],
         )
 
     @classmethod
@@ -114,7 +113,7 @@ class FlexIDAlignSIPProjector(io.ComfyNode):
             "kept in models/flexid/alignments.",
             search_aliases=[*ALIASES, "calibrate", "ridge"],
             inputs=[
-                Projector.Input(
+                types.SipProjector.Input(
                     "projector", tooltip="From Load SIP Projector, with form difference."
                 ),
                 io.Clip.Input("clip", tooltip="The text encoder of the base model."),
@@ -127,7 +126,7 @@ class FlexIDAlignSIPProjector(io.ComfyNode):
                     "cannot be 0.",
                 ),
             ],
-            outputs=[Projector.Output("aligned"), io.String.Output("report")],
+            outputs=[types.SipProjector.Output("aligned"), io.String.Output("report")],
         )
 
     @classmethod
@@ -184,7 +183,7 @@ class FlexIDMakeAttributeProjector(io.ComfyNode):
                 ),
                 *_group_inputs(),
             ],
-            outputs=[Projector.Output("projector")],
+            outputs=[types.SipProjector.Output("projector")],
         )
 
     @classmethod
