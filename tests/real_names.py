@@ -8,6 +8,8 @@ from pathlib import Path
 
 PUBLISHED = {
     "diffusion_models/flexid_mini_flux.safetensors": "diffusion_models/flux1-dev.safetensors",
+    "text_encoders/flexid_mini_t5.safetensors": "text_encoders/t5xxl_fp8_e4m3fn.safetensors",
+    "text_encoders/flexid_mini_clip_l.safetensors": "text_encoders/clip_l.safetensors",
     "vae/flexid_mini_vae.safetensors": "vae/ae.safetensors",
     "pulid/flexid_mini_pulid.safetensors": "pulid/pulid_flux_v0.9.1.safetensors",
     "insightface/models/flexid_mini/recogniser.onnx": (
@@ -27,15 +29,19 @@ def place(world: Path, models: Path) -> None:
     import torch
 
     for small, published in PUBLISHED.items():
-        target = models / published
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target = _room_for(models / published)
         try:
             os.link(world / small, target)
         except OSError:  # another disk, or a file system without hard links
             shutil.copy(world / small, target)
-    target = models / PUBLISHED_EVA
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = _room_for(models / PUBLISHED_EVA)
     torch.save(safetensors.torch.load_file(world / EVA), target)
+
+
+def _room_for(target: Path) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    return target
 
 
 def with_mini_text_encoder(graph: dict) -> dict:

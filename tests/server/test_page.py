@@ -1,0 +1,358 @@
+"""The real page in a headless browser: graphs open, convert, run; texts, help and search appear."""
+
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import real_names
+from pack import ROOT
+from PIL import Image
+
+pytestmark = pytest.mark.server
+
+WORKFLOWS = ROOT / "workflows"
+GRAPHS = sorted(path for path in WORKFLOWS.glob("*.json") if not path.name.endswith(".api.json"))
+APIS = {path.name.split(".")[0]: path for path in WORKFLOWS.rglob("*.api.json")}
+FLAGS = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
+FLAGS += " --disable-sync --no-first-run --disable-dev-shm-usage"
+SIZE = {"width": 1600, "height": 1000}
+SECOND = 1000
+READY = "!!(window.app?.graph && window.LiteGraph?.registered_node_types?.FlexIDApplyVFA)"
+EMPTY = {"nodes": [], "links": [], "groups": [], "version": 0.4, "config": {}, "extra": {}}
+EMPTY |= {"last_node_id": 0, "last_link_id": 0}
+HARMLESS = ("Failed to load resource", "before initialization", "Content Security Policy")
+"""What ComfyUI's own page says on the console: absent user files, its news and its registry."""
+
+
+@pytest.fixture(scope="module")
+def browser(chromium):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium, args=FLAGS.split())
+        try:
+            yield running
+        finally:
+            running.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def models_in_place(server, models):
+    real_names.place(models, server.base / "models")
+
+
+class Page:
+    """One open page of the server."""
+
+    def __init__(self, tab):
+        self.tab = tab
+        self.problems = []
+        tab.on("pageerror", lambda error: self.problems.append(str(error)))
+        tab.on("console", self._console)
+
+    def _console(self, message):
+        if message.type == "error" and not any(part in message.text for part in HARMLESS):
+            self.problems.append(message.text)
+
+    def load(self, graph, name="test"):
+        self.tab.evaluate("([g, n]) => app.loadGraphData(g, true, true, n)", [graph, name])
+        self.tab.wait_for_function(f"app.graph._nodes.length == {len(graph['nodes'])}")
+        self.tab.wait_for_timeout(SECOND)
+
+    def prompt(self):
+        return self.tab.evaluate("async () => (await app.graphToPrompt()).output")
+
+    def add(self, kind):
+        script = "k => { const n = LiteGraph.createNode(k); n.pos = [400, 300]; app.graph.add(n);"
+        self.tab.evaluate(script + " app.canvas.selectNode(n) }", kind)
+        self.tab.wait_for_timeout(SECOND)
+
+    def errors(self):
+        """What the page's error panel says; it opens by a button that appears with an error."""
+        button = self.tab.get_by_text("View details")
+        if not button.count():
+            return ""
+        button.first.click()
+        self.tab.wait_for_timeout(SECOND)
+        return self.tab.inner_text("body")
+
+
+@pytest.fixture
+def open_page(browser, client, portrait) -> Iterator:
+    """Opens the page in a language; closes what it opened."""
+    tabs = []
+    client.upload(portrait)
+
+    def open_it(language="en", **settings):
+        known = {"Comfy.TutorialCompleted": True, "Comfy.Locale": language}
+        client.post("/settings", {**known, "Comfy.VueNodes.Enabled": False, **settings})
+        page = Page(browser.new_page(viewport=SIZE))
+        tabs.append(page.tab)
+        page.tab.goto(client.url)
+        page.tab.wait_for_function(READY, timeout=120 * SECOND)
+        page.tab.wait_for_timeout(SECOND)
+        return page
+
+    yield open_it
+    for tab in tabs:
+        tab.close()
+
+
+@pytest.fixture
+def page(open_page):
+    return open_page()
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def colours(path):
+    """How many colours a picture has, coarsely: an empty canvas has few."""
+    pixels = np.asarray(Image.open(path).convert("RGB")) // 16
+    return len(np.unique(pixels.reshape(-1, 3), axis=0))
+
+
+@pytest.mark.parametrize("path", GRAPHS, ids=lambda path: path.stem)
+def test_a_workflow_opens_without_red_nodes_and_is_its_api_twin(path, page, tmp_path):
+    page.load(read(path), path.stem)
+    assert page.errors() == ""
+    wrong = page.tab.evaluate(
+        """() => app.graph._nodes.filter(node => node.has_errors
+            || !(node.type in LiteGraph.registered_node_types)).map(node => node.type)"""
+    )
+    assert wrong == []
+    prompt, twin = page.prompt(), read(APIS[path.stem])
+    assert prompt.keys() == twin.keys()
+    for number, node in twin.items():
+        assert prompt[number]["class_type"] == node["class_type"]
+        assert prompt[number]["inputs"] == node["inputs"], node["_meta"]["title"]
+    cut = page.tab.evaluate(
+        """() => app.graph._nodes.filter(node => node.computeSize()[1] > node.size[1] + 1)
+            .map(node => [node.type, ...node.size, ...node.computeSize()])"""
+    )
+    assert cut == [], "widgets stick out of these nodes"
+    page.tab.screenshot(path=tmp_path / f"{path.stem}.png")
+    assert colours(tmp_path / f"{path.stem}.png") > 200
+    assert page.problems == []
+
+
+def test_the_missing_model_dialog_offers_the_published_files(page):
+    graph = read(WORKFLOWS / "vfa.json")
+    node = next(node for node in graph["nodes"] if node["type"] == "FlexIDLoadIdentityAdapter")
+    model = node["properties"]["models"][0]
+    model["name"] = node["widgets_values"][0] = "pulid_flux_not_here.safetensors"
+    page.load(graph)
+    said = page.errors()
+    assert "Missing Models" in said and "pulid_flux_not_here.safetensors" in said
+    assert "\npulid\n" in said
+    assert said.splitlines().count("Download") == 1, "the others are there"
+
+
+def test_the_demo_runs_by_the_button_and_shows_what_it_did(page, tmp_path):
+    graph = read(WORKFLOWS / "demo.json")
+    for node in graph["nodes"]:
+        if node["type"] == "EmptySD3LatentImage":
+            node["widgets_values"] = [128, 128, 1]
+        if node["type"] == "KSampler":
+            node["widgets_values"][2] = 3
+    page.load(graph, "demo")
+    page.tab.evaluate(
+        """() => { window.ended = '';
+        for (const kind of ['execution_success', 'execution_error'])
+            app.api.addEventListener(kind, event => { window.ended = kind + JSON.stringify(
+                event.detail) }) }"""
+    )
+    page.tab.get_by_role("button", name="Run", exact=True).first.click()
+    page.tab.wait_for_function("window.ended", timeout=300 * SECOND)
+    assert page.tab.evaluate("window.ended").startswith("execution_success")
+    page.tab.wait_for_timeout(2 * SECOND)
+    shown = page.tab.evaluate(
+        "() => Object.fromEntries(app.graph._nodes.filter(n => n.imgs?.length).map(n => [n.title,"
+        " n.imgs.length]))"
+    )
+    expected = {"Photo", "Detect Faces", "Encode Identity", "Save with the person", "Save without"}
+    assert shown.keys() == expected
+    report = page.tab.evaluate(
+        """() => app.graph._nodes.find(n => n.type == 'FlexIDDetectFaces').widgets
+            .map(w => w.element?.textContent ?? '').join('')"""
+    )
+    assert "Photo 0 (512x512): 1 found, 1 chosen" in report
+    assert page.prompt().keys() == read(APIS["demo"]).keys(), "the report is not an input"
+    page.tab.screenshot(path=tmp_path / "ran.png")
+    assert colours(tmp_path / "ran.png") > 200
+    assert page.problems == []
+
+
+def test_every_node_can_be_added_and_sends_what_its_schema_says(page, client):
+    known = {k: v for k, v in client.object_info().items() if k.startswith("FlexID")}
+    page.load(EMPTY)
+    for kind in known:
+        page.tab.evaluate("k => app.graph.add(LiteGraph.createNode(k))", kind)
+    sent = {node["class_type"]: node["inputs"].keys() for node in page.prompt().values()}
+    assert sent.keys() == known.keys()
+    for kind, info in known.items():
+        inputs = {**info["input"]["required"], **info["input"].get("optional", {})}
+        assert sent[kind] <= inputs.keys(), kind
+        widgets = {name for name, spec in inputs.items() if _is_widget(spec)}
+        assert sent[kind] == widgets, kind
+    assert page.problems == []
+
+
+def _is_widget(spec):
+    kind = "COMBO" if isinstance(spec[0], list) else spec[0]
+    return kind in ("COMBO", "INT", "FLOAT", "STRING", "BOOLEAN")
+
+
+def test_search_finds_a_node_by_name_and_by_alias(page):
+    for words in ("Apply VFA", "pulid"):
+        page.load(EMPTY)
+        page.tab.mouse.dblclick(700, 700)
+        page.tab.wait_for_timeout(SECOND)
+        page.tab.keyboard.type(words)
+        page.tab.get_by_text("Visual Feature Anchor").first.wait_for(timeout=10 * SECOND)
+        page.tab.keyboard.press("Escape")
+
+
+def test_templates_list_our_workflows_with_thumbnails(page, client):
+    listed = client.get("/workflow_templates")["flexid"]
+    assert {path.stem for path in GRAPHS} <= set(listed)
+    for path in GRAPHS:
+        assert client.read(f"/api/workflow_templates/flexid/{path.stem}.jpg") == (
+            path.with_suffix(".jpg").read_bytes()
+        )
+    page.load(EMPTY)
+    page.tab.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    page.tab.get_by_text("flexid", exact=True).first.click(timeout=30 * SECOND)
+    page.tab.get_by_text("vfa", exact=True).first.click(timeout=30 * SECOND)
+    count = len(read(WORKFLOWS / "vfa.json")["nodes"])
+    page.tab.wait_for_function(f"app.graph._nodes.length == {count}", timeout=30 * SECOND)
+
+
+@pytest.mark.parametrize(
+    ("language", "tab", "heading", "text"),
+    [
+        ("en", "Info", "When it fails", "Visual Feature Anchor"),
+        ("zh", "信息", "出错时", "视觉特征锚"),
+        ("fr", "Infos", "When it fails", "Visual Feature Anchor"),
+    ],
+)
+def test_the_help_page_opens_in_the_page(open_page, language, tab, heading, text):
+    """Languages without a page of their own get the English one."""
+    page = open_page(language, **{"Comfy.RightSidePanel.IsOpen": True})
+    page.load(EMPTY)
+    page.add("FlexIDApplyVFA")
+    page.tab.get_by_role("tab", name=tab).click(timeout=30 * SECOND)
+    page.tab.get_by_role("heading", name=heading).wait_for(timeout=10 * SECOND)
+    assert text in page.tab.inner_text("body")
+
+
+def test_chinese_page_shows_chinese_names(open_page, client):
+    page = open_page("zh")
+    schemas = client.object_info()
+    page.load(EMPTY)
+    texts = read(ROOT / "locales" / "zh" / "nodeDefs.json")
+    for kind, expected in texts.items():
+        page.tab.evaluate("k => app.graph.add(LiteGraph.createNode(k))", kind)
+        title, inputs, outputs = page.tab.evaluate(
+            """() => { const n = app.graph._nodes.at(-1); const name = s => s.label
+                || s.localized_name; return [n.title, n.inputs.map(s => [s.name, name(s)]),
+                n.outputs.map(name)] }"""
+        )
+        assert title == expected["display_name"]
+        assert outputs == [out["name"] for out in expected["outputs"].values()]
+        for name, label in inputs:
+            # Growing sockets are named by the page, renamed ones by the schema in any language.
+            if "." not in name and not renamed(schemas[kind], name):
+                assert label == expected["inputs"][name]["name"], (kind, name)
+    category = page.tab.evaluate("LiteGraph.registered_node_types.FlexIDApplyVFA.category")
+    assert category == "FlexID/注入"
+    page.load(read(WORKFLOWS / "vfa.json"))
+    assert page.prompt()["10"]["inputs"] == read(APIS["vfa"])["10"]["inputs"]
+
+
+def renamed(schema, name):
+    parts = {**schema["input"]["required"], **schema["input"].get("optional", {})}
+    return "display_name" in parts[name][1]
+
+
+def test_nodes_2_0_draws_every_node(open_page, tmp_path):
+    page = open_page(**{"Comfy.VueNodes.Enabled": True})
+    graph = read(WORKFLOWS / "demo.json")
+    page.load(graph)
+    page.tab.evaluate("app.canvas.ds.scale = 0.5; app.canvas.ds.offset = [150, 150]")
+    page.tab.evaluate("app.canvas.setDirty(true, true)")
+    page.tab.wait_for_timeout(2 * SECOND)
+    assert page.prompt().keys() == read(APIS["demo"]).keys()
+    drawn = page.tab.evaluate(
+        "() => [...document.querySelectorAll('[data-node-id]')].map(e => Number(e.dataset.nodeId))"
+    )
+    assert {node["id"] for node in graph["nodes"]} <= set(drawn)
+    page.tab.screenshot(path=tmp_path / "nodes2.png")
+    assert page.problems == []
+
+
+# Graphs made for another pack
+
+
+def node(number, kind, inputs, outputs, values):
+    return {
+        "id": number,
+        "type": kind,
+        "pos": [number % 2 * 400, number * 200],
+        "size": [300, 120],
+        "flags": {},
+        "order": number,
+        "mode": 0,
+        "properties": {"Node name for S&R": kind},
+        "inputs": [{"name": n, "type": t, "link": link} for n, t, link in inputs],
+        "outputs": [{"name": t, "type": t, "links": links} for t, links in outputs],
+        "widgets_values": values,
+    }
+
+
+def old_graph():
+    """As the page saved it with a PuLID-Flux pack: inputs, outputs and values of those nodes."""
+    apply = [("model", "MODEL", 1), ("pulid_flux", "PULIDFLUX", 2), ("eva_clip", "EVA_CLIP", 3)]
+    apply += [("face_analysis", "FACEANALYSIS", 4), ("image", "IMAGE", 5)]
+    apply += [("attn_mask", "MASK", None)]
+    rows = [
+        (1, "UNETLoader", [], [("MODEL", [1])], ["flux1-dev.safetensors", "default"]),
+        (2, "PulidFluxModelLoader", [], [("PULIDFLUX", [2])], ["pulid_flux_v0.9.1.safetensors"]),
+        (3, "PulidFluxEvaClipLoader", [], [("EVA_CLIP", [3])], []),
+        (4, "PulidFluxInsightFaceLoader", [], [("FACEANALYSIS", [4])], ["CPU"]),
+        (5, "LoadImage", [], [("IMAGE", [5]), ("MASK", [])], ["portrait.png", "image"]),
+        (6, "ApplyPulidFlux", apply, [("MODEL", [])], [0.9, 0.1, 0.8]),
+    ]
+    kinds = [kind for _, kind, link in apply if link]
+    links = [[i, i, 0, 6, i - 1, kind] for i, kind in enumerate(kinds, 1)]
+    counts = {"last_node_id": 6, "last_link_id": 5}
+    return {**EMPTY, **counts, "nodes": [node(*row) for row in rows], "links": links}
+
+
+def test_an_old_graph_is_offered_our_nodes_and_keeps_its_values(page):
+    page.load(old_graph())
+    said = page.errors()
+    for kind in ("FlexIDApplyVFAFromPhoto", "FlexIDLoadEvaClip", "FlexIDLoadIdentityAdapter"):
+        assert f"This node will be replaced by: {kind}" in said
+    page.tab.get_by_role("button", name="Replace All").click()
+    page.tab.wait_for_timeout(2 * SECOND)
+    prompt = page.prompt()
+    assert prompt["6"]["class_type"] == "FlexIDApplyVFAFromPhoto"
+    assert prompt["6"]["inputs"] == {
+        "model": ["1", 0],
+        "pulid_flux": ["2", 0],
+        "eva_clip": ["3", 0],
+        "face_analysis": ["4", 0],
+        "image": ["5", 0],
+        "weight": 0.9,
+        "start": 0.1,
+        "end": 0.8,
+        "axis": "percent",
+        "negative": "same",
+    }
+    assert prompt["2"]["inputs"] == {"file": "pulid_flux_v0.9.1.safetensors"}
+    assert prompt["3"]["inputs"] == {"file": "EVA02_CLIP_L_336_psz14_s6B.pt"}
+    values = {"pack": "antelopev2", "detector": "auto", "provider": "CPU", "parsing": "auto"}
+    assert prompt["4"]["inputs"] == values
