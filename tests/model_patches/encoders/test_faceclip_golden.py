@@ -152,17 +152,20 @@ def test_the_texts_scale_is_discarded(golden, tag):
         assert not torch.allclose(fuser(text, faces[0], 0 * place), outs[0], atol=1e-2)
 
 
-@pytest.mark.parametrize("dtype,limit", [(torch.bfloat16, 4e-2), (torch.float16, 6e-3)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("tag", ["t5_sharp", "clip_sharp"])
-def test_half_precision_files_computed_in_float32(golden, tag, dtype, limit):
+def test_half_precision_files_are_computed_in_float32(golden, tag, dtype):
+    """Rounding the weights moves the sharp cases by some percent; computing adds nothing to it."""
     full = build(golden, tag)
-    half = Fuser(full.dims, comfy.ops.manual_cast, dtype=dtype)
+    half = Fuser(full.dims, comfy.ops.manual_cast, dtype=dtype).requires_grad_(False)
     half.load_state_dict(full.state_dict())
+    full.load_state_dict({key: value.float() for key, value in half.state_dict().items()})
     text, faces, place = inputs(tag, 256)
-    reference = wanted(golden, f"{tag}/out")
-    out = half.requires_grad_(False)(text, faces[0], place)
+    out = half(text, faces[0], place)
     assert out.dtype == torch.float32
-    assert ((out - reference).norm() / reference.norm()).item() < limit
+    torch.testing.assert_close(out, full(text, faces[0], place), atol=1e-5, rtol=1e-5)
+    reference = wanted(golden, f"{tag}/out")
+    assert ((out - reference).norm() / reference.norm()).item() < 0.2
 
 
 VITS = {
