@@ -202,7 +202,8 @@ def test_every_node_can_be_added_and_sends_what_its_schema_says(page, client):
 
 def _is_widget(spec):
     kind = "COMBO" if isinstance(spec[0], list) else spec[0]
-    return kind in ("COMBO", "INT", "FLOAT", "STRING", "BOOLEAN")
+    socket = len(spec) > 1 and spec[1].get("forceInput", False)
+    return kind in ("COMBO", "INT", "FLOAT", "STRING", "BOOLEAN") and not socket
 
 
 def test_search_finds_a_node_by_name_and_by_alias(page):
