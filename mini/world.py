@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from . import random_adapter, random_faces, random_flux, random_text, random_vae
+from . import random_adapter, random_faceclip, random_faces, random_flux, random_text, random_vae
 
 SEED = 20240607
 ADAPTER_STRENGTH = 0.08
@@ -17,6 +17,7 @@ T5 = "text_encoders/flexid_mini_t5.safetensors"
 CLIP_L = "text_encoders/flexid_mini_clip_l.safetensors"
 EVA = "clip_vision/flexid_mini_eva.safetensors"
 PULID = "pulid/flexid_mini_pulid.safetensors"
+FACE_T5 = "flexid/flexid_mini_face_t5.pt"
 RECOGNISER = "insightface/models/flexid_mini/recogniser.onnx"
 
 WRITERS = {
@@ -27,6 +28,7 @@ WRITERS = {
     EVA: random_adapter.write_eva_clip,
     PULID: partial(random_adapter.write_adapter, strength=ADAPTER_STRENGTH),
     RECOGNISER: random_faces.write_recogniser,
+    FACE_T5: partial(random_faceclip.write_face_t5, width=random_text.T5_CONFIG["d_model"]),
 }
 
 

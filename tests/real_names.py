@@ -12,6 +12,7 @@ PUBLISHED = {
     "text_encoders/flexid_mini_clip_l.safetensors": "text_encoders/clip_l.safetensors",
     "vae/flexid_mini_vae.safetensors": "vae/ae.safetensors",
     "pulid/flexid_mini_pulid.safetensors": "pulid/pulid_flux_v0.9.1.safetensors",
+    "flexid/flexid_mini_face_t5.pt": "flexid/face_t5_encoder.pt",
     "insightface/models/flexid_mini/recogniser.onnx": (
         "insightface/models/antelopev2/glintr100.onnx"
     ),

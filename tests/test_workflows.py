@@ -25,6 +25,8 @@ MODEL_FILES = (".safetensors", ".pt", ".pth")
 ONE_CLICK = "https://huggingface.co/"
 """Where the missing-model dialog downloads from at one click."""
 
+REAL, DEMOS = ("vfa", "flexid"), ("demo", "flexid_demo")
+
 each_graph = pytest.mark.parametrize("path", GRAPHS, ids=lambda path: path.stem)
 
 
@@ -38,7 +40,7 @@ def by_id(graph):
 
 def test_each_graph_has_an_api_twin_and_each_twin_a_graph():
     assert {path.stem for path in GRAPHS} == {path.name.split(".")[0] for path in APIS}
-    assert {"vfa", "demo"} <= {path.stem for path in GRAPHS}
+    assert {*REAL, *DEMOS} <= {path.stem for path in GRAPHS}
 
 
 @each_graph
@@ -83,7 +85,7 @@ def as_prompt(graph):
                 inputs[one["name"]] = next(values)
                 if one["name"] == SEED:
                     next(values)
-            elif one["link"] is not None and nodes[links[one["link"]][1]]["mode"] == ACTIVE:
+            if one["link"] is not None and nodes[links[one["link"]][1]]["mode"] == ACTIVE:
                 inputs[one["name"]] = [str(links[one["link"]][1]), links[one["link"]][2]]
         assert not list(values), f"{node['type']} has values without a widget"
         inputs.pop(UPLOAD, None)
@@ -113,12 +115,13 @@ def test_the_vfa_graph_offers_a_gate_that_is_off():
 # Models
 
 
-def test_real_files_can_be_found_by_the_missing_model_dialog():
+@pytest.mark.parametrize("name", REAL)
+def test_real_files_can_be_found_by_the_missing_model_dialog(name):
     """It compares a widget's value with the name, and looks in the folder of the directory."""
     from flexid.model_patches.weights import WEIGHTS
 
     known = {row.file: row for row in WEIGHTS}
-    for node in read(FOLDER / "vfa.json")["nodes"]:
+    for node in read(FOLDER / f"{name}.json")["nodes"]:
         if node["type"] == NOTE:
             continue
         values = node.get("widgets_values", [])
@@ -132,10 +135,11 @@ def test_real_files_can_be_found_by_the_missing_model_dialog():
                 assert (model["url"], model["directory"]) == (row.url, row.folder)
 
 
-def test_the_note_names_every_file_and_folder_by_its_address():
+@pytest.mark.parametrize("name", REAL)
+def test_the_note_names_every_file_and_folder_by_its_address(name):
     from flexid.model_patches.weights import ANTELOPEV2, PARSING_BISENET
 
-    nodes = read(FOLDER / "vfa.json")["nodes"]
+    nodes = read(FOLDER / f"{name}.json")["nodes"]
     text = next(node["widgets_values"][0] for node in nodes if node["type"] == NOTE)
     for node in nodes:
         for model in node["properties"].get("models", []):
@@ -147,14 +151,26 @@ def test_the_note_names_every_file_and_folder_by_its_address():
     assert "non-commercial" in text
 
 
-def test_the_demo_needs_only_what_it_builds():
+@pytest.mark.parametrize("name", DEMOS)
+def test_the_demo_needs_only_what_it_builds(name):
     from flexid.mini.world import WRITERS
 
     built = " ".join(WRITERS)
-    for node in read(FOLDER / "demo.api.json").values():
+    for node in read(FOLDER / f"{name}.api.json").values():
         for value in node["inputs"].values():
             if isinstance(value, str) and value.endswith((*MODEL_FILES, ".onnx")):
                 assert f"/{value} " in built + " "
+
+
+@pytest.mark.parametrize("name", ["flexid", "flexid_demo"])
+def test_the_gate_reads_the_prompt_that_is_encoded(name):
+    """Both streams' weights come from the words that the text encoder got."""
+    nodes = list(read(FOLDER / f"{name}.api.json").values())
+    encode = next(node for node in nodes if node["class_type"] == "CLIPTextEncode")
+    apply = next(node for node in nodes if node["class_type"] == "FlexIDApply")
+    assert isinstance(apply["inputs"]["prompt"], list)
+    assert apply["inputs"]["prompt"] == encode["inputs"]["text"]
+    assert apply["inputs"]["clip"] == encode["inputs"]["clip"]
 
 
 # Layout
