@@ -168,6 +168,7 @@ class FlexIDContextAwareGate(io.ComfyNode):
                 "early, and the visual one for VFA, strong late."
             ),
             search_aliases=["cag", "gate", "intent", "adaptive", "schedule", "prompt aware"],
+            is_output_node=True,  # so that its curves are shown again when it is cached
             inputs=[
                 io.String.Input(
                     "prompt",

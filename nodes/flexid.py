@@ -92,6 +92,7 @@ class FlexIDApply(io.ComfyNode):
                 "with their default settings; use both outputs."
             ),
             search_aliases=["flexid", "identity", "pulid", "faceclip", "all in one", "cag"],
+            is_output_node=True,  # so that its curves are shown again when it is cached
             inputs=[
                 io.Model.Input("model", tooltip="A Flux.1 model. Only the returned one changes."),
                 io.Conditioning.Input("conditioning", tooltip="The encoded positive prompt."),

@@ -20,7 +20,7 @@ from .pins import ROOT
 from .server import PACK, Server, log_tail, start
 from .world import NOTE, ensure_world
 
-WORKFLOW = ROOT / "workflows" / "demo.api.json"
+WORKFLOW = ROOT / "workflows" / "api" / "demo.api.json"
 PHOTO_TOOL = Path(__file__).with_name("photo.py")
 PHOTO_TITLE = "Photo"
 TIMEOUT = 3600

@@ -156,7 +156,7 @@ def test_the_demo_needs_only_what_it_builds(name):
     from flexid.mini.world import WRITERS
 
     built = " ".join(WRITERS)
-    for node in read(FOLDER / f"{name}.api.json").values():
+    for node in read(FOLDER / "api" / f"{name}.api.json").values():
         for value in node["inputs"].values():
             if isinstance(value, str) and value.endswith((*MODEL_FILES, ".onnx")):
                 assert f"/{value} " in built + " "
@@ -165,7 +165,7 @@ def test_the_demo_needs_only_what_it_builds(name):
 @pytest.mark.parametrize("name", ["flexid", "flexid_demo"])
 def test_the_gate_reads_the_prompt_that_is_encoded(name):
     """Both streams' weights come from the words that the text encoder got."""
-    nodes = list(read(FOLDER / f"{name}.api.json").values())
+    nodes = list(read(FOLDER / "api" / f"{name}.api.json").values())
     encode = next(node for node in nodes if node["class_type"] == "CLIPTextEncode")
     apply = next(node for node in nodes if node["class_type"] == "FlexIDApply")
     assert isinstance(apply["inputs"]["prompt"], list)

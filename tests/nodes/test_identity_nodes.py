@@ -220,5 +220,7 @@ def test_replaced_identity_file_is_noticed(home, loaded):
 
 
 def test_deleted_identity_says_so(home):
-    with pytest.raises(FileNotFoundError, match="gone.safetensors.* not among the saved identities"):
+    with pytest.raises(
+        FileNotFoundError, match="gone.safetensors.* not among the saved identities"
+    ):
         nodes.FlexIDLoadIdentity.execute("identities/gone.safetensors [output]")

@@ -69,6 +69,18 @@ class Page:
         self.tab.evaluate(script + " app.canvas.selectNode(n) }", kind)
         self.tab.wait_for_timeout(SECOND)
 
+    def run(self):
+        """Click Run and wait for the end."""
+        self.tab.evaluate(
+            """() => { window.ended = '';
+            for (const kind of ['execution_success', 'execution_error'])
+                app.api.addEventListener(kind, event => { window.ended = kind + JSON.stringify(
+                    event.detail) }) }"""
+        )
+        self.tab.get_by_role("button", name="Run", exact=True).first.click()
+        self.tab.wait_for_function("window.ended", timeout=300 * SECOND)
+        assert self.tab.evaluate("window.ended").startswith("execution_success")
+
     def errors(self):
         """What the page's error panel says; it opens by a button that appears with an error."""
         button = self.tab.get_by_text("View details")
@@ -159,15 +171,7 @@ def test_the_demo_runs_by_the_button_and_shows_what_it_did(page, tmp_path):
         if node["type"] == "KSampler":
             node["widgets_values"][2] = 3
     page.load(graph, "demo")
-    page.tab.evaluate(
-        """() => { window.ended = '';
-        for (const kind of ['execution_success', 'execution_error'])
-            app.api.addEventListener(kind, event => { window.ended = kind + JSON.stringify(
-                event.detail) }) }"""
-    )
-    page.tab.get_by_role("button", name="Run", exact=True).first.click()
-    page.tab.wait_for_function("window.ended", timeout=300 * SECOND)
-    assert page.tab.evaluate("window.ended").startswith("execution_success")
+    page.run()
     page.tab.wait_for_timeout(2 * SECOND)
     shown = page.tab.evaluate(
         "() => Object.fromEntries(app.graph._nodes.filter(n => n.imgs?.length).map(n => [n.title,"
@@ -292,6 +296,35 @@ def test_nodes_2_0_draws_every_node(open_page, tmp_path):
     )
     assert {node["id"] for node in graph["nodes"]} <= set(drawn)
     page.tab.screenshot(path=tmp_path / "nodes2.png")
+    assert page.problems == []
+
+
+GATE = """words => { const add = kind => { const n = LiteGraph.createNode(kind); app.graph.add(n);
+    return n }; const gate = add('FlexIDContextAwareGate'); const shown = add('PreviewAny');
+    gate.pos = [50, 150]; shown.pos = [750, 150]; gate.connect(3, shown, 0);
+    gate.widgets.find(w => w.name == 'prompt').value = words; return gate.id }"""
+
+
+@pytest.mark.parametrize("vue", [False, True], ids=["classic", "Nodes 2.0"])
+def test_the_gate_shows_its_curves_and_the_words_it_found(open_page, client, vue, tmp_path):
+    page = open_page(**{"Comfy.VueNodes.Enabled": vue})
+    page.load(EMPTY)
+    number = page.tab.evaluate(GATE, "a woman laughing out loud, oil painting")
+    page.run()
+    page.tab.wait_for_timeout(2 * SECOND)
+    page.tab.screenshot(path=tmp_path / "gate.png")  # widgets are placed when a frame is drawn
+    curve = page.tab.locator("svg[aria-label='Gate weights over the run']").first
+    curve.wait_for(state="visible", timeout=30 * SECOND)
+    for stream in ("semantic", "visual"):
+        points = curve.locator(f".flexid-{stream}").get_attribute("points").split()
+        heights = {float(point.split(",")[1]) for point in points}
+        assert len(points) == 51 and len(heights) > 10, "a curve, not a flat line"
+    said = curve.locator("xpath=..").inner_text()
+    assert "laughing" in said and "(expression " in said and "(style " in said
+    entry = next(iter(client.get("/history?max_items=1").values()))
+    summary = entry["outputs"][str(number)]["flexid_gate"][0]
+    assert f"intent {summary['intent']:.2f}" in said
+    assert page.prompt().keys() == {str(number), str(int(number) + 1)}
     assert page.problems == []
 
 

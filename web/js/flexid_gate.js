@@ -74,8 +74,8 @@ function createWidget(node) {
   });
   const widget = node.addDOMWidget(NAME, NAME, element, {
     serialize: false, // not part of the queued prompt
-    getMinHeight: () => 170,
-    getMaxHeight: () => 220,
+    getMinHeight: () => 220,
+    getMaxHeight: () => 260,
   });
   widget.serialize = false; // not part of the saved workflow either
   return widget;
