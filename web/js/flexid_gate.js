@@ -1,8 +1,7 @@
 // Draws the two gates of Compute Context-Aware Gate over the run (output "flexid_gate"), with the
 // words that were found. SVG in a DOM widget: the same in the classic page and in Nodes 2.0.
-import { app } from "../../../scripts/app.js";
+import { display, onOutput } from "./flexid_display.js";
 
-const NAME = "flexid_gate_curve";
 const SVG = "http://www.w3.org/2000/svg";
 const [WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM] = [300, 130, 8, 20, 292, 112];
 const STREAMS = [
@@ -61,42 +60,9 @@ function words(summary) {
   return element;
 }
 
-function createWidget(node) {
-  const element = document.createElement("div");
-  Object.assign(element.style, {
-    boxSizing: "border-box",
-    overflow: "auto",
-    padding: "4px 6px",
-    font: "11px/1.4 sans-serif",
-    color: "var(--input-text, #ddd)",
-    background: "var(--comfy-input-bg, #222)",
-    borderRadius: "4px",
-  });
-  const widget = node.addDOMWidget(NAME, NAME, element, {
-    serialize: false, // not part of the queued prompt
-    getMinHeight: () => 220,
-    getMaxHeight: () => 260,
-  });
-  widget.serialize = false; // not part of the saved workflow either
-  return widget;
-}
-
-function showGate(node, summary) {
-  const widget = node.widgets?.find((each) => each.name === NAME) ?? createWidget(node);
-  widget.element.replaceChildren(plot(summary.curve), words(summary));
-  const [width, height] = node.computeSize();
-  node.setSize([Math.max(width, node.size[0]), Math.max(height, node.size[1])]);
-  node.setDirtyCanvas?.(true, true);
-}
-
-app.registerExtension({
-  name: "FlexID.Gate",
-  beforeRegisterNodeDef(nodeType, nodeData) {
-    if (!nodeData.name.startsWith("FlexID")) return;
-    const onExecuted = nodeType.prototype.onExecuted;
-    nodeType.prototype.onExecuted = function (output) {
-      onExecuted?.apply(this, arguments);
-      if (output?.flexid_gate?.[0]?.curve) showGate(this, output.flexid_gate[0]);
-    };
-  },
+onOutput("FlexID.Gate", (node, { flexid_gate: gate }) => {
+  const summary = gate?.[0];
+  if (summary?.curve) {
+    display(node, "flexid_gate_curve", [220, 260], [plot(summary.curve), words(summary)]);
+  }
 });
