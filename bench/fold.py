@@ -6,7 +6,12 @@ from argparse import Namespace
 
 import tiny
 import torch
-from flexid.model_patches.inject.cross_attention import cross_attention, folded_for
+from flexid.model_patches.identity.adapter import attention_shapes
+from flexid.model_patches.inject.cross_attention import (
+    cross_attention,
+    folded_for,
+    layer_weights,
+)
 
 DIM, TOKEN_DIM, INNER, HEADS = 3072, 2048, 2048, 16
 IMAGE_TOKENS = 4096
@@ -18,10 +23,10 @@ def measure(options: Namespace) -> list[dict]:
 
 def _measure(tokens: int, rounds: int) -> dict:
     generator = torch.Generator().manual_seed(0)
-    weights = _weights(generator)
+    stored = _weights(generator)
+    weights = layer_weights(stored, 0)
     identity = torch.randn(1, tokens, TOKEN_DIM, generator=generator)
     image = torch.randn(1, IMAGE_TOKENS, DIM, generator=generator)
-    stored = {f"0.{name}": value for name, value in weights.items()}
     adapter = tiny.adapter(cross_attention=stored, heads=HEADS, digest=f"bench-{tokens}")
     started = time.perf_counter()
     layer = folded_for(adapter, identity, torch.float32).model[0]
@@ -51,15 +56,11 @@ def _timed(run, times: list[float]) -> torch.Tensor:
 
 
 def _weights(generator: torch.Generator) -> dict[str, torch.Tensor]:
-    def matrix(rows: int, columns: int) -> torch.Tensor:
-        return torch.randn(rows, columns, generator=generator) / columns**0.5
-
-    return {
-        "norm1.weight": torch.ones(TOKEN_DIM),
-        "norm1.bias": torch.zeros(TOKEN_DIM),
-        "norm2.weight": torch.ones(DIM),
-        "norm2.bias": torch.zeros(DIM),
-        "to_q.weight": matrix(INNER, DIM),
-        "to_kv.weight": matrix(2 * INNER, TOKEN_DIM),
-        "to_out.weight": matrix(DIM, INNER),
-    }
+    """One layer: random matrices, plain norms. Keys start with the layer's number."""
+    weights = {}
+    for name, shape in attention_shapes(1, DIM, TOKEN_DIM, INNER).items():
+        if len(shape) > 1:
+            weights[name] = torch.randn(shape, generator=generator) / shape[-1] ** 0.5
+        else:
+            weights[name] = torch.full(shape, 1.0 if name.endswith("weight") else 0.0)
+    return weights

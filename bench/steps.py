@@ -15,6 +15,7 @@ import comfy.patcher_extension
 import comfy.sample
 import tiny
 import torch
+from flexid.model_patches.identity.adapter import attention_shapes
 from flexid.model_patches.identity.identity import Identity
 from flexid.model_patches.inject.vfa import Step, apply_vfa
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -93,19 +94,11 @@ def _strip(number: int, count: int) -> torch.Tensor:
 
 
 def _adapter(layers: int):
+    """All layers share one layer's tensors: only shapes and types matter here."""
     generator = torch.Generator().manual_seed(0)
-    inner, dim = 128 * HEADS, 3072
-    shapes = {
-        "norm1.weight": (TOKEN_DIM,),
-        "norm1.bias": (TOKEN_DIM,),
-        "norm2.weight": (dim,),
-        "norm2.bias": (dim,),
-        "to_q.weight": (inner, dim),
-        "to_kv.weight": (2 * inner, TOKEN_DIM),
-        "to_out.weight": (dim, inner),
-    }
+    shapes = attention_shapes(1, 3072, TOKEN_DIM, 128 * HEADS)
     layer = {
-        name: (torch.randn(shape, generator=generator) * 0.02).to(torch.bfloat16)
+        name.removeprefix("0."): (torch.randn(shape, generator=generator) * 0.02).bfloat16()
         for name, shape in shapes.items()
     }
     weights = {f"{i}.{name}": value for i in range(layers) for name, value in layer.items()}

@@ -135,6 +135,17 @@ EVA02_CLIP_L_336 = _hub(
     sha256="84c3a17a228c567a155259b2245b0b59072bf7da510260a0a02ec54de6d50b05",
 )
 
+FACECLIP_FOLDER = f"{HUB}/ByteDance/FaceCLIP/resolve/main/model"
+
+
+def _faceclip(file: str) -> WeightFile:
+    url = f"{FACECLIP_FOLDER}/{file}"
+    return WeightFile(file, "flexid", "ByteDance/FaceCLIP", "CC BY-NC 4.0", url=url)
+
+
+FACE_T5 = _faceclip("face_t5_encoder.pt")
+FACE_CLIP = _faceclip("face_clip_encoder.pt")
+
 WEIGHTS: tuple[WeightFile, ...] = (
     *ANTELOPEV2,
     *BUFFALO_L,
@@ -142,6 +153,8 @@ WEIGHTS: tuple[WeightFile, ...] = (
     PULID_FLUX_091,
     PULID_FLUX_090,
     EVA02_CLIP_L_336,
+    FACE_T5,
+    FACE_CLIP,
 )
 
 

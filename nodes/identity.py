@@ -29,7 +29,8 @@ NO_IDENTITIES = (
 )
 
 
-def _listed(table: dict[str, str]) -> str:
+def listed(table: dict[str, str]) -> str:
+    """A table of choices as a tooltip: name: definition."""
     return " ".join(f"{name}: {definition}." for name, definition in table.items())
 
 
@@ -120,14 +121,14 @@ class FlexIDEncodeIdentity(io.ComfyNode):
                     options=list(FUSIONS),
                     default="mean",
                     tooltip="How several photos become one identity; with one photo all are the "
-                    f"same. {_listed(FUSIONS)}",
+                    f"same. {listed(FUSIONS)}",
                 ),
                 io.Combo.Input(
                     "whitening",
                     options=list(WHITENING),
                     default="auto",
                     tooltip="What the vision tower sees around the face, turned white. "
-                    f"{_listed(WHITENING)}",
+                    f"{listed(WHITENING)}",
                 ),
                 io.Boolean.Input(
                     "grey",
@@ -180,7 +181,7 @@ class FlexIDCombineIdentities(io.ComfyNode):
                     "fusion",
                     options=list(RULES),
                     default="mean",
-                    tooltip=_listed({name: rule.definition for name, rule in RULES.items()}),
+                    tooltip=listed({name: rule.definition for name, rule in RULES.items()}),
                 ),
                 io.String.Input(
                     "weights",

@@ -5,23 +5,21 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..model_patches.encoders.faceclip import FACE_CLIP, FACE_T5, load_faceclip
+from ..model_patches.encoders.faceclip import load_faceclip
 from ..model_patches.encoders.faceclip_convert import convert_faceclip
 from ..model_patches.encoders.tensor_file import digest
 from ..model_patches.identity.attribute_bank import all_groups, chosen_groups, parse_overrides
 from ..model_patches.identity.sip_align import PROMPTS, align
 from ..model_patches.identity.sip_attributes import AttributeProjector
 from ..model_patches.identity.sip_faceclip import FORMS, FaceClipProjector
+from ..model_patches.weights import FACE_CLIP, FACE_T5
 from . import types
+from .identity import listed
 from .model_files import ModelFiles
 
 EXTENSIONS = (".safetensors", ".sft", ".pt", ".pth", ".bin")
 FUSERS = ModelFiles(("flexid",), EXTENSIONS, "face_", FACE_T5)
 ALIASES = ["faceclip", "face t5", "semantic identity", "text residual", "face to prompt"]
-
-
-def _listed(table: dict[str, str]) -> str:
-    return " ".join(f"{name}: {definition}." for name, definition in table.items())
 
 
 def _own_folder() -> Path:
@@ -50,7 +48,7 @@ class FlexIDLoadSIPProjector(io.ComfyNode):
                     "form",
                     options=list(FORMS),
                     default="difference",
-                    tooltip=f"What is added to the prompt E. {_listed(FORMS)}",
+                    tooltip=f"What is added to the prompt E. {listed(FORMS)}",
                 ),
             ],
             outputs=[types.SipProjector.Output("projector")],

@@ -14,7 +14,7 @@ import comfy.samplers
 import comfy.sd
 import comfy.supported_models
 import torch
-from flexid.model_patches.identity.adapter import IdentityAdapter
+from flexid.model_patches.identity.adapter import IdentityAdapter, attention_shapes
 from flexid.model_patches.identity.identity import Identity
 from torch import Tensor
 
@@ -68,22 +68,12 @@ def flux(dtype: torch.dtype = torch.float32, **changes: Any) -> comfy.model_patc
 def adapter(dim: int = 256, layers: int = 2, seed: int = 1, **changes: Any) -> IdentityAdapter:
     """Cross-attention for `flux()`, strong enough to change every picture."""
     inner = 128 * (dim // 128)
-    shapes = {
-        "norm1.weight": (TOKEN_DIM,),
-        "norm1.bias": (TOKEN_DIM,),
-        "norm2.weight": (dim,),
-        "norm2.bias": (dim,),
-        "to_q.weight": (inner, dim),
-        "to_kv.weight": (2 * inner, TOKEN_DIM),
-        "to_out.weight": (dim, inner),
-    }
     generator = torch.Generator().manual_seed(seed)
     weights = {}
-    for layer in range(layers):
-        for name, shape in shapes.items():
-            noise = torch.randn(shape, generator=generator)
-            scaled = noise / shape[-1] ** 0.5 if len(shape) > 1 else 0.1 * noise
-            weights[f"{layer}.{name}"] = scaled + (1.0 if name.endswith("m1.weight") else 0.0)
+    for name, shape in attention_shapes(layers, dim, TOKEN_DIM, inner).items():
+        noise = torch.randn(shape, generator=generator)
+        scaled = noise / shape[-1] ** 0.5 if len(shape) > 1 else 0.1 * noise
+        weights[name] = scaled + (1.0 if name.endswith("m1.weight") else 0.0)
     fields = {
         "family": "pulid_flux",
         "name": "tiny.safetensors",

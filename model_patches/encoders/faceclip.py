@@ -19,32 +19,16 @@ import comfy.utils
 import torch
 from torch import Tensor, nn
 
-from ..weights import WeightFile
+from ..weights import FACE_CLIP, FACE_T5, FACECLIP_FOLDER
 from .faceclip_fuser import Fuser, fuser_dims, live_tensors
 from .faceclip_text import FaceText, text_dims
 from .faceclip_vit import FaceVit, vit_dims
 from .recognise import recognise
 from .tensor_file import TensorFile, check_floating, check_shapes, digest, read_weights
 
-_REPO = "https://huggingface.co/ByteDance/FaceCLIP/resolve/main/model"
-_LICENCE = "CC BY-NC 4.0"
-FACE_T5 = WeightFile(
-    "face_t5_encoder.pt",
-    "flexid",
-    "ByteDance/FaceCLIP",
-    _LICENCE,
-    url=f"{_REPO}/face_t5_encoder.pt",
-)
-FACE_CLIP = WeightFile(
-    "face_clip_encoder.pt",
-    "flexid",
-    "ByteDance/FaceCLIP",
-    _LICENCE,
-    url=f"{_REPO}/face_clip_encoder.pt",
-)
 WANTED = (
-    f"{FACE_T5.file} (Flux) or {FACE_CLIP.file} (SDXL, SD 1.5) from {_REPO}, or a file of the "
-    "Convert FaceCLIP node, in models/flexid"
+    f"{FACE_T5.file} (Flux) or {FACE_CLIP.file} (SDXL, SD 1.5) from {FACECLIP_FOLDER}, or a file "
+    "of the Convert FaceCLIP node, in models/flexid"
 )
 
 _MARK = re.compile(r"^(.*)fuser\.encoder\.fusion_layers\.0\.gamma_l$")
