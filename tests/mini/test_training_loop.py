@@ -1,0 +1,78 @@
+"""The loop learns, and a stopped run ends where an uninterrupted one does."""
+
+import csv
+
+import pytest
+import torch
+from flexid.mini.training.loop import Recipe, schedule, train
+from torch import nn
+
+pytestmark = pytest.mark.pure
+
+RECIPE = Recipe("line", steps=60, rate=0.05, warmup=5, average=0.9)
+
+
+def module():
+    torch.manual_seed(0)
+    return nn.Linear(2, 1)
+
+
+def loss_of(model, stop_at=None):
+    def loss(step, rng):
+        if step == stop_at:
+            raise KeyboardInterrupt
+        x = torch.from_numpy(rng.normal(size=(64, 2))).float()
+        error = (model(x).float() - (3 * x[:, :1] - x[:, 1:] + 0.5)).square().mean()
+        return error, {"bias": model.bias.detach()[0]}
+
+    return loss
+
+
+def test_it_learns(tmp_path):
+    model = module()
+    train(Recipe("line", steps=400, rate=0.05, warmup=5), model, loss_of(model), tmp_path)
+    assert model.weight.flatten().tolist() == pytest.approx([3, -1], abs=0.05)
+    with (tmp_path / "line.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[-1]["loss"]) < 0.01 * float(rows[0]["loss"])
+    assert "bias" in rows[0]
+
+
+def test_a_stopped_run_goes_on_as_if_nothing_had_happened(tmp_path):
+    whole = module()
+    train(RECIPE, whole, loss_of(whole), tmp_path / "whole")
+    broken = module()
+    with pytest.raises(KeyboardInterrupt):
+        train(RECIPE, broken, loss_of(broken, stop_at=37), tmp_path / "broken")
+    resumed = module()
+    train(RECIPE, resumed, loss_of(resumed), tmp_path / "broken")
+    assert torch.equal(whole.weight, resumed.weight)
+    curves = [(tmp_path / run / "line.csv").read_text() for run in ("whole", "broken")]
+    steps = [[row.split(",")[0] for row in curve.splitlines()] for curve in curves]
+    assert steps[0] == steps[1]
+
+
+def test_divergence_is_reported_and_leaves_no_checkpoint(tmp_path):
+    model = module()
+
+    def loss(step, rng):
+        return model.weight.sum() * float("nan"), {}
+
+    with pytest.raises(FloatingPointError, match="line.*step 0.*rate"):
+        train(RECIPE, model, loss, tmp_path)
+    assert not (tmp_path / "line.ckpt").exists()
+
+
+def test_only_parameters_that_want_gradients_are_trained(tmp_path):
+    model = module()
+    model.bias.requires_grad_(False)
+    before = model.bias.clone()
+    train(RECIPE, model, loss_of(model), tmp_path)
+    assert torch.equal(model.bias, before)
+
+
+def test_schedule_rises_then_falls():
+    shares = [schedule(step, RECIPE) for step in range(RECIPE.steps + 1)]
+    assert shares[0] == pytest.approx(1 / 5)
+    assert max(shares) == 1.0
+    assert shares[-1] == pytest.approx(0.05)
