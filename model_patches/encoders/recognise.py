@@ -23,9 +23,20 @@ class Kind:
 
 _SDXL = "It drives the SDXL UNet and has no layers for Flux."
 _CLIP_NODE = "ComfyUI's own Load CLIP Vision node opens it, for other purposes."
+_SIP_NODE = "Open it with the Load SIP Projector node, from models/flexid."
+_FACE_T5 = "FaceT5, FaceCLIP's encoder and fuser for Flux"
+_FACE_CLIP = "FaceCLIP, the encoders and fusers for SDXL and SD 1.5"
+_CONVERTED = "converted by the Convert FaceCLIP node"
+_T5_FUSER = r"^encoder_2\.(.*\.)?fuser\.encoder\.fusion_layers\.0\.gamma_l "
+_CLIP_FUSER = r"^face_clip_[lg]\.(.*\.)?fuser\.encoder\.fusion_layers\.0\.gamma_l "
+_NOT_CONVERTED = r"face_encoder\.mask_token "
 
-# Order matters: adapters first (some contain whole encoders), bare encoders last.
+# Order matters: what contains whole encoders first, bare encoders last.
 KINDS = (
+    Kind("face_t5", _FACE_T5, _SIP_NODE, (_T5_FUSER, _NOT_CONVERTED)),
+    Kind("face_t5_converted", f"{_FACE_T5}, {_CONVERTED}", _SIP_NODE, (_T5_FUSER,)),
+    Kind("face_clip", _FACE_CLIP, _SIP_NODE, (_CLIP_FUSER, _NOT_CONVERTED)),
+    Kind("face_clip_converted", f"{_FACE_CLIP}, {_CONVERTED}", _SIP_NODE, (_CLIP_FUSER,)),
     Kind(
         "pulid_flux",
         "a PuLID adapter for Flux",
@@ -68,6 +79,12 @@ KINDS = (
         "an IP-Adapter for Stable Diffusion",
         "It needs an IP-Adapter node pack.",
         (r"^(image_proj|ip_adapter)\.",),
+    ),
+    Kind(
+        "redux",
+        "a style model (FLUX.1 Redux)",
+        "Put it into models/style_models and open it with ComfyUI's Load Style Model node.",
+        (r"^redux_(up|down)\.",),
     ),
     Kind(
         "photomaker",

@@ -9,6 +9,16 @@ pytestmark = pytest.mark.pure
 
 # Key names and shapes as the public files of each kind have them.
 EXAMPLES = {
+    "face_t5_converted": {
+        "encoder_2.fuser.encoder.fusion_layers.0.gamma_l": (4096,),
+        "encoder_2.positional_embedding": (1, 512, 4096),
+        "encoder_2.face_encoder.blocks.0.attn.qkv.weight": (2304, 768),
+    },
+    "face_clip_converted": {
+        "face_clip_l.fuser.encoder.fusion_layers.0.gamma_l": (768,),
+        "face_clip_g.fuser.encoder.fusion_layers.0.gamma_l": (1280,),
+        "face_clip_l.transformer.resblocks.0.attn.in_proj_weight": (2304, 768),
+    },
     "pulid_sdxl_v1": {
         "id_adapter.body.0.weight": (1280, 1280),
         "id_adapter.mapping_i.0.weight": (2048, 1280),
@@ -37,6 +47,7 @@ EXAMPLES = {
         "image_proj.proj.weight": (3072, 1024),
         "ip_adapter.1.to_k_ip.weight": (320, 768),
     },
+    "redux": {"redux_up.weight": (12288, 1152), "redux_down.weight": (4096, 12288)},
     "photomaker": {
         "id_encoder.visual_projection_2.weight": (1280, 1024),
         "lora_weights.unet.down_blocks.1.x.weight": (64, 640),
@@ -91,6 +102,27 @@ def test_public_key_lists(golden, table, key):
     assert recognise(shapes).key == key
 
 
+# What else the published pickles hold: T5's blocks, CLIP-L's layers.
+INSIDE_FACE_T5 = {
+    "encoder_2.encoder.block.0.layer.0.SelfAttention.q.weight": (4096, 4096),
+    "encoder.text_model.encoder.layers.0.mlp.fc1.weight": (3072, 768),
+}
+
+
+def faceclip_keys(golden, name):
+    tables = json.loads((golden / "faceclip_keys.json").read_text())
+    return {k: s for table in tables if table.startswith(name) for k, s in tables[table].items()}
+
+
+def test_public_faceclip_key_lists(golden):
+    shapes = faceclip_keys(golden, "face_t5")
+    assert recognise({**INSIDE_FACE_T5, **shapes}).key == "face_t5"
+    clip = faceclip_keys(golden, "face_clip")
+    assert recognise(clip).key == "face_clip"
+    nested = {key.replace("face_clip_l.", "face_clip_l.model."): s for key, s in clip.items()}
+    assert recognise(nested).key == "face_clip"
+
+
 @pytest.mark.parametrize(
     "shapes",
     [{}, {"foo": (1,)}, {"weight": (2, 2), "bias": (2,)}, {"layers.0.weight": (2, 2)}],
@@ -115,5 +147,5 @@ def test_variants(shapes, key):
 
 
 def test_every_kind_is_exercised():
-    covered = {*EXAMPLES, "pulid_flux", "eva02_clip", "pulid_sdxl_v1.1"}
+    covered = {*EXAMPLES, "pulid_flux", "eva02_clip", "pulid_sdxl_v1.1", "face_t5", "face_clip"}
     assert {kind.key for kind in KINDS} == covered
