@@ -1,4 +1,4 @@
-"""A small SD 1.5 UNet of ComfyUI's own classes, and a sampling run with it."""
+"""Small SD 1.5 and SDXL UNets of ComfyUI's own classes, and a sampling run with them."""
 
 from __future__ import annotations
 
@@ -32,9 +32,43 @@ UNET = {
 }
 
 
+STREAMS = (64, 128)
+"""Widths of SDXL's text streams here, CLIP-L and bigG; 768 and 1280 in the published one."""
+SIZES = 6 * 256
+"""Width of what SDXL appends to the pooled text: height, width, crop and target, embedded."""
+SDXL = {
+    **{key: UNET[key] for key in ("image_size", "in_channels", "out_channels", "model_channels")},
+    "num_res_blocks": [1, 1],
+    "channel_mult": [1, 2],
+    "transformer_depth": [0, 2],
+    "transformer_depth_output": [0, 0, 2, 2],
+    "transformer_depth_middle": 2,
+    "context_dim": sum(STREAMS),
+    "num_heads": -1,
+    "num_head_channels": 32,
+    "use_spatial_transformer": True,
+    "use_linear_in_transformer": True,
+    "legacy": False,
+    "num_classes": "sequential",
+    "adm_in_channels": STREAMS[1] + SIZES,
+    "use_temporal_attention": False,
+}
+
+
 def sd15() -> comfy.model_patcher.ModelPatcher:
     """Model channels 32, context 64; eps prediction, SD 1.5's schedule."""
-    config = comfy.supported_models.SD15(dict(UNET))
+    return _patcher(comfy.supported_models.SD15(dict(UNET)))
+
+
+def sdxl() -> comfy.model_patcher.ModelPatcher:
+    """Channels 32 and 64, cross-attention below the first level only, context 64 + 128, pooled 128.
+
+    Stock loaders take SDXL at its full size alone; these are its classes all the same.
+    """
+    return _patcher(comfy.supported_models.SDXL(dict(SDXL)))
+
+
+def _patcher(config: Any) -> comfy.model_patcher.ModelPatcher:
     config.set_inference_dtype(torch.float32, None)
     base = config.get_model({}, "")
     tiny.fill(base.diffusion_model)
@@ -48,6 +82,14 @@ def sd15() -> comfy.model_patcher.ModelPatcher:
 def conditioning(seed: int, chunks: int = 1, **extra: Any) -> list:
     generator = torch.Generator().manual_seed(seed)
     return [[torch.randn(1, 77 * chunks, UNET["context_dim"], generator=generator), extra]]
+
+
+def conditioning_xl(seed: int, chunks: int = 1, **extra: Any) -> list:
+    """Both streams side by side and the pooled text of bigG, as CLIPTextEncode hands them on."""
+    generator = torch.Generator().manual_seed(seed)
+    streams = [torch.randn(1, 77 * chunks, width, generator=generator) for width in STREAMS]
+    pooled = torch.randn(1, STREAMS[1], generator=generator)
+    return [[torch.cat(streams, dim=-1), {"pooled_output": pooled, **extra}]]
 
 
 def sample(
