@@ -89,13 +89,14 @@ def main() -> None:
     chosen = parse(sys.argv[1:])
     chosen.work.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, stop)
-    open_pack()
     open_comfyui(chosen.device, chosen.threads)
     try:
         run(chosen)
     except KeyboardInterrupt:
         sys.exit("Stopped; the same command goes on from here.")
 
+
+open_pack()  # not only below: processes that draw pictures import this file under another name
 
 if __name__ == "__main__":
     main()
