@@ -96,8 +96,8 @@ def build(golden, tag):
     tensors = published(golden, tag)
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     dims = fuser_dims(shapes, tag, "the published file")
-    fuser = Fuser(dims)
-    fuser.load_state_dict(live_tensors(tensors, dims), strict=True)
+    fuser = Fuser(dims, device="meta")  # the full size is wanted in memory only once
+    fuser.load_state_dict(live_tensors(tensors, dims), strict=True, assign=True)
     return fuser.eval().requires_grad_(False)
 
 
