@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from .dictionary import CATEGORIES, Dictionary, builtin_dictionary
 from .judge import Reading, Verdict
 from .lexicon import Lexicon, compile_lexicon
 from .text import CleanText, clean_text
-from .words import HAN, TOKEN
+from .words import HAN, pieces
 
 THRESHOLD = 0.2
 """Binary intent is 1 from this score on: a slight smile counts, a dog that runs does not."""
@@ -74,16 +75,11 @@ def read_intent(
             )
     lexicon = compile_lexicon(dictionary or builtin_dictionary())
     clean = clean_text(prompt, lexicon.characters)
-    if lexicon.hyphenated and "-" in clean.text:
-        clean = CleanText(
-            lexicon.hyphenated.sub(lambda found: "x" * len(found[0]), clean.text),
-            clean.places,
-            clean.weights,
-        )
-    tokens = TOKEN.findall(clean.text)
-    if lexicon.openers.isdisjoint(tokens):
+    clean = lexicon.without_hyphenated(clean)
+    cut = pieces(clean.text)
+    if lexicon.openers.isdisjoint(cut):
         return Intent()
-    matches = _matches(prompt, clean, tokens, lexicon)
+    matches = _matches(prompt, clean, cut, lexicon)
     categories = _category_scores(matches, factors or {})
     return Intent(1 - math.prod(1 - score for score in categories.values()), categories, matches)
 
@@ -96,23 +92,23 @@ def _category_scores(matches: tuple[Match, ...], factors: Mapping[str, float]) -
     return scores
 
 
-def _matches(
-    prompt: str, clean: CleanText, tokens: list[str], lexicon: Lexicon
-) -> tuple[Match, ...]:
+def _matches(prompt: str, clean: CleanText, cut: list[str], lexicon: Lexicon) -> tuple[Match, ...]:
+    tokens = cut[1::2]
     verdicts = Reading(tokens, lexicon.marks(tokens), lexicon).verdicts()
     if not verdicts:
         return ()
-    spans = [found.span() for found in TOKEN.finditer(clean.text)]
-    return tuple(_match(prompt, clean, spans, verdict) for verdict in verdicts)
+    ends = list(accumulate(map(len, cut)))
+    return tuple([_match(prompt, clean, ends, verdict) for verdict in verdicts])
 
 
-def _match(prompt: str, clean: CleanText, spans: list[tuple[int, int]], verdict: Verdict) -> Match:
-    entry = verdict.mark.entry
-    start, end = spans[verdict.mark.start][0], spans[verdict.mark.end - 1][1]
-    emphasis, reasons = max(0.0, clean.emphasis(start)), verdict.reasons
+def _match(prompt: str, clean: CleanText, ends: list[int], verdict: Verdict) -> Match:
+    """ends: of every piece; token number n is piece 2n + 1."""
+    mark, factor, reasons = verdict
+    entry, start, end = mark.entry, ends[2 * mark.start], ends[2 * mark.end - 1]
+    emphasis = max(0.0, clean.emphasis(start)) if clean.places else 1.0
     if emphasis != 1.0:
         reasons = (*reasons, f"emphasis ×{emphasis:.3g}")
-    score = min(1.0, entry.score * verdict.factor * emphasis)
-    if clean.text[end : end + 5] == "-free":
+    score = min(1.0, entry.score * factor * emphasis)
+    if clean.text.startswith("-free", end):
         score, reasons = 0.0, (*reasons, "negated by -free")
     return Match(entry.phrase, entry.category, prompt[start:end], start, end, score, reasons)

@@ -7,8 +7,8 @@ rules are local to a clause and look at a few words, so a long prompt weighs no 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from .lexicon import Lexicon, Mark
 from .words import BREAKS
@@ -23,8 +23,7 @@ _OF_A_PERSON = ("expression", "pose")
 _PARTICLES = {"的", "着", "地"}
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """factor multiplies the term's score; reasons say why it is not 1."""
 
     mark: Mark
@@ -39,13 +38,15 @@ class Reading:
         self.tokens = tokens
         self.marks = marks
         self.tails = lexicon.tails
+        kinds = {mark.entry.kind for mark in marks}
+        self.rules = [rule for rule, looks_for in _RULES if not kinds.isdisjoint(looks_for)]
 
     def verdicts(self) -> list[Verdict]:
         return [self._verdict(i) for i, mark in enumerate(self.marks) if mark.entry.kind == "term"]
 
     def _verdict(self, i: int) -> Verdict:
         factor, reasons = 1.0, []
-        for rule in _RULES:
+        for rule in self.rules:
             share, reason = rule(self, i)
             factor *= share
             if reason:
@@ -54,12 +55,9 @@ class Reading:
                 break
         return Verdict(self.marks[i], factor, tuple(reasons))
 
-    def before(self, i: int) -> Iterator[Mark]:
+    def before(self, i: int) -> list[Mark]:
         """Marks of the same clause, the nearest first."""
-        clause = self.marks[i].clause
-        while i > 0 and self.marks[i - 1].clause == clause:
-            i -= 1
-            yield self.marks[i]
+        return self.marks[self.marks[i].clause : i][::-1]
 
     def after(self, i: int) -> Iterator[Mark]:
         clause = self.marks[i].clause
@@ -114,7 +112,9 @@ def _compound(reading: Reading, i: int) -> Ruling:
 def _negation(reading: Reading, i: int) -> Ruling:
     here = reading.marks[i]
     for mark in reading.before(i):
-        if mark.entry.kind == "negations" and _gap(mark, here) <= NEGATION_REACH:
+        if here.start - mark.end > NEGATION_REACH:
+            break
+        if mark.entry.kind == "negations":
             return 0.0, f"negated by {mark.entry.phrase}"
     return NOTHING
 
@@ -133,11 +133,11 @@ def _elsewhere(reading: Reading, i: int) -> Ruling:
     style = here.entry.category == "style"
     for mark in reading.after(i):
         kind, gap = mark.entry.kind, _gap(here, mark)
-        if kind == "term":
+        if kind == "term" or gap > PICTURED_REACH:
             break
         if kind == "elsewhere" and not style and gap <= 1:
             return SOMEBODY_ELSE, mark.entry.phrase
-        if kind == "pictured" and style and gap <= PICTURED_REACH:
+        if kind == "pictured" and style:
             return 0.0, mark.entry.phrase
     for mark in reading.before(i):
         kind, gap = mark.entry.kind, _gap(mark, here)
@@ -236,10 +236,11 @@ def _is_near_clause_start(tokens: Sequence[str], start: int) -> bool:
     return start <= 1 or any(token in BREAKS for token in from_start)
 
 
-_RULES: tuple[Callable[[Reading, int], Ruling], ...] = (
-    _compound,
-    _negation,
-    _modifier,
-    _elsewhere,
-    _subject,
+_RULES: tuple[tuple[Callable[[Reading, int], Ruling], tuple[str, ...]], ...] = (
+    (_compound, ("term",)),
+    (_negation, ("negations",)),
+    (_modifier, ("modifier",)),
+    (_elsewhere, ("elsewhere", "pictured")),
+    (_subject, ("term",)),
 )
+"""Each with the kinds of marks without which it has nothing to say."""

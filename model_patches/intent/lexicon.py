@@ -9,6 +9,7 @@ from functools import lru_cache, partial
 from typing import NamedTuple
 
 from .dictionary import Dictionary
+from .text import CleanText
 from .words import ANY, BREAKS, EXACT, noun_forms, split, verb_forms
 
 # Of two phrases with the same words the earlier kind wins: a user's term beats a built-in noun.
@@ -65,18 +66,24 @@ class Mark(NamedTuple):
     start: int
     end: int
     clause: int
+    """Number of the first mark of its clause."""
 
 
-Branches = dict[str, tuple[Entry, ...]]
-"""By second token, under "" for any other: the entries to try, the longest first."""
+_mark = partial(tuple.__new__, Mark)  # half the time of Mark(...), once for every second word
+
+Branches = dict[str, tuple[tuple[Entry, int], ...]]
+"""By second token, under "" for any other: the entries to try, the longest first, each with its
+length where the first two tokens are all of it; 0: the rest has to be compared."""
 
 
 @dataclass(frozen=True)
 class Lexicon:
-    entries: dict[str, Branches]
-    """By first token."""
+    entries: dict[str, Entry | Branches]
+    """By first token; an Entry where nothing longer begins with that token."""
     tails: frozenset[str]
     hyphenated: re.Pattern[str] | None
+    hyphens: tuple[str, ...]
+    """What `hyphenated` finds: looking for each is quicker than one search for all."""
     characters: dict[int, str]
     openers: frozenset[str]
     """First tokens of terms: a prompt without any has no intent."""
@@ -85,18 +92,29 @@ class Lexicon:
         """Longest match from left to right; no two marks overlap."""
         found, clause, free = [], 0, 0
         following = [*tokens[1:], ""]
-        for here, token in enumerate(tokens):
-            if here < free or token not in self.entries:
+        for here, known in enumerate(map(self.entries.get, tokens)):
+            if known is None or here < free:
                 continue
-            branches = self.entries[token]
-            for entry in branches.get(following[here]) or branches[""]:
-                end = entry.end(tokens, here + 1, 1)
-                if end:
-                    clause += entry.kind == "breaks"
-                    found.append(Mark(entry, here, end, clause))
-                    free = end
-                    break
+            if known.__class__ is Entry:
+                entry, free = known, here + 1
+            else:
+                for entry, length in known.get(following[here]) or known[""]:
+                    end = here + length if length else entry.end(tokens, here + 1, 1)
+                    if end:
+                        free = end
+                        break
+                else:
+                    continue
+            if entry.kind == "breaks":
+                clause = len(found)
+            found.append(_mark((entry, here, free, clause)))
         return found
+
+    def without_hyphenated(self, clean: CleanText) -> CleanText:
+        if self.hyphenated is None or not any(phrase in clean.text for phrase in self.hyphens):
+            return clean
+        crossed = self.hyphenated.sub(lambda found: "x" * len(found[0]), clean.text)
+        return CleanText(crossed, clean.places, clean.weights)
 
 
 @lru_cache(maxsize=8)
@@ -114,18 +132,26 @@ def compile_lexicon(dictionary: Dictionary) -> Lexicon:
         {token: _branches(found) for token, found in by_first.items()},
         frozenset().union(*tails),
         re.compile(pattern) if pattern else None,
+        tuple(hyphenated),
         {ord(one): other for one, other in dictionary.characters.items()},
         frozenset(s for one in entries if one.kind == "term" for s in one.words[0] or ()),
     )
 
 
-def _branches(entries: list[Entry]) -> Branches:
+def _branches(entries: list[Entry]) -> Entry | Branches:
     """Entries with the same first token and the same order, told apart by their second one."""
+    if len(entries[0].words) == 1:
+        return entries[0]
     seconds = {s for entry in entries for s in (entry.words[1:2] or [None])[0] or ()}
     return {
-        second: tuple(entry for entry in entries if _may_continue(entry, second))
+        second: tuple((entry, _known(entry)) for entry in entries if _may_continue(entry, second))
         for second in ("", *seconds)
     }
+
+
+def _known(entry: Entry) -> int:
+    words = entry.words
+    return 0 if len(words) > 2 or None in words else len(words)
 
 
 def _may_continue(entry: Entry, second: str) -> bool:

@@ -44,8 +44,8 @@ def clean_text(prompt: str, characters: Mapping[int, str]) -> CleanText:
     parenthesis. [a] is 1 / 1.1 and [a:b:0.5] leaves the weight alone, as other programs read them.
     """
     text = _TAG.sub(_blank, prompt) if "<" in prompt else prompt
-    text = _EMBEDDING.sub(_blank, text)
-    text = _BREAK.sub(lambda found: "." * len(found[0]), text)
+    text = _EMBEDDING.sub(_blank, text) if ":" in text else text
+    text = _BREAK.sub(_stop, text) if "BREAK" in text else text
     places, weights = (), ()
     if "(" in text or "[" in text:
         text, places, weights = _take_emphasis(text)
@@ -57,6 +57,10 @@ def clean_text(prompt: str, characters: Mapping[int, str]) -> CleanText:
 
 def _blank(found: re.Match) -> str:
     return " " * len(found[0])
+
+
+def _stop(found: re.Match) -> str:
+    return "." * len(found[0])
 
 
 def _lower(text: str) -> str:

