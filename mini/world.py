@@ -1,12 +1,19 @@
-"""Builds the demo's whole models folder: every file where ComfyUI looks for it."""
+"""The demo's whole models folder: every file where ComfyUI looks for it.
+
+The trained files lie in `weights/`, laid out like that folder. Where they are absent, and in
+tests, small random models take their place.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
 from functools import partial
 from pathlib import Path
 
 from . import random_adapter, random_faceclip, random_faces, random_flux, random_text, random_vae
 
+WEIGHTS = Path(__file__).with_name("weights")
 SEED = 20240607
 ADAPTER_STRENGTH = 0.08
 """Enough to change the picture plainly, little enough to leave it one."""
@@ -19,6 +26,8 @@ EVA = "clip_vision/flexid_mini_eva.safetensors"
 PULID = "pulid/flexid_mini_pulid.safetensors"
 FACE_T5 = "flexid/flexid_mini_face_t5.pt"
 RECOGNISER = "insightface/models/flexid_mini/recogniser.onnx"
+DETECTOR = "insightface/models/flexid_mini/det_mini.onnx"
+ESTIMATORS = "flexid/flexid_mini_estimators.safetensors"
 
 WRITERS = {
     FLUX: random_flux.write_flux,
@@ -30,10 +39,48 @@ WRITERS = {
     RECOGNISER: random_faces.write_recogniser,
     FACE_T5: partial(random_faceclip.write_face_t5, width=random_text.T5_CONFIG["d_model"]),
 }
+TRAINED = (*WRITERS, DETECTOR, ESTIMATORS)
 
 
-def build_world(models_dir: Path) -> list[Path]:
-    """Write every file below `models_dir` (a ComfyUI models folder); return their paths."""
+def is_trained(weights: Path = WEIGHTS) -> bool:
+    """Whether the trained files are there.
+
+    Raises FileNotFoundError when only some are: trained and random ones do not fit together.
+    """
+    missing = [name for name in TRAINED if not (weights / name).is_file()]
+    if missing and len(missing) < len(TRAINED):
+        raise FileNotFoundError(
+            f"{weights} lacks {', '.join(missing)} of {len(TRAINED)} trained files. Put them back "
+            "(git checkout), or remove the folder to use random models."
+        )
+    return not missing
+
+
+def build_world(models_dir: Path, weights: Path = WEIGHTS) -> list[Path]:
+    """The trained files below `models_dir` (a ComfyUI models folder), or random ones.
+
+    Returns their paths. Raises FileNotFoundError when the trained set is not whole.
+    """
+    return place_trained(models_dir, weights) if is_trained(weights) else build_random(models_dir)
+
+
+def place_trained(models_dir: Path, weights: Path = WEIGHTS) -> list[Path]:
+    """Link every file below `weights` to its place, or copy it where no link can be made."""
+    placed = []
+    for name in TRAINED:
+        path = models_dir / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        try:
+            os.link(weights / name, path)
+        except OSError:  # another disk, or a file system without links
+            shutil.copy2(weights / name, path)
+        placed.append(path)
+    return placed
+
+
+def build_random(models_dir: Path) -> list[Path]:
+    """Write a random model for every file below `models_dir`; return their paths."""
     written = []
     for offset, (name, write) in enumerate(WRITERS.items()):
         path = models_dir / name

@@ -1,0 +1,91 @@
+"""Identity kept against edit obeyed: one point per row, rigid weights joined by a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ...model_patches.metrics import Figure
+from .report import Study
+from .rows import Row
+
+INK, FAINT, PAPER = "#22252b", "#9aa0aa", "#fbfaf7"
+COLOURS = {"none": "#8a9099", "rigid": "#c8553d", "gated": "#2f6f9f"}
+WHOLE, SIP = "#1f8a5b", "#b58a2b"
+NAMES = {"similarity": "identity kept: FaceSim to the reference photo", "edit": "edit obeyed, %"}
+
+
+def plot(study: Study, path: Path) -> None:
+    """Write the picture as PNG. Without estimators, whose edit is unknown, faces found stand in.
+
+    Raises ModuleNotFoundError without matplotlib, which facexlib brings along.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Sheet
+
+    figures = study.figures
+    across = "edit" if any(f["edit"] for f in figures.values()) else "detected"
+    sheet = Sheet(figsize=(8.4, 6.0), dpi=160, facecolor=PAPER)
+    axes = sheet.add_axes((0.095, 0.115, 0.87, 0.755), facecolor=PAPER)
+    points = [
+        (row, figures[row.key][across], figures[row.key]["similarity"])
+        for row in study.rows
+        if figures[row.key][across] is not None
+    ]
+    _line(axes, points)
+    for row, x, y in points:
+        _point(axes, row, x, y)
+    _frame(axes, NAMES.get(across, "face found, %"))
+    _words(sheet, study)
+    FigureCanvasAgg(sheet).print_png(str(path))
+
+
+def colour(row: Row) -> str:
+    if row.sip:
+        return WHOLE if row.anchor == "gated" else SIP
+    return COLOURS[row.anchor]
+
+
+def _line(axes: Any, points: list[tuple[Row, Figure, Figure]]) -> None:
+    rigid = sorted((p for p in points if p[0].anchor == "rigid"), key=lambda p: p[0].weight)
+    xs, ys = [100 * x.mean for _, x, _ in rigid], [y.mean for _, _, y in rigid]
+    axes.plot(xs, ys, color=COLOURS["rigid"], lw=1.4, alpha=0.55, zorder=2)
+
+
+def _point(axes: Any, row: Row, x: Figure, y: Figure) -> None:
+    shade, place = colour(row), (100 * x.mean, y.mean)
+    spread = [[100 * (x.mean - x.low)], [100 * (x.high - x.mean)]]
+    height = [[y.mean - y.low], [y.high - y.mean]]
+    axes.errorbar(*place, xerr=spread, yerr=height, color=shade, lw=1.1, alpha=0.6, zorder=3)
+    size = 130 if row.anchor == "gated" and row.sip else 70
+    axes.scatter(*place, s=size, color=shade, edgecolor=PAPER, linewidth=1.4, zorder=4)
+    bold = "bold" if size > 100 else "normal"
+    offset, side = ((-9, -15), "right") if row.anchor == "rigid" else ((9, 8), "left")
+    axes.annotate(
+        row.title, place, offset, textcoords="offset points", ha=side, color=shade, fontsize=9.5,
+        fontweight=bold, zorder=5,
+    )  # fmt: skip
+
+
+def _frame(axes: Any, across: str) -> None:
+    axes.grid(color="#e4e1da", lw=0.8, zorder=0)
+    axes.margins(x=0.16, y=0.14)
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(FAINT)
+    axes.tick_params(colors=INK, labelsize=9, length=3, color=FAINT)
+    axes.set_xlabel(f"{across}  →", color=INK, fontsize=10.5, loc="right")
+    axes.set_ylabel(f"{NAMES['similarity']}  →", color=INK, fontsize=10.5, loc="top")
+
+
+def _words(sheet: Any, study: Study) -> None:
+    people, prompts = len(study.people), len(study.prompts)
+    sheet.text(0.095, 0.945, "Who it is, and what was asked", fontsize=15, color=INK, weight="bold")
+    sheet.text(
+        0.095, 0.905,
+        f"{people} {study.split} people × {prompts} prompts in FlexID's small world; bars: 95 % "
+        "intervals over people; the upper right is best",
+        fontsize=8.8, color="#5b616b",
+    )  # fmt: skip

@@ -1,0 +1,111 @@
+"""Painted pictures and what was seen in them, kept by content, so that nothing is done twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .. import world
+from .measures import Seen
+from .prompts import Prompt
+from .rows import Row, Settings, as_json
+
+PAINTING, LOOKING = 1, 1
+"""Raise one of them when code changes what is painted, or what is seen in it."""
+BASE = (world.FLUX, world.VAE, world.T5, world.CLIP_L)
+FACES = (world.RECOGNISER, world.DETECTOR)
+PERSON = (*FACES, world.EVA, world.PULID)
+JUDGES = (*FACES, world.ESTIMATORS)
+
+
+def file_digests(models: Path) -> dict[str, str]:
+    """SHA-256 of every file of the small world below `models`; absent ones are left out."""
+    digests = {}
+    for name in world.TRAINED:
+        if (models / name).is_file():
+            digests[name] = hashlib.sha256((models / name).read_bytes()).hexdigest()
+    return digests
+
+
+class Store:
+    """One folder: pictures/<what paints them>/<person>/<prompt>.png and seen/<also who looks>/."""
+
+    def __init__(
+        self,
+        folder: Path,
+        digests: Mapping[str, str],
+        settings: Settings,
+        knobs: Mapping[str, float],
+    ) -> None:
+        self.folder, self.digests = folder, digests
+        self.settings, self.knobs = settings, knobs
+
+    def painter(self, row: Row) -> str:
+        """Name of all that decides what a row looks like: files, settings, its own recipe."""
+        files = BASE
+        if row.anchor != "none":
+            files += PERSON
+        if row.sip:
+            files += (*PERSON, world.FACE_T5)
+        gated = row.sip or row.anchor == "gated"
+        recipe = as_json(row) | {"title": "", "knobs": dict(self.knobs) if gated else {}}
+        what = [PAINTING, as_json(self.settings), recipe, self._files(files)]
+        return f"{row.key}-{_digest(what)}"
+
+    def judges(self) -> str:
+        return _digest([LOOKING, self._files(JUDGES)])
+
+    def _files(self, names: Sequence[str]) -> list[str]:
+        return [self.digests.get(name, "") for name in dict.fromkeys(names)]
+
+    def picture(self, row: Row, person: int, prompt: Prompt) -> Path:
+        return self._painted(row, person) / f"{prompt.file_name}.png"
+
+    def _painted(self, row: Row, person: int) -> Path:
+        return self.folder / "pictures" / self.painter(row) / str(person)
+
+    def missing(self, row: Row, person: int, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """The prompts that are not painted yet."""
+        return [prompt for prompt in prompts if not self.picture(row, person, prompt).is_file()]
+
+    def save(self, row: Row, person: int, prompts: Sequence[Prompt], pictures: np.ndarray) -> None:
+        self._painted(row, person).mkdir(parents=True, exist_ok=True)
+        for prompt, pixels in zip(prompts, pictures, strict=True):
+            path = self.picture(row, person, prompt)
+            partial = path.with_suffix(f".{os.getpid()}.part")
+            Image.fromarray(pixels).save(partial, format="png")
+            os.replace(partial, path)
+
+    def load(self, row: Row, person: int, prompt: Prompt) -> np.ndarray:
+        with Image.open(self.picture(row, person, prompt)) as picture:
+            return np.array(picture.convert("RGB"))
+
+    def seen(self, row: Row, person: int) -> dict[str, Seen]:
+        """Prompt.file_name -> what was seen in this person's pictures of a row so far."""
+        path = self._notes(row, person)
+        if not path.is_file():
+            return {}
+        notes = json.loads(path.read_text(encoding="utf-8"))
+        return {name: Seen.from_json(values) for name, values in notes.items()}
+
+    def note(self, row: Row, person: int, seen: Mapping[str, Seen]) -> None:
+        """Keep what was seen; it replaces what was kept."""
+        path = self._notes(row, person)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.part")
+        notes = {name: one.as_json() for name, one in seen.items()}
+        partial.write_text(json.dumps(notes), encoding="utf-8")
+        os.replace(partial, path)
+
+    def _notes(self, row: Row, person: int) -> Path:
+        return self.folder / "seen" / self.painter(row) / self.judges() / f"{person}.json"
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
