@@ -19,7 +19,7 @@ class Body:
         who = head.who
         self.colour: RGB = COLOURS[head.shot.colour]
         self.dark = shade(self.colour, 0.45)
-        self.neck = lerp(0.42, 0.6, who.neck) - 0.07 * head.young
+        self.neck = lerp(0.36, 0.52, who.neck) + 0.04 * (who.gender == "man") - 0.07 * head.young
         self.wide = lerp(1.2, 1.6, who.shoulders) + (0.18 if who.gender == "man" else -0.05)
         self.wide -= 0.2 * head.young
         self.shift = 0.1 * np.sin(np.radians(head.shot.yaw))
@@ -28,7 +28,7 @@ class Body:
         """(N, 2) head units -> (N, 2) in the picture; the middle of the chest turns a little."""
         points = np.array(points, dtype=float)
         points[:, 0] += self.shift * np.clip(points[:, 1] - 1.2, 0, 1)
-        return self.head.pose.still(points)
+        return self.head.still(points)
 
     def both(self, points: object, fill: RGB, tension: float = 0.3, outline: float = 1.0) -> None:
         """A shape and its mirror image."""

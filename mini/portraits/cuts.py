@@ -28,7 +28,7 @@ CUTS = {
     "buzz": Cut(0.03, 0.012, 0.03, "square", 0.14),
     "short": Cut(0.13, 0.045, 0.06, "jagged", 0.16, "tufts"),
     "side part": Cut(0.17, 0.055, 0.06, "swept", 0.2),
-    "quiff": Cut(0.14, 0.03, 0.05, "square", 0.1, "quiff"),
+    "quiff": Cut(0.17, 0.03, 0.05, "square", 0.1, "quiff"),
     "spiky": Cut(0.12, 0.04, 0.06, "jagged", 0.12, "spikes"),
     "curly": Cut(0.24, 0.14, 0.12, "curls", 0.14, "curls"),
     "afro": Cut(0.5, 0.44, 0.3, "curls", 0.1, "fuzz"),

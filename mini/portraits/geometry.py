@@ -47,10 +47,6 @@ class Pose:
         near = self.scale * (1 + _DEPTH * turned[:, 2:])
         return turned[:, :2] * near + (self.x, self.y)
 
-    def still(self, points: np.ndarray) -> np.ndarray:
-        """(N, 2) head units of a body that does not turn -> (N, 2) in the picture."""
-        return np.asarray(points, dtype=float) * self.scale + (self.x, self.y)
-
 
 def pose(shot: Shot, framing: Framing) -> Pose:
     """Pitch first, then yaw, then roll, about the top of the neck."""
@@ -118,6 +114,15 @@ class Head:
         edge = [(-0.95, -0.05), (-0.5, 0.12), (-0.1, 0.1), (0.2, 0.02), (0.6 * long, 0.06)]
         self._edge = _smooth([*edge, (chin * 0.85, 0.32), (chin, 0.48)])
         self.skull = np.array([0.0, -0.2, -0.14]), np.array([wide * 0.99, 0.86, 0.92])
+
+    def still(self, points: object) -> np.ndarray:
+        """(N, 2) head units of the body, which does not turn -> (N, 2) in the picture.
+
+        The shoulders lie lower under a longer face.
+        """
+        down = (self.long - 1.0) * 0.85 - 0.08
+        place = np.asarray(points, dtype=float) + (0.0, down)
+        return place * self.pose.scale + (self.pose.x, self.pose.y)
 
     def half(self, y: np.ndarray | float) -> np.ndarray:
         """Half the width of the face at height y."""

@@ -59,7 +59,7 @@ class Hair:
             front = self.head.pose.project(np.array([[0.25 * self.part, -1.05, 0.35]]))[0]
             aim = front - self.shell.middle
             gap = (angles - np.arctan2(aim[1], aim[0]) + np.pi) % (2 * np.pi) - np.pi
-            return 1 + 0.24 * np.exp(-((gap / 0.62) ** 2))
+            return 1 + 0.13 * np.exp(-(((gap + 0.3 * self.part) / 0.8) ** 2))
         return np.ones_like(angles)
 
     def _fall(self, start: np.ndarray, side: float) -> np.ndarray:
@@ -128,20 +128,23 @@ class Hair:
         mirrored = low * (-1, 1, 1)
         ring = np.concatenate([mirrored[::-1], line, low])
         flat = self.shell.pushed(ring)
-        size, pose = self.head.pose.scale, self.head.pose
+        size = self.head.pose.scale
         if self.cut.hang:
             wide = 0.62 if self.cut.hang > 1.2 else 1.6
-            gap = pose.still([[wide, 1.45], [wide + 0.1, 3.2], [-wide - 0.1, 3.2], [-wide, 1.45]])
+            gap = self.head.still([[wide, 1.45], [wide + 0.1, 3.2], [-wide - 0.1, 3.2], [-wide, 1.45]])
         else:
-            spread = np.array([[1.0, 0.6], [1.0, 3.0], [-1.0, 3.0], [-1.0, 0.6]]) * 1.5 * size
-            gap = self.shell.middle + spread
-            gap = gap[1:3]
+            wide = 0.6 if self.cut.side > 0.1 else 1.5
+            gap = self.shell.middle + np.array([[wide, 3.0], [-wide, 3.0]]) * size
         return np.concatenate([flat, gap])
 
     def _low_edge(self) -> np.ndarray:
         """(N, 3) from the temple on the right down, in front of or around the ear."""
         wide, burn = self.head.width, self.cut.sideburn
-        if self.cut.hang:
+        if self.cut.side > 0.1 and not self.cut.hang:  # thick all around the ears
+            side = [(0.97, -0.08, 0.3), (0.99, 0.6 * burn, 0.22), (1.0, burn, 0.16)]
+            side += [(1.2, burn - 0.12, -0.02), (1.22, 0.3, -0.06), (0.97, 0.48, 0.02)]
+            side += [(0.84, 0.72, 0.12), (0.7, 1.0, 0.2)]
+        elif self.cut.hang:
             side = [(0.97, 0.05, 0.2), (0.98, 0.35, 0.16), (0.93, 0.62, 0.18), (0.78, 0.9, 0.2)]
         else:
             side = [(0.97, -0.08, 0.3), (0.99, burn * 0.6, 0.22), (1.0, burn, 0.16)]
@@ -243,16 +246,16 @@ def _draw_curls(ink: Ink, hair: Hair) -> None:
     """Small arcs that sit on the shell and turn with it."""
     rng = np.random.default_rng([11, hair.head.who.seed])
     size, fuzz = hair.head.pose.scale, hair.cut.edge == "fuzz"
-    count = 44 if fuzz else 30
+    count = 90 if fuzz else 54
     way = rng.normal(size=(count, 3))
     way[:, 1] = -np.abs(way[:, 1]) * 1.1 + 0.3
     points = hair.shell.on(0.95 * way / np.linalg.norm(way, axis=1, keepdims=True))
     seen = hair.head.pose.turned(points)[:, 2] > -0.2
     flat = hair.head.pose.project(points[seen])
     if hair.cut.hang:
-        low = rng.uniform((-1.2, 0.0), (1.2, hair.cut.hang), (24, 2))
-        flat = np.concatenate([flat, hair.head.pose.still(low)])
-    radius = (0.055 if fuzz else 0.1) * size
+        low = rng.uniform((-1.2, 0.0), (1.2, hair.cut.hang), (44, 2))
+        flat = np.concatenate([flat, hair.head.still(low)])
+    radius = (0.05 if fuzz else 0.085) * size
     lines: tuple[list[str], list[str]] = ([], [])
     for k, (x, y) in enumerate(flat.tolist()):
         bow = radius * (1 if k % 3 else -1)
@@ -260,8 +263,8 @@ def _draw_curls(ink: Ink, hair: Hair) -> None:
             f"M{x - radius:.2f} {y:.2f}C{x - radius:.2f} {y - 1.4 * bow:.2f}"
             f" {x + radius:.2f} {y - 1.4 * bow:.2f} {x + radius:.2f} {y + 0.3 * bow:.2f}"
         )
-    ink.line("".join(lines[0]), hair.dark, 0.042 * size, 0.7)
-    ink.line("".join(lines[1]), hair.light, 0.036 * size, 0.55)
+    ink.line("".join(lines[0]), hair.dark, 0.042 * size, 0.5)
+    ink.line("".join(lines[1]), hair.light, 0.036 * size, 0.38)
 
 
 def _draw_tied(ink: Ink, hair: Hair, behind: bool) -> None:
@@ -296,10 +299,10 @@ def _draw_tail(ink: Ink, hair: Hair) -> None:
     if abs(head.shot.yaw) > 15:
         lean = -head.far
     base = head.pose.project(np.array([[0.0, -0.86, -0.8]]))[0]
-    rise = base + (lean * 0.3 * size, -0.3 * size)
-    end = head.pose.still([[lean * 1.0, 1.5]])[0]
+    rise = base + (lean * 0.28 * size, -0.16 * size)
+    end = head.still([[lean * 1.0, 1.5]])[0]
     outer = [base + (-lean * 0.14 * size, -0.2 * size), rise + (lean * 0.05 * size, -0.1 * size)]
-    outer += [rise + (lean * 0.62 * size, 0.25 * size), end + (lean * 0.5 * size, -0.8 * size)]
+    outer += [rise + (lean * 0.5 * size, 0.3 * size), end + (lean * 0.36 * size, -0.8 * size)]
     inner = [end + (lean * 0.06 * size, -0.62 * size), base + (lean * 0.36 * size, 0.55 * size)]
     points = np.array(
         [*outer, end + (lean * 0.12 * size, 0.05 * size), *inner, base + (0, 0.3 * size)]

@@ -26,6 +26,15 @@ PENS = {
 }
 
 
+_START = "M{:.2f} {:.2f}".format
+_CURVE = "C{:.2f} {:.2f} {:.2f} {:.2f} {:.2f} {:.2f}".format
+
+
+def dots(points: np.ndarray) -> str:
+    """A path of round dots at (N, 2) points when it is stroked."""
+    return "".join("M{:.2f} {:.2f}h.01".format(*row) for row in np.asarray(points).tolist())
+
+
 def smooth(points: np.ndarray, closed: bool = True, tension: float = 1.0) -> str:
     """A path of cubic curves through (N, 2) points (Catmull-Rom); tension 0 gives straight."""
     points = np.asarray(points, dtype=float)
@@ -39,13 +48,13 @@ def smooth(points: np.ndarray, closed: bool = True, tension: float = 1.0) -> str
     count = len(ends)
     to = np.roll(slope, -1, 0) if closed else slope[1:]
     curves = np.concatenate([points[:count] + slope[:count], ends - to, ends], 1)
-    body = "".join("C%.2f %.2f %.2f %.2f %.2f %.2f" % tuple(row) for row in curves.tolist())
-    return "M%.2f %.2f" % tuple(points[0].tolist()) + body + ("Z" if closed else "")
+    body = "".join(map(_CURVE, *curves.T.tolist()))
+    return _START(*points[0].tolist()) + body + ("Z" if closed else "")
 
 
 def straight(points: np.ndarray, closed: bool = True) -> str:
     """A path of straight lines through (N, 2) points."""
-    body = "L".join("%.2f %.2f" % tuple(row) for row in np.asarray(points).tolist())
+    body = "L".join("{:.2f} {:.2f}".format(*row) for row in np.asarray(points).tolist())
     return "M" + body + ("Z" if closed else "")
 
 
@@ -53,23 +62,23 @@ def bezier(points: np.ndarray, closed: bool = True) -> str:
     """A path of cubic curves from (1 + 3 n, 2): start, then two handles and an end for each."""
     rows = np.asarray(points).tolist()
     body = "".join(
-        "C%.2f %.2f %.2f %.2f %.2f %.2f" % (*rows[k], *rows[k + 1], *rows[k + 2])
-        for k in range(1, len(rows) - 2, 3)
+        _CURVE(*rows[k], *rows[k + 1], *rows[k + 2]) for k in range(1, len(rows) - 2, 3)
     )
-    return "M%.2f %.2f" % tuple(rows[0]) + body + ("Z" if closed else "")
+    return _START(*rows[0]) + body + ("Z" if closed else "")
 
 
 class Ink:
     """Collects the elements of one picture."""
 
-    def __init__(self, pen: Pen) -> None:
-        self.pen = pen
+    def __init__(self, pen: Pen, prefix: str = "s") -> None:
+        """`prefix` tells the names of two inks in one document apart."""
+        self.pen, self._prefix = pen, prefix
         self._defs: list[str] = []
         self._body: list[str] = []
         self._spots: dict[RGB, str] = {}
 
     def _name(self) -> str:
-        return f"d{len(self._defs)}"
+        return f"{self._prefix}{len(self._defs)}"
 
     def add(self, element: str) -> None:
         """Any element, as it is."""
@@ -108,8 +117,8 @@ class Ink:
             self._spots[colour] = name
         x, y = float(at[0]), float(at[1])
         spin = f' transform="rotate({turn:.1f} {x:.2f} {y:.2f})"' if turn else ""
-        self._body.append(
-            f'<ellipse cx="{x:.2f}" cy="{y:.2f}" rx="{rx:.2f}" ry="{ry:.2f}"'
+        self._body.append(  # it fades out by itself: smoothing its edge would only cost time
+            f'<ellipse shape-rendering="crispEdges" cx="{x:.2f}" cy="{y:.2f}" rx="{rx:.2f}" ry="{ry:.2f}"'
             f' fill="url(#{self._spots[colour]})" fill-opacity="{opacity:.2f}"{spin}/>'
         )
 
@@ -154,9 +163,12 @@ class Ink:
         """End of a clip or blur."""
         self._body.append("</g>")
 
-    def text(self, size: int) -> str:
-        """The SVG document."""
+    def text(self, size: int, over: "Ink | None" = None) -> str:
+        """The SVG document; with what another ink drew over it."""
+        inks = [self, over] if over else [self]
+        defs = "".join("".join(ink._defs) for ink in inks)
+        body = "".join("".join(ink._body) for ink in inks)
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{size}" height="{size}"'
-            f' viewBox="0 0 128 128"><defs>{"".join(self._defs)}</defs>{"".join(self._body)}</svg>'
+            f' viewBox="0 0 128 128"><defs>{defs}</defs>{body}</svg>'
         )

@@ -4,7 +4,7 @@ import numpy as np
 
 from .colour import WHITE, mix, shade
 from .geometry import Head
-from .ink import Ink, smooth
+from .ink import Ink, dots, smooth
 from .mouth import mouth
 from .skin import Skin
 
@@ -116,8 +116,8 @@ def _freckles(ink: Ink, head: Head, colour: tuple[int, int, int]) -> None:
     side = np.sign(rng.uniform(-1, 1, 26))
     x = side * head.width * rng.uniform(0.1, 0.68, 26)
     points = head.map(np.stack([x, rng.uniform(0.1, 0.4, 26)], 1))
-    dots = "".join("M%.2f %.2fh.01" % tuple(point) for point in points.tolist())
-    ink.line(dots, colour, 0.05 * head.pose.scale, 0.9)
+    path = dots(points)
+    ink.line(path, colour, 0.05 * head.pose.scale, 0.9)
 
 
 def draw_drops(ink: Ink, head: Head) -> None:

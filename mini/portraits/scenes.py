@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .colour import RGB, mix, shade, tint
-from .ink import Ink, smooth, straight
+from .ink import Ink, dots, smooth, straight
 from .shot import COLOURS
 
 
@@ -48,7 +48,7 @@ _RING = np.stack([np.cos(_TURN), np.sin(_TURN)], 1)
 
 
 def _land(line: np.ndarray, ends: np.ndarray) -> str:
-    return smooth(line, False) + "L" + "L".join("%.1f %.1f" % tuple(e) for e in ends) + "Z"
+    return smooth(line, False) + straight(ends).replace("M", "L", 1)
 
 
 def draw_scene(ink: Ink, name: str, variant: int, blur: float = 0.0) -> None:
@@ -203,8 +203,8 @@ def _snow(stage: Stage) -> None:
                 outline=0,
             )
     stage.ridge(92, 3, (244, 248, 254))
-    flakes = stage.rng.uniform(0, 128, (46, 2)).tolist()
-    stage.ink.line("".join("M%.1f %.1fh.01" % tuple(at) for at in flakes), (255, 255, 255), 2.2)
+    flakes = stage.rng.uniform(0, 128, (46, 2))
+    stage.ink.line(dots(flakes), (255, 255, 255), 2.2)
 
 
 def _cafe(stage: Stage) -> None:
@@ -236,9 +236,9 @@ def _space(stage: Stage) -> None:
         np.array([stage.some(70, 120), stage.some(20, 100)]), 46, 30, (40, 120, 230), 0.55, -20
     )
     for width, count in ((0.8, 70), (1.7, 22)):
-        stars = stage.rng.uniform(0, 128, (count, 2)).tolist()
+        stars = stage.rng.uniform(0, 128, (count, 2))
         stage.ink.line(
-            "".join("M%.1f %.1fh.01" % tuple(at) for at in stars), (255, 252, 236), width
+            dots(stars), (255, 252, 236), width
         )
     x, y = float(stage.rng.choice([18.0, 110.0])), stage.some(16, 36)
     stage.ball(x, y, 13, 13, (226, 150, 84))
