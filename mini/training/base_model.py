@@ -1,0 +1,124 @@
+"""The small FLUX with its text encoders: ComfyUI's own modules, made trainable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+
+import comfy.clip_model
+import comfy.ldm.flux.model
+import comfy.model_management
+import comfy.ops
+import comfy.text_encoders.t5
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .. import world
+from ..seeded import Seeded
+from .base_text import CLIP_CONFIG, T5_CONFIG, Words, build_clip_l, build_t5, write_clip_l, write_t5
+
+FLUX_CONFIG = {
+    "in_channels": 16,
+    "out_channels": 16,
+    "vec_in_dim": CLIP_CONFIG["hidden_size"],
+    "context_in_dim": T5_CONFIG["d_model"],
+    "hidden_size": 256,
+    "mlp_ratio": 4.0,
+    "num_heads": 2,
+    "depth": 2,
+    "depth_single_blocks": 4,
+    "axes_dim": [16, 56, 56],
+    "theta": 10000,
+    "patch_size": 2,
+    "qkv_bias": True,
+    "guidance_embed": False,
+    "txt_ids_dims": [],
+}
+"""FLUX.1-schnell's layout: no guidance input, so prompts are strengthened by CFG. ComfyUI's
+releases do not all know every entry."""
+SILENT = ("_mod.lin.", "modulation.lin.", "final_layer.linear.", "adaLN_modulation.1.")
+"""Zero at first: every block then passes its input on, and the velocity is zero."""
+
+
+class Base(nn.Module):
+    """Velocity of a noisy latent, given the tokens of its caption."""
+
+    def __init__(self, seed: int, seen: Words) -> None:
+        super().__init__()
+        draw = Seeded(seed)
+        self.flux = build_flux(draw)
+        self.t5 = build_t5(draw, seen)
+        self.clip_l = build_clip_l(draw, seen)
+
+    def forward(self, latent: Tensor, sigma: Tensor, t5: Tensor, clip_l: Tensor) -> Tensor:
+        """latent (N, 16, h, w), sigma (N,), token numbers (N, L) and (N, 77) -> like latent."""
+        context = self.t5(t5, None)[0]
+        pooled = self.clip_l(clip_l)[3]
+        return self.flux(latent, sigma, context, pooled)
+
+
+def build_flux(draw: Seeded) -> comfy.ldm.flux.model.Flux:
+    known = {field.name for field in fields(comfy.ldm.flux.model.FluxParams)}
+    flux = comfy.ldm.flux.model.Flux(
+        **{key: value for key, value in FLUX_CONFIG.items() if key in known},
+        dtype=torch.float32,
+        device="cpu",
+        operations=comfy.ops.disable_weight_init,
+    )
+    with torch.no_grad():
+        for name, parameter in flux.named_parameters():
+            if any(part in name for part in SILENT):
+                parameter.zero_()
+            elif parameter.ndim > 1:
+                parameter.copy_(draw.linear(name, *parameter.shape))
+            else:
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+            parameter.requires_grad_(True)
+    return flux
+
+
+@contextmanager
+def trainable(module: nn.Module) -> Iterator[None]:
+    """ComfyUI's forward passes are not made for gradients; here they are, and give the same.
+
+    Their residual sums overwrite what the norm before them has kept for its gradient, so norms
+    get a copy; and rotary positions take the path that has a gradient.
+    """
+    before = comfy.model_management.in_training
+    kinds = (nn.LayerNorm, comfy.text_encoders.t5.T5LayerNorm)
+    hooks = [m.register_forward_pre_hook(_copied) for m in module.modules() if isinstance(m, kinds)]
+    comfy.model_management.in_training = True
+    try:
+        yield
+    finally:
+        comfy.model_management.in_training = before
+        for hook in hooks:
+            hook.remove()
+
+
+def _copied(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (arguments[0].clone(), *arguments[1:])
+
+
+def write_base(module: Base, seen: Words, models: Path) -> list[Path]:
+    """The three files below `models`, in half precision, under their published key names."""
+    flux, t5, clip_l = (models / name for name in (world.FLUX, world.T5, world.CLIP_L))
+    _write_flux(module.flux, flux)
+    write_t5(module.t5, seen, t5)
+    write_clip_l(module.clip_l, seen, clip_l)
+    return [flux, t5, clip_l]
+
+
+def _write_flux(flux: nn.Module, path: Path) -> None:
+    state = {}
+    for key, value in flux.state_dict().items():
+        # Published files say scale; ComfyUI has called it weight since 0.20 and reads both.
+        key = key.removesuffix("weight") + "scale" if key.endswith("_norm.weight") else key
+        state[key] = value.detach().cpu().half().contiguous()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part")
+    save_file(state, partial)
+    partial.replace(path)

@@ -1,0 +1,115 @@
+"""Paints a fixed set of captions with the weights so far, while training goes on.
+
+Left of each pair what the renderer draws for the caption, right what the model paints. The files
+are written and opened as a user would: by ComfyUI's loaders, its sampler and CFG.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import comfy.sample
+import comfy.sd
+import comfy.utils
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from ...nodes.text_encoder import load_mini_clip
+from .. import portraits, world
+from .base import RECIPE, vocabulary
+from .base_model import Base, write_base
+from .data import SIZE, free_shot
+from .options import curves, models
+
+FIRST_SEED = 900_000
+"""People who are neither trained on nor held out."""
+ALONE, TOGETHER = 12, 4
+STEPS, CFG = 20, 3.0
+COLUMNS, TEXT, LINE = 4, 52, 42
+
+
+def preview(work: Path, out: Path, device: torch.device | None = None) -> None:
+    """Write a contact sheet of the last checkpoint's averaged weights as `out`.
+
+    Raises FileNotFoundError before the first checkpoint.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        written = write_checkpoint(work, Path(folder))
+        painter = Painter(*written, models(work) / world.VAE)
+        truth, captions = references()
+        painted = [painter.paint(caption, seed) for seed, caption in enumerate(captions)]
+    sheet(truth, painted, captions).save(out)
+
+
+def write_checkpoint(work: Path, folder: Path) -> list[Path]:
+    """The averaged weights of the last checkpoint as FLUX, T5 and CLIP-L files below `folder`."""
+    checkpoint = curves(work) / f"{RECIPE.name}.ckpt"
+    if not checkpoint.exists():
+        raise FileNotFoundError(f"{checkpoint} is missing. It is written 3 minutes into training.")
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    seen, _ = vocabulary(work)
+    module = Base(RECIPE.seed, seen)
+    module.load_state_dict(saved["module"])
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    with torch.no_grad():
+        for parameter, average in zip(trained, saved["averages"], strict=True):
+            parameter.copy_(average)
+    return write_base(module, seen, folder)
+
+
+def references() -> tuple[list[np.ndarray], list[str]]:
+    """The same pictures and captions in every preview."""
+    images, captions = [], []
+    for index in range(ALONE + TOGETHER):
+        rng = np.random.default_rng((FIRST_SEED, index))
+        seeds = [FIRST_SEED + 2 * index + k for k in range(1 if index < ALONE else 2)]
+        people = tuple((portraits.person(seed), free_shot(rng)) for seed in seeds)
+        drawn = portraits.picture(rng, people)
+        images.append(portraits.render(drawn, SIZE).image)
+        captions.append(portraits.caption(rng, drawn))
+    return images, captions
+
+
+class Painter:
+    """The files, opened by ComfyUI."""
+
+    def __init__(self, flux: Path, t5: Path, clip_l: Path, vae: Path) -> None:
+        self.model = comfy.sd.load_diffusion_model(str(flux))
+        self.clip = load_mini_clip(t5, clip_l)
+        state, metadata = comfy.utils.load_torch_file(str(vae), return_metadata=True)
+        self.vae = comfy.sd.VAE(sd=state, metadata=metadata)
+
+    @torch.inference_mode()
+    def paint(self, caption: str, seed: int, cfg: float = CFG) -> np.ndarray:
+        """uint8 (128, 128, 3)."""
+        positive, negative = (
+            self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text))
+            for text in (caption, "")
+        )
+        empty = torch.zeros(1, 16, SIZE // 8, SIZE // 8)
+        latent = comfy.sample.sample(
+            self.model, comfy.sample.prepare_noise(empty, seed), STEPS, cfg, "euler", "simple",
+            positive, negative, empty, disable_pbar=True, seed=seed,
+        )  # fmt: skip
+        image = self.vae.decode(latent)[0].cpu().float()
+        return (image.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+
+
+def sheet(
+    truth: Sequence[np.ndarray], painted: Sequence[np.ndarray], captions: Sequence[str]
+) -> Image.Image:
+    width, height = 2 * SIZE + 8, SIZE + TEXT
+    rows = -(-len(captions) // COLUMNS)
+    page = Image.new("RGB", (COLUMNS * width, rows * height), "white")
+    draw = ImageDraw.Draw(page)
+    for index, pair in enumerate(zip(truth, painted, strict=True)):
+        x, y = index % COLUMNS * width, index // COLUMNS * height
+        for side, image in enumerate(pair):
+            page.paste(Image.fromarray(image), (x + side * SIZE, y))
+        text = "\n".join(textwrap.wrap(captions[index], LINE)[:4])
+        draw.multiline_text((x + 2, y + SIZE + 2), text, fill="black", spacing=1)
+    return page

@@ -1,0 +1,195 @@
+"""Trains the small world's autoencoder, in TAESD's format and with ComfyUI's own module.
+
+Painting with a diffusion model matters more than the last decibel: latents are pulled towards
+zero mean and unit variance per channel, the decoder sees them with some noise, and every fourth
+step they are halved in size before decoding, so that they look like a picture at every scale
+(Skorokhodov et al. 2025, "Improving the Diffusability of Autoencoders").
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import comfy.latent_formats
+import comfy.sd
+import comfy.utils
+import numpy as np
+import torch
+from comfy.taesd.taesd import TAESD
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
+
+from .. import portraits
+from ..seeded import Seeded
+from ..world import VAE as NAME
+from .data import HELD_OUT, SIZE, Groups, Portraits, free_shot
+from .loop import Recipe, train
+from .options import Options, curves, models
+
+CHANNELS = 16
+RECIPE = Recipe("vae", steps=7000, rate=1e-3, warmup=100)
+BATCH = 16
+CROP = 64
+WHOLE_EVERY = 8
+"""One step in so many sees whole pictures, a quarter as many of them."""
+HALF_EVERY = 4
+GROUP_SHARE = 0.15
+NOISE = 0.3
+"""Standard deviation of the noise on latents: uniform between 0 and this, per picture."""
+SLOPES = 1.0
+PULL = 0.02
+MEASURED = 64
+
+Pictures = list[np.ndarray]
+
+
+def train_vae(work: Path, device: torch.device, options: Options) -> None:
+    """Train, write the file below `models`, and measure it: `runs/vae.json`."""
+    path = models(work) / NAME
+    if path.exists():
+        return
+    recipe = replace(RECIPE, steps=options.steps or RECIPE.steps)
+    sources = [Portraits(work).images, Groups(work).images]
+    module = build(recipe.seed).to(device, memory_format=torch.channels_last)
+    loss = Loss(module, sources, options.batch or BATCH, device)
+    train(recipe, module, loss, curves(work), device)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(module, sources, path, device)
+    figures = measure(path, held_out_pictures(MEASURED))
+    (curves(work) / "vae.json").write_text(json.dumps(figures, indent=1))
+
+
+def build(seed: int) -> TAESD:
+    """ComfyUI's module, every parameter set: it comes with uninitialised memory."""
+    module, draw = TAESD(latent_channels=CHANNELS), Seeded(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if name.endswith("weight"):
+                # ReLU halves the variance; blocks begin as the identity.
+                gain = 0.0 if name.endswith("conv.4.weight") else 2**0.5
+                parameter.copy_(draw.conv(name, *parameter.shape[:2], gain=gain))
+            else:
+                parameter.zero_()
+        module.taesd_decoder[-1].bias.fill_(0.5)
+        module.vae_scale.fill_(1.0)
+    for fixed in (module.vae_scale, module.vae_shift):
+        fixed.requires_grad_(False)
+    return module
+
+
+class Loss:
+    """What the loop minimises: pixels, their slopes at three scales, and the latents' size."""
+
+    def __init__(self, module: TAESD, sources: Pictures, batch: int, device: torch.device) -> None:
+        self.module, self.sources, self.batch, self.device = module, sources, batch, device
+
+    def __call__(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        whole = step % WHOLE_EVERY == WHOLE_EVERY - 1
+        x = self.draw(
+            rng, SIZE if whole else CROP, max(1, self.batch // 4) if whole else self.batch
+        )
+        latent = self.module.taesd_encoder(x).float()
+        level = torch.rand(len(x), 1, 1, 1, device=x.device) * NOISE
+        seen, target = latent + torch.randn_like(latent) * level, x
+        if step % HALF_EVERY == 1:
+            seen, target = avg_pool2d(seen, 2), avg_pool2d(x, 2)
+        back = self.module.taesd_decoder(seen).float()
+        pixels, slopes = (back - target).abs().mean(), slope_error(back, target)
+        pull = size_error(latent)
+        total = pixels + SLOPES * slopes + PULL * pull
+        return total, {"pixels": pixels.detach(), "slopes": slopes.detach(), "pull": pull.detach()}
+
+    def draw(self, rng: np.random.Generator, size: int, count: int) -> Tensor:
+        """(count, 3, size, size) between 0 and 1: crops at random places."""
+        crops = np.empty((count, size, size, 3), np.uint8)
+        for crop in crops:
+            images = self.sources[int(rng.random() < GROUP_SHARE)]
+            top, left = rng.integers(SIZE - size + 1, size=2)
+            crop[:] = images[rng.integers(len(images)), top : top + size, left : left + size]
+        return to_tensor(crops, self.device)
+
+
+def to_tensor(images: np.ndarray, device: torch.device) -> Tensor:
+    """uint8 (N, height, width, 3) to float (N, 3, height, width) between 0 and 1."""
+    pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
+    return pixels.contiguous(memory_format=torch.channels_last)
+
+
+def slope_error(back: Tensor, target: Tensor) -> Tensor:
+    """Mean difference of neighbouring pixels' differences, at full, half and quarter size."""
+    error, total = back - target, back.new_zeros(())
+    for _ in range(3):
+        total = total + error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+        error = avg_pool2d(error, 2)
+    return total / 3
+
+
+def size_error(latent: Tensor) -> Tensor:
+    """Distance of each channel from zero mean and unit variance, over the batch."""
+    mean, variance = latent.mean((0, 2, 3)), latent.var((0, 2, 3))
+    return mean.square().mean() + variance.clamp_min(1e-4).log().square().mean()
+
+
+@torch.no_grad()
+def write(module: TAESD, sources: Pictures, path: Path, device: torch.device) -> None:
+    """Save in half precision, scale and shift set so that a Flux sampler sees unit variance."""
+    latent = torch.cat(
+        [encode(module, np.asarray(s[:: max(1, len(s) // 500)]), device) for s in sources]
+    )
+    flux = comfy.latent_formats.Flux()
+    scale = latent.std() * flux.scale_factor
+    module.vae_scale.copy_(scale)
+    module.vae_shift.copy_(flux.shift_factor - latent.mean() / scale)
+    state = {key: value.cpu().half().contiguous() for key, value in module.state_dict().items()}
+    for key in ("vae_scale", "vae_shift"):
+        state[key] = state[key].float()
+    partial = path.with_suffix(".part")
+    save_file(state, partial)
+    partial.replace(path)
+
+
+@torch.no_grad()
+def encode(module: nn.Module, images: np.ndarray, device: torch.device) -> Tensor:
+    """The encoder's own output, float32 (N, 16, height / 8, width / 8)."""
+    parts = []
+    for start in range(0, len(images), 32):
+        with torch.autocast(device.type, torch.bfloat16):
+            part = module.taesd_encoder(to_tensor(images[start : start + 32], device))
+        parts.append(part.float())
+    return torch.cat(parts)
+
+
+def held_out_pictures(count: int) -> np.ndarray:
+    """Pictures of people that no recipe trains on, uint8 (count, 128, 128, 3)."""
+    pictures = []
+    for seed in range(HELD_OUT, HELD_OUT + count):
+        rng = np.random.default_rng(seed)
+        drawn = portraits.picture(rng, ((portraits.person(seed), free_shot(rng)),))
+        pictures.append(portraits.render(drawn, SIZE).image)
+    return np.stack(pictures)
+
+
+def measure(path: Path, images: np.ndarray) -> dict[str, float]:
+    """Through ComfyUI's own VAE: signal to noise, and the latents as a Flux sampler sees them."""
+    state, metadata = comfy.utils.load_torch_file(str(path), return_metadata=True)
+    vae = comfy.sd.VAE(sd=state, metadata=metadata)
+    pixels = torch.from_numpy(images).float() / 255
+    with torch.inference_mode():
+        latent = vae.encode(pixels)
+        error = (vae.decode(latent).cpu().float().clamp(0, 1) - pixels).square()
+        seen = comfy.latent_formats.Flux().process_in(latent.cpu().float())
+    per_picture = -10 * error.mean((1, 2, 3)).clamp_min(1e-8).log10()
+    deviations = seen.std((0, 2, 3))
+    return {
+        "psnr": per_picture.mean().item(),
+        "psnr worst": per_picture.min().item(),
+        "latent mean": seen.mean().item(),
+        "latent deviation": seen.std().item(),
+        "smallest channel deviation": deviations.min().item(),
+        "largest channel deviation": deviations.max().item(),
+        "largest channel mean": seen.mean((0, 2, 3)).abs().max().item(),
+        "largest value": seen.abs().max().item(),
+    }
