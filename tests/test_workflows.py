@@ -25,13 +25,19 @@ MODEL_FILES = (".safetensors", ".pt", ".pth")
 ONE_CLICK = "https://huggingface.co/"
 """Where the missing-model dialog downloads from at one click."""
 
-REAL, DEMOS = ("vfa", "flexid"), ("demo", "flexid_demo")
+REAL, DEMOS = ("vfa", "flexid", "flexid_nodes"), ("demo", "flexid_demo", "flexid_nodes_demo")
+TWINS = (("flexid", "flexid_nodes"), ("flexid_demo", "flexid_nodes_demo"))
+"""The same picture by one node, and by the three that it stands for."""
 
 each_graph = pytest.mark.parametrize("path", GRAPHS, ids=lambda path: path.stem)
 
 
 def read(path):
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_api(name):
+    return read(FOLDER / "api" / f"{name}.api.json")
 
 
 def by_id(graph):
@@ -156,21 +162,59 @@ def test_the_demo_needs_only_what_it_builds(name):
     from flexid.mini.world import WRITERS
 
     built = " ".join(WRITERS)
-    for node in read(FOLDER / "api" / f"{name}.api.json").values():
+    for node in read_api(name).values():
         for value in node["inputs"].values():
             if isinstance(value, str) and value.endswith((*MODEL_FILES, ".onnx")):
                 assert f"/{value} " in built + " "
 
 
-@pytest.mark.parametrize("name", ["flexid", "flexid_demo"])
+def by_kind(name):
+    """Class -> its inputs in an API graph, for classes that occur once."""
+    nodes = read_api(name).values()
+    return {node["class_type"]: node["inputs"] for node in nodes}
+
+
+@pytest.mark.parametrize("name", [name for pair in TWINS for name in pair])
 def test_the_gate_reads_the_prompt_that_is_encoded(name):
     """Both streams' weights come from the words that the text encoder got."""
-    nodes = list(read(FOLDER / "api" / f"{name}.api.json").values())
-    encode = next(node for node in nodes if node["class_type"] == "CLIPTextEncode")
-    apply = next(node for node in nodes if node["class_type"] == "FlexIDApply")
-    assert isinstance(apply["inputs"]["prompt"], list)
-    assert apply["inputs"]["prompt"] == encode["inputs"]["text"]
-    assert apply["inputs"]["clip"] == encode["inputs"]["clip"]
+    nodes = by_kind(name)
+    encode = nodes["CLIPTextEncode"]
+    gate = nodes.get("FlexIDApply") or nodes["FlexIDContextAwareGate"]
+    lean = nodes.get("FlexIDApply") or nodes["FlexIDApplySIP"]
+    assert isinstance(gate["prompt"], list)
+    assert gate["prompt"] == encode["text"] == lean.get("text", gate["prompt"])
+    assert lean["clip"] == encode["clip"]
+
+
+@pytest.mark.parametrize(("one", "three"), TWINS)
+def test_the_separate_nodes_are_set_as_the_one_node(one, three):
+    whole, parts = by_kind(one), by_kind(three)
+    gate, sip, vfa = (parts[f"FlexID{x}"] for x in ("ContextAwareGate", "ApplySIP", "ApplyVFA"))
+    numbers = {node["class_type"]: key for key, node in read_api(three).items()}
+    assert sip["gate"] == [numbers["FlexIDContextAwareGate"], 0]
+    assert vfa["gate"] == [numbers["FlexIDContextAwareGate"], 1]
+    assert vfa["model"] == [numbers["FlexIDApplySIP"], 1]
+    assert (sip["alpha"], vfa["weight"]) == (1, 1), "the gates hold both bases"
+    knobs = {**gate, **vfa, **sip}
+    for name, value in whole["FlexIDApply"].items():
+        if not isinstance(value, list):
+            assert knobs[name] == value, name
+    for kind in whole.keys() - {"FlexIDApply"}:
+        settings = [
+            {k: v for k, v in graph[kind].items() if not isinstance(v, list)}
+            for graph in (whole, parts)
+        ]
+        for each in settings:
+            each.pop("filename_prefix", None)
+        assert settings[0] == settings[1], kind
+
+
+@pytest.mark.parametrize("name", ["flexid", "flexid_nodes"])
+def test_flux_dev_samples_as_in_the_paper(name):
+    nodes = by_kind(name)
+    sampler = nodes["KSampler"]
+    assert (sampler["steps"], sampler["sampler_name"], sampler["cfg"]) == (25, "euler", 1)
+    assert nodes["FluxGuidance"]["guidance"] == 4.0
 
 
 # Layout

@@ -103,6 +103,23 @@ def test_the_gate_of_the_vfa_graph_works_when_it_is_switched_on(client, vfa_grap
     assert not np.array_equal(picture(client, plain), picture(client, gated))
 
 
+def test_one_node_and_the_three_paint_the_same_picture(client, portrait):
+    """Bit for bit; and each of the two streams is in it."""
+    photo = client.upload(portrait)
+
+    def painted(name, **changes):
+        graph = demo.load_graph(ROOT / "workflows" / "api" / f"{name}.api.json")
+        graph = sized(demo.put_photo(graph, photo, insist=True))
+        for node in graph.values():
+            node["inputs"] |= changes.get(node["class_type"], {})
+        return picture(client, graph)
+
+    three = painted("flexid_nodes_demo")
+    assert np.array_equal(painted("flexid_demo"), three)
+    for kind, nothing in (("FlexIDApplySIP", {"alpha": 0}), ("FlexIDApplyVFA", {"weight": 0})):
+        assert not np.array_equal(painted("flexid_nodes_demo", **{kind: nothing}), three)
+
+
 # Graphs made for another pack
 
 
