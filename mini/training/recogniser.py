@@ -1,0 +1,144 @@
+"""The recogniser: who is it, in ArcFace's ONNX contract.
+
+A small convolutional network is taught to tell the training people apart on aligned crops with
+CosFace's margin (Wang et al. 2018). A second head reads the renderer's identity parameters from
+the embedding; it only speeds learning up and is thrown away.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, linear, mse_loss, normalize
+
+from ...model_patches.face.align import ARCFACE_112, similarity, warp
+from ..conv_layers import ConvNorm, LinearNorm, Residual, folded, recalibrate
+from ..onnx_graph import Graph
+from .data import Portraits
+from .faces_degrade import degrade
+from .faces_pictures import Ahead, to_input
+from .loop import Recipe, train
+from .options import Options, curves, models
+
+FILE = Path("insightface/models/flexid_mini/recogniser.onnx")
+SIDE, EMBEDDING, DIVISOR = 112, 512, 127.5
+RECIPE = Recipe("recogniser", steps=5000, rate=2e-3, warmup=200, decay=0.05, seed=11)
+BATCH = 128
+SCALE, MARGIN = 30.0, 0.3
+MARGIN_FROM, MARGIN_FULL = 0.05, 0.4
+"""Shares of the run between which the margin grows: an untrained net cannot meet it."""
+ATTRIBUTES = 1.0
+"""Weight of the identity parameters' mean squared error."""
+JITTERS = (0.4, 2.0)
+"""Least and greatest standard deviation of the points, in pixels of the crop."""
+CALIBRATION = 60
+
+
+class Recogniser(nn.Sequential):
+    """(N, 3, 112, 112) RGB in -1..1 -> (N, 512); its length is about that of ArcFace's, 20."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            ConvNorm(3, 32, kernel=7, stride=4),
+            Residual(32),
+            ConvNorm(32, 64, stride=2),
+            Residual(64),
+            Residual(64),
+            ConvNorm(64, 128, stride=2),
+            Residual(128),
+            ConvNorm(128, 12, kernel=1),
+            nn.Flatten(),
+            LinearNorm(12 * 7 * 7, EMBEDDING),
+        )
+
+
+class Classes(nn.Module):
+    """The recogniser with its two heads for `people` people and `parameters` of each."""
+
+    def __init__(self, people: int, parameters: int) -> None:
+        super().__init__()
+        self.net = Recogniser()
+        self.centres = nn.Parameter(torch.randn(people, EMBEDDING) / EMBEDDING**0.5)
+        self.attributes = nn.Linear(EMBEDDING, parameters)
+
+    def forward(self, crops: Tensor, labels: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+        """Scaled logits with the margin, and the identity parameters."""
+        unit = normalize(self.net(crops).float())
+        cosine = linear(unit, normalize(self.centres)).float()
+        wanted = nn.functional.one_hot(labels, len(self.centres))
+        attributes = self.attributes(unit * EMBEDDING**0.5).float()
+        return SCALE * (cosine - margin * wanted), attributes
+
+
+def margin_at(step: int, steps: int) -> float:
+    progress = (step / steps - MARGIN_FROM) / (MARGIN_FULL - MARGIN_FROM)
+    return MARGIN * min(1.0, max(0.0, progress))
+
+
+def jittered_crop(rng: np.random.Generator, rgb: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The aligned crop (112, 112, 3), from points as inexact as a detector's."""
+    scale = np.linalg.det(similarity(points, ARCFACE_112)[:, :2]) ** 0.5
+    spread = rng.uniform(*JITTERS) / scale
+    moved = points + rng.normal(0, spread, points.shape)
+    return warp(rgb, similarity(moved, ARCFACE_112), SIDE, (0, 0, 0))
+
+
+def crops_of(data: Portraits, batch: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """Crops (batch, 112, 112, 3) uint8 and the numbers of their people."""
+    chosen = rng.integers(len(data), size=batch)
+    crops = [jittered_crop(rng, degrade(rng, data.images[i]), data.points[i]) for i in chosen]
+    return np.stack(crops), data.person[chosen]
+
+
+def train_recogniser(work: Path, device: torch.device, options: Options) -> None:
+    """Train, write the ONNX file under work/models, and its figures on held-out people beside it.
+
+    Raises FileNotFoundError before the data is drawn.
+    """
+    recipe = replace(RECIPE, steps=options.steps or RECIPE.steps)
+    batch = options.batch or BATCH
+    data = Portraits(work)
+    people, parameters = data.vectors.shape
+    torch.manual_seed(recipe.seed)
+    model = Classes(people, parameters).to(device, memory_format=torch.channels_last)
+    vectors = torch.from_numpy(np.array(data.vectors)).float().to(device)
+    with Ahead(lambda rng: crops_of(data, batch, rng), recipe.seed, recipe.steps) as batches:
+
+        def loss(step: int, _: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+            crops, person = batches(step)
+            labels = torch.from_numpy(np.asarray(person)).to(device)
+            pixels = to_input(crops, DIVISOR, device)
+            logits, guessed = model(pixels, labels, margin_at(step, recipe.steps))
+            told_apart = cross_entropy(logits, labels)
+            described = mse_loss(guessed, vectors[labels])
+            right = (logits.argmax(1) == labels).float().mean()
+            shown = {"identity": told_apart, "attributes": described, "right": right}
+            whole = told_apart + ATTRIBUTES * described
+            return whole, {name: part.detach() for name, part in shown.items()}
+
+        train(recipe, model, loss, curves(work), device)
+    calibrate(model.net, data, batch, device, recipe.seed)
+    write_recogniser(model.net, models(work) / FILE)
+
+
+def calibrate(net: nn.Module, data: Portraits, batch: int, device: torch.device, seed: int) -> None:
+    """Batch-norm statistics of the averaged weights, on pictures damaged as in training."""
+
+    def forward(number: int) -> None:
+        crops, _ = crops_of(data, batch, np.random.default_rng((seed, 1, number)))
+        net(to_input(crops, DIVISOR, device))
+
+    recalibrate(net, forward, CALIBRATION)
+
+
+def write_recogniser(net: nn.Module, path: Path) -> None:
+    """Write the ONNX file: (N, 3, 112, 112) -> (N, 512)."""
+    graph = Graph("flexid_mini_recogniser")
+    flow = graph.input("input.1", ("batch", 3, SIDE, SIDE))
+    flow = graph.add(nn.Sequential(*folded(net).cpu()), flow)
+    graph.output(flow, "embedding", ("batch", EMBEDDING))
+    graph.write(path)
