@@ -16,6 +16,10 @@ from pathlib import Path
 
 STAGES = {
     "data": "data:build",
+    "detector": "detector:train_detector",
+    "recogniser": "recogniser:train_recogniser",
+    "estimators": "estimators:train_estimators",
+    "faces": "faces_evaluate:evaluate_faces",
     "vae": "vae:train_vae",
     "latents": "vae_latents:encode_all",
     "base": "base:train_base",

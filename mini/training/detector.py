@@ -12,13 +12,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits, interpolate, s
 
 from ..conv_layers import ConvNorm, Residual, folded, recalibrate
 from ..onnx_graph import Graph
+from ..world import DETECTOR
 from .faces_anchors import ANCHORS, IGNORED, POSITIVE, SIDES, STRIDES, box_overlap, targets
 from .faces_canvas import canvas
 from .faces_pictures import Ahead, Pictures, to_input
 from .loop import Recipe, train
 from .options import Options, curves, models
 
-FILE = Path("insightface/models/flexid_mini/det_mini.onnx")
 DIVISOR = 128.0
 WIDTH = 64
 PER_ANCHOR = (1, 4, 10)
@@ -161,7 +161,7 @@ def train_detector(work: Path, device: torch.device, options: Options) -> None:
         model(to_input(images, DIVISOR, device))
 
     recalibrate(model, forward, CALIBRATION)
-    write_detector(model, models(work) / FILE)
+    write_detector(model, models(work) / DETECTOR)
 
 
 def write_detector(model: Detector, path: Path) -> None:

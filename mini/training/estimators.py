@@ -13,13 +13,13 @@ from torch.nn.functional import cross_entropy, smooth_l1_loss
 from ..conv_layers import recalibrate
 from ..estimators import DEGREES, Estimators, face_crop, network_input, save_estimators
 from ..portraits import EXPRESSIONS, STYLES
+from ..world import ESTIMATORS
 from .data import Groups, Portraits
 from .faces_degrade import degrade
 from .faces_pictures import Ahead
 from .loop import Recipe, train
 from .options import Options, curves, models
 
-FILE = Path("flexid_mini/estimators.safetensors")
 RECIPE = Recipe("estimators", steps=3500, rate=2e-3, warmup=100, decay=0.02, seed=13)
 BATCH = 96
 GROUP_SHARE = 0.15
@@ -99,4 +99,4 @@ def train_estimators(work: Path, device: torch.device, options: Options) -> None
         model.style(network_input(pictures).to(device))
 
     recalibrate(model, forward, CALIBRATION)
-    save_estimators(model, models(work) / FILE, list(EXPRESSIONS), list(STYLES))
+    save_estimators(model, models(work) / ESTIMATORS, list(EXPRESSIONS), list(STYLES))

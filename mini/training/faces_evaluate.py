@@ -15,12 +15,12 @@ from ...model_patches.face.analyser import FaceAnalyser, load_analyser
 from ...model_patches.face.detection import Detection, overlap
 from ...model_patches.metrics import verification_area
 from ..estimators import ANGLES, Estimator, load_estimator
-from . import detector, estimators
+from ..world import DETECTOR, ESTIMATORS
 from .faces_degrade import degrade
 from .faces_held_out import SHOTS, Drawn, draw_groups, draw_singles
 from .options import Options, models
 
-FILE = Path("flexid_mini/faces.json")
+FILE = Path("flexid/flexid_mini_faces.json")
 MATCH = 0.5
 """Overlap from which a detection counts as the face."""
 Figures = dict[str, float]
@@ -32,9 +32,9 @@ def evaluate_faces(work: Path, device: torch.device, options: Options) -> None:
     options.people: so many held-out people in place of all. Raises FileNotFoundError when a
     network has not been trained.
     """
-    pack = (models(work) / detector.FILE).parent
+    pack = (models(work) / DETECTOR).parent
     analyser = load_analyser(pack, "pack", ["CPU"], None)
-    estimator = load_estimator(models(work) / estimators.FILE)
+    estimator = load_estimator(models(work) / ESTIMATORS)
     few = {"people": options.people} if options.people else {}
     singles, groups = draw_singles(**few), draw_groups()
     figures = {

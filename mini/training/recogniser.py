@@ -18,13 +18,13 @@ from torch.nn.functional import cross_entropy, linear, mse_loss, normalize
 from ...model_patches.face.align import ARCFACE_112, similarity, warp
 from ..conv_layers import ConvNorm, LinearNorm, Residual, folded, recalibrate
 from ..onnx_graph import Graph
+from ..world import RECOGNISER
 from .data import Portraits
 from .faces_degrade import degrade
 from .faces_pictures import Ahead, to_input
 from .loop import Recipe, train
 from .options import Options, curves, models
 
-FILE = Path("insightface/models/flexid_mini/recogniser.onnx")
 SIDE, EMBEDDING, DIVISOR = 112, 512, 127.5
 RECIPE = Recipe("recogniser", steps=5000, rate=2e-3, warmup=200, decay=0.05, seed=11)
 BATCH = 128
@@ -122,7 +122,7 @@ def train_recogniser(work: Path, device: torch.device, options: Options) -> None
 
         train(recipe, model, loss, curves(work), device)
     calibrate(model.net, data, batch, device, recipe.seed)
-    write_recogniser(model.net, models(work) / FILE)
+    write_recogniser(model.net, models(work) / RECOGNISER)
 
 
 def calibrate(net: nn.Module, data: Portraits, batch: int, device: torch.device, seed: int) -> None:
