@@ -14,7 +14,7 @@ def _colour(head: Head) -> RGB:
     natural = head.who.hair_rgb
     if head.who.hair_colour in ("pink", "blue", "purple", "green"):
         natural = (84, 58, 44)
-    return shade(natural, 0.15) if luma(natural) > 60 else natural
+    return shade(natural, 0.3) if luma(natural) > 60 else natural
 
 
 def _strip(points: list[tuple[float, float]]) -> np.ndarray:
@@ -89,14 +89,14 @@ def draw_moustache(ink: Ink, head: Head) -> None:
     lip = shape.upper_out[4:]
     reach = 1.16 if kind == "moustache" else 1.05
     tip = (lip[-1, 0] * reach, lip[-1, 1] - 0.02 + (0.05 if kind == "moustache" else 0.1))
-    high = lip[0, 1] - min(0.13, 0.75 * (lip[0, 1] - nose)) * thick
+    high = lip[0, 1] - min(0.17, 0.9 * (lip[0, 1] - nose)) * thick
     ring = [
         (0.0, high + 0.03),
         (0.45 * lip[-1, 0], high),
         (0.85 * lip[-1, 0], lip[3, 1] - 0.07 * thick),
     ]
-    ring += [tip, (0.7 * lip[-1, 0], lip[3, 1] + 0.012), (0.3 * lip[-1, 0], lip[1, 1] + 0.03)]
-    ring += [(0.0, lip[0, 1] + 0.012)]
+    ring += [tip, (0.7 * lip[-1, 0], lip[3, 1] - 0.005), (0.3 * lip[-1, 0], lip[1, 1] + 0.006)]
+    ring += [(0.0, lip[0, 1] - 0.012)]
     path = smooth(head.map(_strip(ring), 0.07), tension=0.8)
     colour = _colour(head)
     ink.shape(path, colour, outline=0.6)

@@ -134,28 +134,17 @@ def _suit(body: Body) -> None:
     body.both(lapel, mix(body.colour, body.dark, 0.45), 0.1)
 
 
-def _dress(body: Body) -> None:
-    """Bare shoulders and two straps."""
+def _tank_top(body: Body) -> None:
+    """Bare shoulders and two wide straps."""
     skin, wide = body.skin, body.wide
     body.torso(0.02, skin.base)
-    for side in (1, -1):
-        body.line(
-            [[side * 0.12, 1.62], [side * 0.5, 1.68], [side * 0.8, 1.66]], skin.dark, 0.05, 0.6
-        )
-    top = [
-        [-wide - 0.3, 4.2],
-        [-wide * 0.76, 2.3],
-        [-0.55, 2.12],
-        [0, 2.26],
-        [0.55, 2.12],
-        [wide * 0.76, 2.3],
-        [wide + 0.3, 4.2],
-    ]
-    body.ink.shape(smooth(body.place(top), tension=0.5), body.colour)
-    for side in (1, -1):
-        body.line([[side * 0.6, 2.2], [side * (body.neck + 0.22), 1.55]], body.colour, 0.14)
-    if body.head.who.gender == "woman" and not body.head.young:
-        body.line([[-body.neck, 1.5], [0, 1.86], [body.neck, 1.5]], (232, 190, 80), 0.04)
+    top = [[-wide - 0.3, 4.2], [-wide * 0.86, 2.5], [-wide * 0.7, 2.0], [-0.78, 1.6], [-0.5, 1.52]]
+    top += [[-0.36, 1.88], [0.0, 2.04], [0.36, 1.88], [0.5, 1.52], [0.78, 1.6], [wide * 0.7, 2.0]]
+    top += [[wide * 0.86, 2.5], [wide + 0.3, 4.2]]
+    body.ink.shape(smooth(body.place(top), tension=0.7), body.colour)
+    body.line([[-0.5, 1.54], [-0.36, 1.88], [0, 2.04], [0.36, 1.88], [0.5, 1.54]], body.dark, 0.05)
+    for side in (1, -1):  # the collar bones
+        body.line([[side * 0.1, 1.66], [side * 0.4, 1.6]], skin.dark, 0.05, 0.6)
 
 
 def _sweater(body: Body) -> None:
@@ -224,7 +213,7 @@ _DRAW: dict[str, Callable[[Body], None]] = {
     "shirt": _shirt,
     "hoodie": _hoodie,
     "suit": _suit,
-    "dress": _dress,
+    "tank top": _tank_top,
     "sweater": _sweater,
     "denim jacket": _denim,
     "striped top": _striped,

@@ -17,7 +17,7 @@ from .shot import Framing, Shot
 UNITS = 128.0
 _PIVOT = np.array([0.0, 0.5, -0.25])  # the top of the neck
 _DEPTH = 0.05  # how much larger a point one unit nearer is drawn
-_ROWS = np.linspace(-0.95, 1.06, 42)
+_ROWS = np.linspace(-0.95, 1.25, 67)
 
 
 def lerp(low: float, high: float, share: float) -> float:
@@ -107,8 +107,10 @@ class Head:
             (0.15, cheek),
             (0.4 * long, cheek * 0.96),
         ]
-        knots += [(0.66 * long, jaw), (chin * 0.86, (jaw + tip) / 2), (chin * 0.96, tip)]
-        self._wide = _smooth([(y, value * wide) for y, value in [*knots, (chin, tip * 0.72)]])
+        knots += [(0.66 * long, jaw), (chin * 0.86, 0.45 * jaw + 0.55 * tip)]
+        self._wide = _smooth([(y, value * wide) for y, value in [*knots, (chin, tip * 0.7)]])
+        low = 1 - np.clip((_ROWS - 0.82 * chin) / (0.18 * chin), 0, 1) ** 3
+        self._wide *= np.sqrt(np.maximum(low, 0.01))  # the round end of the chin
         front = [(-0.95, 0.3), (-0.6, 0.66), (-0.2, 0.76), (0.1, 0.75), (0.45 * long, 0.8)]
         self._front = _smooth([*front, (0.75 * long, 0.78), (chin * 0.95, 0.74), (chin, 0.62)])
         edge = [(-0.95, -0.05), (-0.5, 0.12), (-0.1, 0.1), (0.2, 0.02), (0.6 * long, 0.06)]
@@ -162,8 +164,8 @@ class Head:
 
     def face_outline(self) -> np.ndarray:
         """(N, 2) the outline of the face in the picture, clockwise or not, no point twice."""
-        grid = np.stack(np.meshgrid(_ROWS[4:], _ACROSS, indexing="ij"), -1).reshape(-1, 2)
-        grid = grid[grid[:, 0] <= self.chin_y]
+        rows = self.chin_y - (self.chin_y + 0.76) * np.linspace(0, 1, 24) ** 1.5
+        grid = np.stack(np.meshgrid(rows, _ACROSS, indexing="ij"), -1).reshape(-1, 2)
         grid = np.stack([grid[:, 1] * self.half(grid[:, 0]), grid[:, 0]], 1)
         return hull(self.map(grid))
 

@@ -5,7 +5,7 @@ import numpy as np
 from .colour import RGB, luma, mix, shade, tint
 from .cuts import CUTS, Cut
 from .geometry import Ellipse, Head, lerp
-from .ink import Ink, bezier, smooth, straight
+from .ink import Ink, bezier, dots, smooth, straight
 from .skin import Light
 
 _LINE = np.linspace(-1, 1, 17)  # along the hairline, temple to temple
@@ -33,14 +33,14 @@ class Hair:
     def outline(self) -> np.ndarray:
         """(N, 2) the outer edge."""
         if not self.cut.hang:
-            angles = np.linspace(0, 2 * np.pi, 72, endpoint=False)
-            return self.shell.outline(angles, self._reach(angles))
+            angles = np.linspace(0, 2 * np.pi, 96, endpoint=False)
+            return self.shell.outline(angles, self.reach(angles))
         roll = np.radians(self.head.shot.roll)
         angles = np.linspace(np.pi - 0.1, 2 * np.pi + 0.1, 30) + roll
-        arc = self.shell.outline(angles, self._reach(angles))
+        arc = self.shell.outline(angles, self.reach(angles))
         return np.concatenate([arc, self._fall(arc[-1], 1.0), self._fall(arc[0], -1.0)[::-1]])
 
-    def _reach(self, angles: np.ndarray) -> np.ndarray:
+    def reach(self, angles: np.ndarray) -> np.ndarray:
         """The outer edge relative to the shell's, at picture angles."""
         turned = angles - np.radians(self.head.shot.roll)
         upper = np.clip(-np.sin(turned) + 0.35, 0, 1) ** 0.5
@@ -52,14 +52,18 @@ class Hair:
         if edge == "spikes":
             return 1 + 0.26 * upper * np.abs((turned * 11 / np.pi) % 2 - 1)
         if edge == "tufts":
-            return 1 + 0.045 * upper * np.abs((turned * 6 / np.pi + self.part) % 2 - 1)
+            return 1 + 0.085 * upper * np.abs((turned * 16 / np.pi + self.part) % 2 - 1)
         if edge == "waves":
-            return 1 + 0.03 * np.sin(9 * turned)
-        if edge == "quiff":
+            return 1 + 0.03 * np.cos(8 * turned + 4 * np.pi)
+        if edge in ("quiff", "sweep"):
             front = self.head.pose.project(np.array([[0.25 * self.part, -1.05, 0.35]]))[0]
             aim = front - self.shell.middle
             gap = (angles - np.arctan2(aim[1], aim[0]) + np.pi) % (2 * np.pi) - np.pi
-            return 1 + 0.13 * np.exp(-(((gap + 0.3 * self.part) / 0.8) ** 2))
+            gap = gap * (1 if self.part > 0 else -1)
+            if edge == "sweep":
+                return 1 + 0.13 * np.exp(-(((gap - 0.7) / 0.6) ** 2)) - 0.03 * upper
+            low, high = np.exp(-(((gap + 0.55) / 0.42) ** 2)), np.exp(-(((gap - 0.4) / 0.46) ** 2))
+            return 1 + 0.1 * low + 0.22 * high
         return np.ones_like(angles)
 
     def _fall(self, start: np.ndarray, side: float) -> np.ndarray:
@@ -71,8 +75,8 @@ class Hair:
         reach = (head.width + self.grow[0] + (0.16 if long else 0.04)) * size
         bottom = np.array([middle + side * reach, head.pose.y + self.cut.hang * size])
         if not long:
-            bottom[1] += np.sin(np.radians(head.shot.roll)) * side * 0.7 * size
-            bottom[0] = start[0] + side * 0.03 * size
+            lean = -0.6 * np.sin(np.radians(head.shot.roll))
+            bottom = start + (self.cut.hang + 0.15) * size * np.array([lean, 1.0])
         path = start + (bottom - start) * np.stack([t**1.3, t], 1)
         if self.cut.edge == "waves":
             path[:, 0] += side * 0.075 * size * np.sin(t * 15) * (0.4 + t)
@@ -114,7 +118,7 @@ class Hair:
             y = top - 0.03 + np.where(gap > 0, 0.3 * np.clip(gap, 0, 1.4) ** 0.8, 0.2 * gap**2)
             y = np.maximum(y, top + (temple - top) * np.abs(u) ** 3)
         elif kind == "fringe":
-            y = -0.29 + 0.05 * np.abs((u * 5 + self.part) % 2 - 1) + 0.05 * u**2
+            y = -0.35 + 0.05 * np.abs((u * 5 + self.part) % 2 - 1) + 0.05 * u**2
         elif kind == "curtain":
             gap = np.abs(u - self.part * 0.5)
             y = top - 0.06 + 0.44 * np.clip(gap - 0.03, 0, 2) ** 0.85
@@ -149,7 +153,7 @@ class Hair:
         else:
             side = [(0.97, -0.08, 0.3), (0.99, burn * 0.6, 0.22), (1.0, burn, 0.16)]
             side += [(1.02, burn - 0.04, 0.05), (1.03, 0.0, -0.1), (1.02, 0.25, -0.2)]
-            side += [(0.9, 0.5, -0.34), (0.5, 0.66, -0.6)]
+            side += [(0.95, 0.36, -0.36), (0.82, 0.47, -0.52), (0.4, 0.52, -0.76)]
         return np.array(side) * (wide, 1, 1)
 
     def fill(self, ink: Ink, light: Light) -> str:
@@ -167,7 +171,7 @@ def draw_behind(ink: Ink, head: Head) -> None:
     if cut is None:
         return
     hair = Hair(head, cut)
-    if cut.hang:
+    if cut.hang or cut.side > 0.1:
         ink.shape(smooth(hair.outline()), hair.dark)
     if cut.extra:
         _draw_tied(ink, hair, behind=True)
@@ -213,6 +217,8 @@ def _draw_texture(ink: Ink, hair: Hair, outer: np.ndarray, light: Light) -> None
         _draw_curls(ink, hair)
     elif hair.cut is not CUTS["buzz"]:
         _draw_strands(ink, hair, outer)
+        if hair.cut.hang:
+            _draw_fallen(ink, hair, outer)
     (x, y, z) = 0.35 * light.side, -0.82, 0.5
     shine = hair.shell.on(np.array([[x, y, z]]) / np.linalg.norm([x, y, z]))
     at = hair.head.pose.project(shine)[0]
@@ -231,40 +237,62 @@ def _draw_strands(ink: Ink, hair: Hair, outer: np.ndarray) -> None:
     start = head.pose.project(np.array([root]))[0]
     ends = [*outer[1::4], *hair.shell.pushed(hair.hairline()[1::2])]
     lines: tuple[list[str], list[str]] = ([], [])
+    around = len(outer[1::4])
     for k, end in enumerate(ends):
         way = end - start
-        aside = np.array([-way[1], way[0]]) * (0.13 if way[0] > 0 else -0.13)
-        begin = start + 0.12 * way + aside * 0.3
+        bow = 0.13 if k < around else 0.05
+        aside = np.array([-way[1], way[0]]) * (bow if way[0] > 0 else -bow)
+        begin = start + (0.12 if k < around else 0.32) * way
         points = np.array([begin, start + 0.4 * way - aside, start + 0.75 * way - aside, end])
         lines[k % 2].append(bezier(points, False))
+    if hair.cut.line == "swept":
+        part = hair.front(np.array([hair.part * head.width * 0.9]), np.array([head.hairline - 0.05]))
+        way = np.array([hair.shell.pushed(part)[0], start])
+        ink.line(straight(way, False), hair.dark, 0.06 * size, 0.9)
     strong = 0.5 if luma(hair.base) > 60 else 0.8
-    ink.line("".join(lines[0]), hair.dark, 0.036 * size, strong)
-    ink.line("".join(lines[1]), hair.light, 0.03 * size, 0.45)
+    ink.line("".join(lines[0]), hair.dark, 0.032 * size, strong)
+    ink.line("".join(lines[1]), hair.light, 0.028 * size, 0.4)
 
 
 def _draw_curls(ink: Ink, hair: Hair) -> None:
-    """Small arcs that sit on the shell and turn with it."""
+    """Rows of curls, or the grain of an afro, that sit on the shell and turn with it."""
     rng = np.random.default_rng([11, hair.head.who.seed])
     size, fuzz = hair.head.pose.scale, hair.cut.edge == "fuzz"
-    count = 90 if fuzz else 54
+    count = 220 if fuzz else 40
     way = rng.normal(size=(count, 3))
-    way[:, 1] = -np.abs(way[:, 1]) * 1.1 + 0.3
-    points = hair.shell.on(0.95 * way / np.linalg.norm(way, axis=1, keepdims=True))
-    seen = hair.head.pose.turned(points)[:, 2] > -0.2
-    flat = hair.head.pose.project(points[seen])
+    way[:, 1] = -np.abs(way[:, 1]) * 1.1 + 0.4
+    points = hair.shell.on(0.97 * way / np.linalg.norm(way, axis=1, keepdims=True))
+    flat = hair.head.pose.project(points[hair.head.pose.turned(points)[:, 2] > -0.2])
+    if fuzz:
+        ink.line(dots(flat[::2]), hair.dark, 0.06 * size, 0.5)
+        ink.line(dots(flat[1::2]), hair.light, 0.05 * size, 0.4)
+        return
     if hair.cut.hang:
-        low = rng.uniform((-1.2, 0.0), (1.2, hair.cut.hang), (44, 2))
+        low = rng.uniform((-1.2, 0.0), (1.2, hair.cut.hang), (40, 2))
         flat = np.concatenate([flat, hair.head.still(low)])
-    radius = (0.05 if fuzz else 0.085) * size
+    rows = [hair.shell.outline(_ROUND, hair.reach(_ROUND) * grow) for grow in (0.84, 0.64)]
+    ink.line("".join(smooth(row) for row in rows), hair.dark, 0.04 * size, 0.35)
+    turn = rng.uniform(0, 2 * np.pi, len(flat))
+    arcs = 0.085 * size * np.stack([[np.cos(turn + a), np.sin(turn + a)] for a in (0, 1.3, 2.6, 4.0)])
+    arcs = arcs.transpose(2, 0, 1) + flat[:, None]
+    for half, colour, alpha in ((arcs[::2], hair.dark, 0.5), (arcs[1::2], hair.light, 0.36)):
+        ink.line("".join(smooth(arc, False) for arc in half), colour, 0.034 * size, alpha)
+
+
+_ROUND = np.linspace(0, 2 * np.pi, 72, endpoint=False)
+
+
+def _draw_fallen(ink: Ink, hair: Hair, outer: np.ndarray) -> None:
+    """Strands along the hair that hangs, beside its outer edges."""
+    size = hair.head.pose.scale
+    right, left = outer[30:39], outer[-9:][::-1]
+    inward = np.array([size, 0.0])
     lines: tuple[list[str], list[str]] = ([], [])
-    for k, (x, y) in enumerate(flat.tolist()):
-        bow = radius * (1 if k % 3 else -1)
-        lines[k % 2].append(
-            f"M{x - radius:.2f} {y:.2f}C{x - radius:.2f} {y - 1.4 * bow:.2f}"
-            f" {x + radius:.2f} {y - 1.4 * bow:.2f} {x + radius:.2f} {y + 0.3 * bow:.2f}"
-        )
-    ink.line("".join(lines[0]), hair.dark, 0.042 * size, 0.5)
-    ink.line("".join(lines[1]), hair.light, 0.036 * size, 0.38)
+    for k, share in enumerate((0.09, 0.18, 0.27, 0.36)):
+        for side, edge in ((-1, right), (1, left)):
+            lines[k % 2].append(smooth(edge[::2] + side * share * inward, False))
+    ink.line("".join(lines[0]), hair.dark, 0.034 * size, 0.5)
+    ink.line("".join(lines[1]), hair.light, 0.03 * size, 0.4)
 
 
 def _draw_tied(ink: Ink, hair: Hair, behind: bool) -> None:

@@ -38,16 +38,11 @@ def dots(points: np.ndarray) -> str:
 def smooth(points: np.ndarray, closed: bool = True, tension: float = 1.0) -> str:
     """A path of cubic curves through (N, 2) points (Catmull-Rom); tension 0 gives straight."""
     points = np.asarray(points, dtype=float)
-    if closed:
-        before, after = np.roll(points, 1, 0), np.roll(points, -1, 0)
-    else:
-        before = np.concatenate([points[:1], points[:-1]])
-        after = np.concatenate([points[1:], points[-1:]])
-    slope = (after - before) * (tension / 6)
-    ends = after if closed else points[1:]
-    count = len(ends)
-    to = np.roll(slope, -1, 0) if closed else slope[1:]
-    curves = np.concatenate([points[:count] + slope[:count], ends - to, ends], 1)
+    ends = (points[-1:], points, points[:2]) if closed else (points[:1], points, points[-1:])
+    padded = np.concatenate(ends)  # with neighbours on both sides of every point
+    slope = (padded[2:] - padded[:-2]) * (tension / 6)
+    start, end = padded[1:-2], padded[2:-1]
+    curves = np.concatenate([start + slope[:-1], end - slope[1:], end], 1)
     body = "".join(map(_CURVE, *curves.T.tolist()))
     return _START(*points[0].tolist()) + body + ("Z" if closed else "")
 

@@ -168,4 +168,4 @@ def look(shot: Shot) -> Look:
     strong = shot.intensity >= 0.72
     if shot.expression == "happy" and shot.intensity > 0.9:
         return _scaled(_LAUGH, shot.intensity)
-    return _scaled((_STRONG if strong else _MILD)[shot.expression], 0.3 + 0.7 * shot.intensity)
+    return _scaled((_STRONG if strong else _MILD)[shot.expression], 0.4 + 0.6 * shot.intensity)

@@ -98,7 +98,7 @@ def draw_marks(ink: Ink, head: Head, skin: Skin) -> None:
         for at_x, at_y, radius in spots:
             ink.shape(smooth(head.disc(at_x, at_y, radius, radius)), brown, outline=0)
     elif who.mark == "freckles":
-        _freckles(ink, head, mix(skin.base, (150, 74, 34), 0.6))
+        _freckles(ink, head, shade(mix(skin.base, (176, 80, 40), 0.35), 0.4))
     elif who.mark == "scar":
         line = smooth(head.map([[x, y - 0.2], [x + 0.06, y - 0.03], [x + 0.03, y + 0.16]]), False)
         ink.line(line, mix(skin.base, (160, 50, 60), 0.6), 0.075 * size)

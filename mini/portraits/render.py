@@ -39,20 +39,20 @@ def heads(picture: Picture) -> list[Head]:
     return [Head(who, shot, framing) for (who, shot), framing in pairs]
 
 
-def _inks(picture: Picture, blur: float) -> tuple[Ink, Ink]:
+def _inks(picture: Picture, shown: list[Head], blur: float) -> tuple[Ink, Ink]:
     """The scene, and the people before it."""
     first = picture.people[0][1]
     scene, people = Ink(PENS[first.style]), Ink(PENS[first.style], "p")
     scenes.draw_scene(scene, first.scene, first.variant, blur)
     light = skin.light_of(first.light, first.variant)
-    for head in heads(picture):
+    for head in shown:
         _draw_person(people, head, light)
     return scene, people
 
 
 def svg(picture: Picture, size: int = 128) -> str:
     """The drawing before the style's work on the pixels."""
-    scene, people = _inks(picture, 128 * _BLUR.get(picture.people[0][1].style, 0.0))
+    scene, people = _inks(picture, heads(picture), 128 * _BLUR.get(picture.people[0][1].style, 0.0))
     return scene.text(size, people)
 
 
@@ -70,9 +70,11 @@ def _draw_person(ink: Ink, head: Head, light: skin.Light) -> None:
             skin.draw_ear(ink, head, tone, side)
     skin.draw_face(ink, head, tone, light, outline)
     beard.draw_beard(ink, head)
-    ink.open_clip(outline)
+    if turned:  # what lies on the far cheek ends at its edge
+        ink.open_clip(outline)
     _draw_features(ink, head, tone, light)
-    ink.close()
+    if turned:
+        ink.close()
     hair.draw_cap(ink, head, light)
     if ears and turned:
         skin.draw_ear(ink, head, tone, -head.far)
@@ -100,13 +102,13 @@ def _pixels(text: str, size: int) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGBA"))
 
 
-def _layers(picture: Picture, size: int) -> tuple[np.ndarray, np.ndarray]:
+def _layers(picture: Picture, shown: list[Head], size: int) -> tuple[np.ndarray, np.ndarray]:
     """(size, size, 3) float32 0..1 of scene and people, and (size, size, 1) where the people are.
 
     A scene out of focus is drawn small and enlarged: that blurs it for a tenth of a filter's time.
     """
     blur = _BLUR.get(picture.people[0][1].style, 0.0)
-    scene, people = _inks(picture, 0.0)
+    scene, people = _inks(picture, shown, 0.0)
     small = size if not blur else max(16, int(min(0.5, 0.0042 / blur) * size))
     behind = _pixels(scene.text(small), small)[..., :3].astype(np.float32) / 255
     if blur:
@@ -130,7 +132,8 @@ def face(head: Head, size: int = 128) -> Face:
 def render(picture: Picture, size: int = 128) -> Rendered:
     """Draw a picture of size x size pixels. RuntimeError where resvg_py is not installed."""
     first = picture.people[0][1]
-    pixels, people = _layers(picture, size)
+    shown = heads(picture)
+    pixels, people = _layers(picture, shown, size)
     side = skin.light_of(first.light, first.variant).side
     image = styles.finish(pixels, people, first.style, first.light, side, first.variant)
-    return Rendered(image, tuple(face(head, size) for head in heads(picture)))
+    return Rendered(image, tuple(face(head, size) for head in shown))

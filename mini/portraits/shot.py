@@ -23,7 +23,7 @@ SCENES = (
     "desert",
     "garden",
 )
-CLOTHES = ("t-shirt", "shirt", "hoodie", "suit", "dress", "sweater", "denim jacket", "striped top")
+CLOTHES = ("t-shirt", "shirt", "hoodie", "suit", "tank top", "sweater", "denim jacket", "striped top")
 LIGHTS = ("soft", "warm", "cold", "dramatic")
 COLOURS = {
     "red": (204, 48, 50),

@@ -9,7 +9,7 @@ import numpy as np
 _TINT = {
     "soft": (1.0, 1.0, 1.0),
     "warm": (1.1, 0.94, 0.74),
-    "cold": (0.82, 0.95, 1.14),
+    "cold": (0.86, 0.97, 1.12),
     "dramatic": (0.98, 0.95, 0.95),
 }
 
@@ -126,7 +126,7 @@ def _comic(image: np.ndarray, people: np.ndarray, seed: int) -> np.ndarray:
     mean = out.mean(2, keepdims=True)
     out = np.clip((mean + (out - mean) * 1.4) * 1.08, 0, 1)
     x, y = _grid(size)
-    dots = np.sin((x + y) / unit * 1.35) * np.sin((x - y) / unit * 1.35)
+    dots = np.sin((x + y) / unit * 1.1) * np.sin((x - y) / unit * 1.1)
     dark = np.clip((0.66 - _blur(value, 2.2 * unit)) * 1.6, 0, 0.7)
     print_ = np.clip((dots - 0.95 + 1.7 * dark) * 3, 0, 1)
     return out * (1 - 0.28 * print_[..., None])
