@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """FlexID's commands. Standard library only; nothing needs to be installed first.
 
-python3 start.py demo     one photo in, pictures out, in a private ComfyUI
-python3 start.py test     lint and all tests
-python3 start.py serve    ComfyUI with this pack, for use by hand
-python3 start.py bench    speed and memory, as ratios
+python3 start.py demo        one photo in, a contact sheet out, in a private ComfyUI
+python3 start.py test        lint and all tests
+python3 start.py serve       ComfyUI with this pack, for use by hand
+python3 start.py bench       speed and memory, as ratios
+python3 start.py evaluate    the small world's figures: who is kept, what is obeyed
+python3 start.py mini-train  train the small world's models
 """
 
 import sys
@@ -23,10 +25,15 @@ import time
 from pathlib import Path
 
 OUTPUT = Path("flexid-demo")
+TOOLS = ("test", "evaluate", "mini-train")
+"""Commands that also need what requirements-dev.txt lists."""
+PASS_ON = ("bench", "mini-train")
+"""Commands with options of their own that start.py does not know."""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line. Options come after the command."""
+    from mini.evaluating.options import add_options
     from setup.pins import DEFAULT_COMFYUI, RELEASES
 
     common = argparse.ArgumentParser(add_help=False)
@@ -51,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
         prog="start.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    demo = commands.add_parser("demo", parents=[common], help="one photo in, pictures out")
+    demo = commands.add_parser("demo", parents=[common], help="one photo in, a contact sheet out")
     demo.add_argument("--photo", type=Path, metavar="FILE", help="your picture of a person")
     demo.add_argument("--workflow", type=Path, metavar="FILE", help="another graph, API format")
     demo.add_argument(
@@ -67,6 +74,12 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "bench", parents=[common], help="speed and memory; after --: arguments for the benchmark"
     )
+    add_options(commands.add_parser("evaluate", parents=[common], help="the small world's figures"))
+    commands.add_parser(
+        "mini-train",
+        parents=[common],
+        help="train the small world's models; --work DIR, --only STAGE ..., --device NAME",
+    )
     return main
 
 
@@ -75,11 +88,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     main = parser()
     options, unknown = main.parse_known_args(arguments[:cut])
-    if unknown and options.command != "bench":
+    if unknown and options.command not in PASS_ON:
         main.error(f"unrecognised: {' '.join(unknown)}")
     options.rest = unknown + arguments[cut + 1 :]
-    if options.rest and options.command == "demo":
-        main.error(f"demo takes nothing after --: {' '.join(options.rest)}")
+    if options.rest and options.command in ("demo", "evaluate"):
+        main.error(f"{options.command} takes nothing after --: {' '.join(options.rest)}")
+    if options.command == "evaluate":
+        options.rest = _evaluation(main, options)
     if options.comfyui and options.comfyui_version:
         main.error("--comfyui and --comfyui-version exclude each other")
     if not options.comfyui and not options.comfyui_version and os.environ.get("COMFYUI_PATH"):
@@ -87,16 +102,28 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
+def _evaluation(main: argparse.ArgumentParser, options: argparse.Namespace) -> list[str]:
+    """The checked options of an evaluation, for the process that does it."""
+    from mini.evaluating.options import as_arguments, check
+
+    try:
+        check(options)
+    except ValueError as error:
+        main.error(str(error))
+    return as_arguments(options)
+
+
 def run(options: argparse.Namespace) -> int:
     """Set up what the command needs, then do it; the exit code."""
-    from setup import checks, demo, environment, existing, hand, pins
+    from setup import checks, demo, environment, existing, hand, pins, study
 
     if options.command == "demo":  # mistakes that need no set-up to be found
         options.photo = options.photo and demo.find_photo(options.photo)
-        demo.load_graph(options.workflow or demo.WORKFLOW)
+        if options.workflow:
+            demo.load_graph(options.workflow)
     started = time.monotonic()
     if options.comfyui:
-        tools = options.command == "test"
+        tools = options.command in TOOLS
         ready = existing.attach(options.comfyui, options.python, options.fresh, tools)
     else:
         version = options.comfyui_version or pins.DEFAULT_COMFYUI
@@ -106,8 +133,13 @@ def run(options: argparse.Namespace) -> int:
         return demo.demo(ready, options.photo, options.workflow, options.output, phases)
     if options.command == "serve":
         return hand.serve(ready, options.port, bool(options.comfyui), options.rest)
-    action = checks.run_tests if options.command == "test" else checks.run_bench
-    return action(ready, options.rest)
+    actions = {
+        "test": checks.run_tests,
+        "bench": checks.run_bench,
+        "evaluate": study.evaluate,
+        "mini-train": study.mini_train,
+    }
+    return actions[options.command](ready, options.rest)
 
 
 def _interrupt(*_: object) -> None:

@@ -1,6 +1,7 @@
 """`python mini/evaluate.py --models DIR --cache DIR [options]` measures the small world.
 
-COMFYUI_PATH names the ComfyUI tree. Run as a file; `start.py evaluate` does it.
+COMFYUI_PATH names the ComfyUI tree. `python mini/evaluate.py sheet FILE` lays out the demo's
+contact sheet. Run as a file; `start.py evaluate` and `start.py demo` do it.
 """
 
 import argparse
@@ -53,6 +54,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main() -> None:
     open_pack()
+    if sys.argv[1:2] == ["sheet"]:
+        importlib.import_module("flexid.mini.evaluating.sheet_job").make(Path(sys.argv[2]))
+        return
     chosen = parse(sys.argv[1:])
     open_comfyui()
     job = importlib.import_module("flexid.mini.evaluating.job")

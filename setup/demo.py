@@ -1,8 +1,9 @@
-"""`start.py demo`: a photo goes through a private ComfyUI and comes back as pictures."""
+"""`start.py demo`: a photo goes through a private ComfyUI and comes back as a contact sheet."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import tempfile
 import time
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from . import contact
 from .client import Client, Graph, GraphError, GraphRefused, check
 from .console import Live, SetupError, say
 from .environment import Environment
@@ -18,7 +20,7 @@ from .events import Events
 from .machine import clean_environ
 from .pins import ROOT
 from .server import PACK, Server, log_tail, start
-from .world import NOTE, ensure_world
+from .world import REFERENCE, ensure_world, is_trained
 
 WORKFLOW = ROOT / "workflows" / "api" / "demo.api.json"
 PHOTO_TOOL = Path(__file__).with_name("photo.py")
@@ -98,20 +100,27 @@ def demo(
     output: Path,
     phases: Phases,
 ) -> int:
-    """Run the demo; returns the exit code. The server is gone when this returns."""
-    graph = load_graph(workflow or WORKFLOW)
+    """Run the demo; returns the exit code. The server is gone when this returns.
+
+    Without a workflow it paints the contact sheet.
+    """
+    graph = load_graph(workflow) if workflow else None
     with tempfile.TemporaryDirectory(prefix="flexid-", ignore_cleanup_errors=True) as folder:
         with phases("models"):
-            models = {"flexid_mini": ensure_world(environment)}
+            models = ensure_world(environment)
         picture = _photo(environment, photo, Path(folder))
         with phases("server start"), Live("starting ComfyUI"):
-            server = start(environment, Path(folder) / "comfyui", models)
+            server = start(environment, Path(folder) / "comfyui", {"flexid_mini": models})
         try:
             client = Client(server.url)
             require_pack(client, server)
-            ready = put_photo(graph, client.upload(picture), insist=photo is not None)
-            with phases("graph"):
-                entry = run_with_progress(client, ready)
+            name = client.upload(picture)
+            with phases("pictures"):
+                if graph is None:
+                    graph, entry = contact.paint(client, name, run_with_progress)
+                else:
+                    ready = put_photo(graph, name, insist=photo is not None)
+                    entry = run_with_progress(client, ready)
             pictures = client.pictures(entry)
         except GraphRefused as error:
             say(str(error))
@@ -121,7 +130,28 @@ def demo(
             return 1
         finally:
             server.stop()
-    return _report(pictures, output, picture.stem, phases)
+        if workflow is None:
+            with phases("sheet"):
+                pictures = _sheet(environment, models, photo, picture, graph, pictures)
+    return _report(pictures, output, picture.stem, phases, photo is not None)
+
+
+def _sheet(
+    environment: Environment,
+    models: Path,
+    photo: Path | None,
+    picture: Path,
+    graph: Graph,
+    pictures: list[tuple[str, bytes]],
+) -> list[tuple[str, bytes]]:
+    """Name and content of what is left for the user: the sheet, and the graph that painted it."""
+    with tempfile.TemporaryDirectory(prefix="flexid-") as folder, Live("laying out the sheet"):
+        reference = Path(folder) / f"reference{picture.suffix}"
+        shutil.copy(picture, reference)
+        made = Path(folder) / "sheet.png"
+        contact.compose(environment, models, reference, pictures, made, photo is not None)
+        saved = json.dumps(graph, indent=1).encode()
+        return [("sheet.png", made.read_bytes()), ("sheet.api.json", saved)]
 
 
 def _photo(environment: Environment, photo: Path | None, folder: Path) -> Path:
@@ -131,7 +161,13 @@ def _photo(environment: Environment, photo: Path | None, folder: Path) -> Path:
 
 
 def prepare_photo(environment: Environment, verb: str, picture: Path) -> None:
-    """Check that `picture` is one, or write the sample portrait there; see photo.py."""
+    """Check that `picture` is one, or write the sample portrait there; see photo.py.
+
+    The sample is the trained models' own kind of person where they are there.
+    """
+    if verb == "sample" and is_trained():
+        shutil.copy(REFERENCE, picture)
+        return
     command = [str(environment.python), str(PHOTO_TOOL), verb, str(picture)]
     result = subprocess.run(command, capture_output=True, text=True, env=clean_environ())
     if result.returncode:
@@ -169,16 +205,18 @@ def _show(live: Live, graph: Graph, kind: str, data: Mapping[str, Any]) -> None:
         live.detail = f"{title}  {data['value']}/{data['max']}"
 
 
-def _report(pictures: list[tuple[str, bytes]], output: Path, photo: str, phases: Phases) -> int:
+def _report(
+    pictures: list[tuple[str, bytes]], output: Path, photo: str, phases: Phases, own_photo: bool
+) -> int:
     if not pictures:
         say("the graph ran but saved no picture: it has no SaveImage node that is connected.")
         return 1
     output = output.expanduser().resolve()
     output.mkdir(parents=True, exist_ok=True)
-    say("pictures:")
+    say("written:")
     for name, data in pictures:
         path = output / f"{photo}-{name.replace('_00001_', '')}"
         path.write_bytes(data)
         say(f"  {path}  ({len(data) / 1024:.0f} KB)")
-    say(f"time:\n{phases.table()}\n{NOTE}")
+    say(f"time:\n{phases.table()}\n{contact.note(own_photo)}")
     return 0

@@ -144,6 +144,8 @@ def start(environment: Environment, base: Path, models: Mapping[str, Path]) -> S
 
 def _launch(environment: Environment, base: Path, settings: list[Path], port: int) -> Server:
     log = base / "server.log"
+    # ComfyUI's own choice on a CPU takes three times as long for pictures as small as the demo's.
+    faster = ["--use-pytorch-cross-attention"] if environment.device == "cpu" else []
     own_group = (
         {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
         if os.name == "nt"
@@ -151,7 +153,7 @@ def _launch(environment: Environment, base: Path, settings: list[Path], port: in
     )
     with log.open("wb") as file:
         process = subprocess.Popen(
-            command(environment, base, settings, port),
+            command(environment, base, settings, port, *faster),
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,

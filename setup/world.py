@@ -15,17 +15,35 @@ from .machine import clean_environ
 from .pins import ROOT
 
 MINI = ROOT / "mini"
+REFERENCE = MINI / "evaluating" / "reference.png"
+"""The person of the demo: drawn, and never seen in training."""
 NOTE = (
     "These small models are untrained: the pictures show that every part works and that the person "
     "changes the picture, not a likeness."
 )
+TRAINED_NOTE = (
+    "A small world of trained models: it draws cartoons of 128 pixels, and this person was never "
+    "in its training. `start.py evaluate` has the figures."
+)
+PHOTO_NOTE = (
+    "The small world draws cartoons and was trained on drawn faces only: of a real photograph it "
+    "keeps little. It shows that your photo goes the whole way; for a likeness use the real files."
+)
+RESULTS = "evaluation"
+"""Folder of mini/ with written results: no part of what makes the models."""
+
+
+def is_trained() -> bool:
+    """Whether this copy comes with trained models."""
+    return (MINI / "weights").is_dir()
 
 
 def world_name() -> str:
-    """Folder name that changes with anything in mini/, except what Python caches there."""
+    """Folder name that changes with anything in mini/ but results and what Python caches there."""
     digest = hashlib.sha256()
     for path in sorted(MINI.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
+        inside = path.relative_to(MINI).parts
+        if path.is_file() and "__pycache__" not in inside and inside[0] != RESULTS:
             digest.update(path.relative_to(MINI).as_posix().encode() + b"\0")
             digest.update(path.read_bytes())
     return f"world-{digest.hexdigest()[:12]}"
@@ -48,7 +66,8 @@ def _build(environment: Environment, folder: Path) -> None:
     log.unlink(missing_ok=True)
     command = [environment.python, MINI, "--models", partial]
     try:
-        with Live("building the demo's models") as live:
+        title = "placing the trained models" if is_trained() else "building random models"
+        with Live(title) as live:
             run_logged(command, log, live, clean_environ(), cwd=environment.cache)
         partial.rename(folder)
     except subprocess.CalledProcessError as error:

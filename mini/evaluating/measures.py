@@ -56,15 +56,16 @@ class Judge:
     def __init__(self, analyser: FaceAnalyser, estimator: Estimator | None) -> None:
         self.analyser, self.estimator = analyser, estimator
 
-    def look(self, rgb: np.ndarray, embedding: torch.Tensor) -> Seen:
-        """rgb (H, W, 3) uint8, embedding (512,) of the reference photo."""
+    def look(self, rgb: np.ndarray, embedding: torch.Tensor | None) -> Seen:
+        """rgb (H, W, 3) uint8, embedding (512,) of the reference photo: without, similarity 0."""
         style = self.estimator.style(rgb) if self.estimator else None
-        found = self.analyser.detector.find(rgb)
-        if not found:
+        face = largest(self.analyser.detector.find(rgb))
+        if face is None:
             return Seen(style=style)
-        face = max(found, key=_area)
-        mine = self.analyser.recogniser.embed(arcface_crop(rgb, face.points))
-        similarity = metrics.cosine(mine, embedding)
+        similarity = 0.0
+        if embedding is not None:
+            mine = self.analyser.recogniser.embed(arcface_crop(rgb, face.points))
+            similarity = metrics.cosine(mine, embedding)
         box = tuple(round(float(value), 2) for value in face.box)
         if not self.estimator:
             return Seen(similarity, box)
@@ -78,9 +79,14 @@ def open_judge(analyser: FaceAnalyser, models: Path) -> Judge:
     return Judge(analyser, load_estimator(path) if path.is_file() else None)
 
 
-def _area(found: Detection) -> float:
-    x0, y0, x1, y1 = found.box
-    return (x1 - x0) * (y1 - y0)
+def largest(found: Sequence[Detection]) -> Detection | None:
+    """The face with the largest box; None without a face."""
+
+    def area(one: Detection) -> float:
+        x0, y0, x1, y1 = one.box
+        return (x1 - x0) * (y1 - y0)
+
+    return max(found, key=area, default=None)
 
 
 def hits(prompt: Prompt, seen: Seen) -> dict[str, bool | None]:

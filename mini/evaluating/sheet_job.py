@@ -1,0 +1,69 @@
+"""From painted files to the contact sheet: looks at every picture and writes the PNG."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ...model_patches.face.align import arcface_crop
+from ...model_patches.face.analyser import load_analyser
+from .. import world
+from .measures import Judge, hits, largest, open_judge
+from .prompts import Prompt, choose
+from .sheet import Cell, Line, compose
+
+
+def make(manifest: Path) -> None:
+    """`manifest` is what setup/contact.py writes. Raises ValueError for files that are missing."""
+    wanted = json.loads(manifest.read_text(encoding="utf-8"))
+    models = Path(wanted["models"])
+    analyser = load_analyser((models / world.RECOGNISER).parent, "auto", ["CPU"], None)
+    judge = open_judge(analyser, models)
+    photo = ImageOps.exif_transpose(_open(wanted["reference"]))
+    embedding = _embedding(judge, photo) if wanted["similarity"] else None
+    lines = []
+    for entry in wanted["lines"]:
+        (prompt,) = choose([entry["prompt"]])
+        cells = [_cell(judge, _open(path), prompt, embedding) for path in entry["pictures"]]
+        lines.append(Line(prompt.text, wish(prompt), cells))
+    words = (wanted[key] for key in ("title", "subtitle", "columns"))
+    sheet = compose(*words, lines, _square(photo), wanted["foot"])
+    sheet.save(wanted["output"])
+
+
+def _open(path: str) -> Image.Image:
+    if not path or not Path(path).is_file():
+        raise ValueError(f"the picture {path!r} is missing; the graph did not save it")
+    with Image.open(path) as picture:
+        return picture.convert("RGB")
+
+
+def _square(photo: Image.Image) -> Image.Image:
+    return ImageOps.fit(photo, (min(photo.size),) * 2, centering=(0.5, 0.35))
+
+
+def _embedding(judge: Judge, photo: Image.Image) -> Tensor | None:
+    rgb = np.array(photo)
+    face = largest(judge.analyser.detector.find(rgb))
+    return face and judge.analyser.recogniser.embed(arcface_crop(rgb, face.points))
+
+
+def _cell(judge: Judge, picture: Image.Image, prompt: Prompt, embedding: Tensor | None) -> Cell:
+    if embedding is None and judge.estimator is None:
+        return Cell(picture)
+    seen = judge.look(np.array(picture), embedding)
+    told: dict[str, Any] = {name: hit for name, hit in hits(prompt, seen).items() if name != "edit"}
+    return Cell(picture, None if embedding is None else seen.similarity, told)
+
+
+def wish(prompt: Prompt) -> str:
+    """What a prompt asks for, in a few words: "expression: happy"."""
+    turned = {"yaw": ("left", "right"), "pitch": ("down", "up"), "tilt": ("tilted", "tilted")}
+    poses = [turned[axis][degrees > 0] for axis, degrees in prompt.angles.items()]
+    parts = {"expression": prompt.expression, "pose": " ".join(poses), "style": prompt.style}
+    return ", ".join(f"{name}: {value}" for name, value in parts.items() if value)
