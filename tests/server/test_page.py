@@ -81,6 +81,13 @@ class Page:
         self.tab.wait_for_function("window.ended", timeout=300 * SECOND)
         assert self.tab.evaluate("window.ended").startswith("execution_success")
 
+    def cut(self):
+        """Nodes whose widgets stick out of them: type, size, needed size."""
+        return self.tab.evaluate(
+            """() => app.graph._nodes.filter(node => node.computeSize()[1] > node.size[1] + 1)
+                .map(node => [node.type, ...node.size, ...node.computeSize()])"""
+        )
+
     def errors(self):
         """What the page's error panel says; it opens by a button that appears with an error."""
         button = self.tab.get_by_text("View details")
@@ -141,11 +148,7 @@ def test_a_workflow_opens_without_red_nodes_and_is_its_api_twin(path, page, tmp_
     for number, node in twin.items():
         assert prompt[number]["class_type"] == node["class_type"]
         assert prompt[number]["inputs"] == node["inputs"], node["_meta"]["title"]
-    cut = page.tab.evaluate(
-        """() => app.graph._nodes.filter(node => node.computeSize()[1] > node.size[1] + 1)
-            .map(node => [node.type, ...node.size, ...node.computeSize()])"""
-    )
-    assert cut == [], "widgets stick out of these nodes"
+    assert page.cut() == [], "widgets stick out of these nodes"
     page.tab.screenshot(path=tmp_path / f"{path.stem}.png")
     assert colours(tmp_path / f"{path.stem}.png") > 200
     assert page.problems == []
@@ -356,3 +359,8 @@ def test_an_old_graph_is_offered_our_nodes_and_keeps_its_values(page):
     assert prompt["3"]["inputs"] == {"file": "EVA02_CLIP_L_336_psz14_s6B.pt"}
     values = {"pack": "antelopev2", "detector": "auto", "provider": "CPU", "parsing": "auto"}
     assert prompt["4"]["inputs"] == values
+    assert [row for row in page.cut() if row[0].startswith("FlexID")] == []
+    sizes = dict(page.tab.evaluate("app.graph._nodes.map(n => [n.type, [...n.size]])"))
+    assert sizes["FlexIDApplyVFAFromPhoto"][1] > 120, "larger than the node it replaces"
+    assert sizes["FlexIDLoadIdentityAdapter"] == [300, 120], "what has room keeps its size"
+    assert page.problems == []

@@ -1,5 +1,6 @@
 // What a FlexID node shows below its widgets. Imported by the other files; does nothing alone.
 import { app } from "../../../scripts/app.js";
+import { grow } from "./flexid_size.js";
 
 const STYLE = {
   boxSizing: "border-box",
@@ -29,8 +30,7 @@ export function display(node, name, [low, high], children, style = {}) {
   const { element } = known ?? createDisplay(node, name, low, high);
   Object.assign(element.style, style);
   element.replaceChildren(...children);
-  const [width, height] = node.computeSize();
-  node.setSize([Math.max(width, node.size[0]), Math.max(height, node.size[1])]);
+  grow(node);
   node.setDirtyCanvas?.(true, true);
 }
 
