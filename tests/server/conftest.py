@@ -2,14 +2,21 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browser_page import SECOND, Page
 from flexid.setup import demo
 from flexid.setup.client import Client
 from flexid.setup.environment import Environment
 from flexid.setup.probe import device
 from flexid.setup.server import Server, start
+
+FLAGS = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
+FLAGS += " --disable-sync --no-first-run --disable-dev-shm-usage"
+SIZE = {"width": 1600, "height": 1000}
+READY = "!!(window.app?.graph && window.LiteGraph?.registered_node_types?.FlexIDApplyVFA)"
 
 
 @pytest.fixture(scope="session")
@@ -69,3 +76,41 @@ def chromium() -> str:
     if os.environ.get("CI", "").lower() in ("1", "true"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def browser(chromium):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium, args=FLAGS.split())
+        try:
+            yield running
+        finally:
+            running.close()
+
+
+@pytest.fixture
+def open_page(browser, client, portrait) -> Iterator:
+    """open_page(language, **settings) -> Page; closed at the end of the test."""
+    tabs = []
+    client.upload(portrait)
+
+    def open_it(language="en", **settings):
+        known = {"Comfy.TutorialCompleted": True, "Comfy.Locale": language}
+        client.post("/settings", {**known, "Comfy.VueNodes.Enabled": False, **settings})
+        page = Page(browser.new_page(viewport=SIZE))
+        tabs.append(page.tab)
+        page.tab.goto(client.url)
+        page.tab.wait_for_function(READY, timeout=120 * SECOND)
+        page.tab.wait_for_timeout(SECOND)
+        return page
+
+    yield open_it
+    for tab in tabs:
+        tab.close()
+
+
+@pytest.fixture
+def page(open_page):
+    return open_page()

@@ -1,11 +1,11 @@
 """The real page in a headless browser: graphs open, convert, run; texts, help and search appear."""
 
 import json
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import real_names
+from browser_page import SECOND
 from old_graphs import pulid_graph
 from pack import ROOT
 from PIL import Image
@@ -15,113 +15,13 @@ pytestmark = pytest.mark.server
 WORKFLOWS = ROOT / "workflows"
 GRAPHS = sorted(path for path in WORKFLOWS.glob("*.json") if not path.name.endswith(".api.json"))
 APIS = {path.name.split(".")[0]: path for path in WORKFLOWS.rglob("*.api.json")}
-FLAGS = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
-FLAGS += " --disable-sync --no-first-run --disable-dev-shm-usage"
-SIZE = {"width": 1600, "height": 1000}
-SECOND = 1000
-READY = "!!(window.app?.graph && window.LiteGraph?.registered_node_types?.FlexIDApplyVFA)"
 EMPTY = {"nodes": [], "links": [], "groups": [], "version": 0.4, "config": {}, "extra": {}}
 EMPTY |= {"last_node_id": 0, "last_link_id": 0}
-HARMLESS = ("Failed to load resource", "before initialization", "Content Security Policy")
-"""What ComfyUI's own page says on the console: absent user files, its news and its registry."""
-
-
-@pytest.fixture(scope="module")
-def browser(chromium):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium, args=FLAGS.split())
-        try:
-            yield running
-        finally:
-            running.close()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def models_in_place(server, models):
     real_names.place(models, server.base / "models")
-
-
-class Page:
-    """One open page of the server."""
-
-    def __init__(self, tab):
-        self.tab = tab
-        self.problems = []
-        tab.on("pageerror", lambda error: self.problems.append(str(error)))
-        tab.on("console", self._console)
-
-    def _console(self, message):
-        if message.type == "error" and not any(part in message.text for part in HARMLESS):
-            self.problems.append(message.text)
-
-    def load(self, graph, name="test"):
-        self.tab.evaluate("([g, n]) => app.loadGraphData(g, true, true, n)", [graph, name])
-        self.tab.wait_for_function(f"app.graph._nodes.length == {len(graph['nodes'])}")
-        self.tab.wait_for_timeout(SECOND)
-
-    def prompt(self):
-        return self.tab.evaluate("async () => (await app.graphToPrompt()).output")
-
-    def add(self, kind):
-        script = "k => { const n = LiteGraph.createNode(k); n.pos = [400, 300]; app.graph.add(n);"
-        self.tab.evaluate(script + " app.canvas.selectNode(n) }", kind)
-        self.tab.wait_for_timeout(SECOND)
-
-    def run(self):
-        """Click Run and wait for the end."""
-        self.tab.evaluate(
-            """() => { window.ended = '';
-            for (const kind of ['execution_success', 'execution_error'])
-                app.api.addEventListener(kind, event => { window.ended = kind + JSON.stringify(
-                    event.detail) }) }"""
-        )
-        self.tab.get_by_role("button", name="Run", exact=True).first.click()
-        self.tab.wait_for_function("window.ended", timeout=300 * SECOND)
-        assert self.tab.evaluate("window.ended").startswith("execution_success")
-
-    def cut(self):
-        """Nodes whose widgets stick out of them: type, size, needed size."""
-        return self.tab.evaluate(
-            """() => app.graph._nodes.filter(node => node.computeSize()[1] > node.size[1] + 1)
-                .map(node => [node.type, ...node.size, ...node.computeSize()])"""
-        )
-
-    def errors(self):
-        """What the page's error panel says; it opens by a button that appears with an error."""
-        button = self.tab.get_by_text("View details")
-        if not button.count():
-            return ""
-        button.first.click()
-        self.tab.wait_for_timeout(SECOND)
-        return self.tab.inner_text("body")
-
-
-@pytest.fixture
-def open_page(browser, client, portrait) -> Iterator:
-    """Opens the page in a language; closes what it opened."""
-    tabs = []
-    client.upload(portrait)
-
-    def open_it(language="en", **settings):
-        known = {"Comfy.TutorialCompleted": True, "Comfy.Locale": language}
-        client.post("/settings", {**known, "Comfy.VueNodes.Enabled": False, **settings})
-        page = Page(browser.new_page(viewport=SIZE))
-        tabs.append(page.tab)
-        page.tab.goto(client.url)
-        page.tab.wait_for_function(READY, timeout=120 * SECOND)
-        page.tab.wait_for_timeout(SECOND)
-        return page
-
-    yield open_it
-    for tab in tabs:
-        tab.close()
-
-
-@pytest.fixture
-def page(open_page):
-    return open_page()
 
 
 def read(path):
