@@ -31,7 +31,7 @@ BOX, POINTS = 1.0, 2.0
 """Weights of the losses beside the score's."""
 RARE = 0.01
 """What an untrained detector says of every anchor."""
-CALIBRATION = 60
+CALIBRATION = 30
 
 Targets = tuple[Tensor, Tensor, Tensor]
 

@@ -26,7 +26,7 @@ GROUP_SHARE = 0.15
 SHIFT, ZOOM = 0.05, 0.1
 """Jitter of the crop: deviation in sides of the box, and of the logarithm of its size."""
 POSE = 4.0
-CALIBRATION = 60
+CALIBRATION = 30
 
 Examples = tuple[np.ndarray, ...]
 

@@ -35,7 +35,7 @@ ATTRIBUTES = 1.0
 """Weight of the identity parameters' mean squared error."""
 JITTERS = (0.4, 2.0)
 """Least and greatest standard deviation of the points, in pixels of the crop."""
-CALIBRATION = 60
+CALIBRATION = 30
 
 
 class Recogniser(nn.Sequential):
