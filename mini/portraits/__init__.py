@@ -1,9 +1,9 @@
 """Portraits from parameters: who, how shown, drawn, and said in words."""
 
 from .captions import caption
-from .person import AGES, IDENTITY_SIZE, Person, person
-from .render import Face, Rendered, render, svg
-from .shot import (
+from .drawing import Face, Rendered, render, svg
+from .persons import AGES, IDENTITY_SIZE, Person, person
+from .shots import (
     CLOTHES,
     COLOURS,
     EXPRESSIONS,

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from .person import Person
-from .shot import Picture, Shot
+from .persons import Person
+from .shots import Picture, Shot
 
 MOODS = {
     "happy": ("smiling", "happy", "laughing", "grinning", "cheerful", "joyful"),
@@ -147,7 +147,7 @@ def _pose(rng: np.random.Generator, view: Shot) -> str:
 def _clothes(rng: np.random.Generator, view: Shot) -> str:
     dressed = {
         "suit": f"{view.colour} suit with a tie",
-        "denim jacket": f"denim jacket over a {view.colour} t-shirt",
+        "denim jacket": f"denim jacket over {_article(view.colour)} t-shirt",
         "striped top": "striped top",
     }.get(view.clothing, f"{view.colour} {view.clothing}")
     return f"{_pick(rng, ('wearing', 'in', 'dressed in'))} {_article(dressed)}"
@@ -200,8 +200,8 @@ def _dressed(rng: np.random.Generator, text: str, view: Shot) -> str:
 def _single(rng: np.random.Generator, who: Person, view: Shot) -> str:
     subject, behind = _subject(rng, who, view, 0.4)
     pose = _pose(rng, view) if rng.random() < 0.9 else ""
-    clothes = _clothes(rng, view) if rng.random() < 0.42 else ""
-    around = _surroundings(rng, view, 0.66, 0.6)
+    clothes = _clothes(rng, view) if rng.random() < 0.36 else ""
+    around = _surroundings(rng, view, 0.62, 0.5)
     if around and rng.random() < 0.15:  # the place first
         first, rest = around[0], around[1:]
         body = " ".join([subject, *behind, pose, clothes, *rest]).split()
@@ -231,9 +231,19 @@ def _many(rng: np.random.Generator, picture: Picture) -> str:
 
 
 def caption(rng: np.random.Generator, picture: Picture) -> str:
-    """One way to say what is seen; about twenty tokens, at most 45."""
-    if len(picture.people) == 1:
-        text = _single(rng, *picture.people[0])
-    else:
-        text = _many(rng, picture)
+    """One way to say what is seen: about twenty tokens of T5, at most 45."""
+    texts = [_drafted(rng, picture) for _ in range(6)]
+    short = [text for text in texts if _tokens(text) <= 35]
+    return short[0] if short else min(texts, key=_tokens)
+
+
+def _drafted(rng: np.random.Generator, picture: Picture) -> str:
+    one = len(picture.people) == 1
+    text = _single(rng, *picture.people[0]) if one else _many(rng, picture)
     return " ".join(text.split())
+
+
+def _tokens(text: str) -> int:
+    """About how many tokens of T5 a text has: long words are cut in two, commas count."""
+    words = text.replace("-", " - ").replace(",", " ,").split()
+    return 1 + sum(1 + (len(word) > 6) + (len(word) > 9) for word in words)

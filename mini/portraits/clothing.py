@@ -7,7 +7,7 @@ import numpy as np
 from .colour import RGB, WHITE, luma, mix, shade, tint
 from .geometry import Head, lerp
 from .ink import Ink, smooth, straight
-from .shot import COLOURS
+from .shots import COLOURS
 from .skin import Light, Skin
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from .colour import BLACK, RGB, WHITE, luma, mix, shade, tint
 from .geometry import Head, lerp
 from .ink import Ink, bezier, smooth
-from .person import EYES
+from .persons import EYES
 from .skin import Skin
 
 _SLOPE = 0.42  # how fast an eye falls back towards the temple; flatter than the face around it
@@ -150,5 +150,6 @@ def brow_colour(head: Head) -> RGB:
     )
     colour = shade(natural, 0.28)
     if abs(luma(colour) - luma(who.skin_rgb)) < 50:
-        colour = mix(colour, BLACK if luma(who.skin_rgb) > 90 else (205, 205, 205), 0.5)
+        pale = luma(who.skin_rgb) < 62
+        colour = mix(colour, (168, 160, 156) if pale else BLACK, 0.45 if pale else 0.62)
     return colour

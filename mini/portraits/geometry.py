@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 
 from .looks import Look, look
-from .person import Person
-from .shot import Framing, Shot
+from .persons import Person
+from .shots import Framing, Shot
 
 UNITS = 128.0
 _PIVOT = np.array([0.0, 0.5, -0.25])  # the top of the neck

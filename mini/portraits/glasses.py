@@ -5,7 +5,7 @@ import numpy as np
 from .colour import WHITE, shade, tint
 from .geometry import Head
 from .ink import Ink, smooth
-from .person import FRAMES
+from .persons import FRAMES
 
 _TURN = np.linspace(0, 2 * np.pi, 20, endpoint=False)
 

@@ -56,9 +56,7 @@ def straight(points: np.ndarray, closed: bool = True) -> str:
 def bezier(points: np.ndarray, closed: bool = True) -> str:
     """A path of cubic curves from (1 + 3 n, 2): start, then two handles and an end for each."""
     rows = np.asarray(points).tolist()
-    body = "".join(
-        _CURVE(*rows[k], *rows[k + 1], *rows[k + 2]) for k in range(1, len(rows) - 2, 3)
-    )
+    body = "".join(_CURVE(*rows[k], *rows[k + 1], *rows[k + 2]) for k in range(1, len(rows) - 2, 3))
     return _START(*rows[0]) + body + ("Z" if closed else "")
 
 
@@ -112,9 +110,10 @@ class Ink:
             self._spots[colour] = name
         x, y = float(at[0]), float(at[1])
         spin = f' transform="rotate({turn:.1f} {x:.2f} {y:.2f})"' if turn else ""
-        self._body.append(  # it fades out by itself: smoothing its edge would only cost time
-            f'<ellipse shape-rendering="crispEdges" cx="{x:.2f}" cy="{y:.2f}" rx="{rx:.2f}" ry="{ry:.2f}"'
-            f' fill="url(#{self._spots[colour]})" fill-opacity="{opacity:.2f}"{spin}/>'
+        fill = f"url(#{self._spots[colour]})"
+        self._body.append(  # it fades out: a smooth edge would only cost time
+            f'<ellipse shape-rendering="crispEdges" cx="{x:.2f}" cy="{y:.2f}" rx="{rx:.2f}"'
+            f' ry="{ry:.2f}"{spin} fill="{fill}" fill-opacity="{opacity:.2f}"/>'
         )
 
     def gradient(

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields, replace
 
-from .shot import Shot
+from .shots import Shot
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 
 from .colour import RGB, mix, shade, tint
 from .ink import Ink, dots, smooth, straight
-from .shot import COLOURS
+from .shots import COLOURS
 
 
 class Stage:
@@ -237,9 +237,7 @@ def _space(stage: Stage) -> None:
     )
     for width, count in ((0.8, 70), (1.7, 22)):
         stars = stage.rng.uniform(0, 128, (count, 2))
-        stage.ink.line(
-            dots(stars), (255, 252, 236), width
-        )
+        stage.ink.line(dots(stars), (255, 252, 236), width)
     x, y = float(stage.rng.choice([18.0, 110.0])), stage.some(16, 36)
     stage.ball(x, y, 13, 13, (226, 150, 84))
     stage.ball(x - 2, y - 4, 10, 2, (246, 196, 136))

@@ -47,7 +47,7 @@ def _grey(image: np.ndarray) -> np.ndarray:
 
 
 def relight(image: np.ndarray, light: str, side: float) -> np.ndarray:
-    """(size, size, 3) 0..1 float32 in the colour and direction of a light; side -1 left, 1 right."""
+    """(size, size, 3) 0..1 float32 in the colour and direction of a light from side -1 or 1."""
     size = len(image)
     x, y = _grid(size)
     toward = (x / size - 0.5) * side
@@ -81,7 +81,9 @@ def _sketch(image: np.ndarray, people: np.ndarray, seed: int) -> np.ndarray:
     wobble = 1.3 * _noise(size, 12, 9)
     for turn, depth, low in ((0.78, 0.32, 0.66), (2.2, 0.26, 0.36)):
         wave = np.sin(((x * np.cos(turn) + y * np.sin(turn)) / unit + wobble) * 2 * np.pi / 3.3)
-        lines = lines - depth * np.clip((low - tone) * 2.4, 0, 1) * (0.55 + 0.45 * wave + 0.2 * grain)
+        lines = lines - depth * np.clip((low - tone) * 2.4, 0, 1) * (
+            0.55 + 0.45 * wave + 0.2 * grain
+        )
     paper = 0.965 + 0.016 * grain
     out = paper * np.clip(0.16 + 0.84 * (0.7 * lines + 0.3 * tone), 0.1, 1)
     return out[..., None] * np.array([1.0, 0.985, 0.95], np.float32)

@@ -10,7 +10,7 @@ from PIL import Image
 from . import beard, clothing, eyes, glasses, hair, marks, mouth, nose, scenes, skin, styles
 from .geometry import UNITS, Head
 from .ink import PENS, Ink, smooth
-from .shot import Picture
+from .shots import Picture
 
 _BLUR = {"photo": 0.0105, "oil": 0.0045, "watercolour": 0.005}  # shares of the picture
 
@@ -97,7 +97,9 @@ def _pixels(text: str, size: int) -> np.ndarray:
     try:
         import resvg_py
     except ModuleNotFoundError as error:
-        raise RuntimeError("portraits are drawn by resvg_py: pip install resvg_py==0.5.0") from error
+        raise RuntimeError(
+            "portraits are drawn by resvg_py: pip install resvg_py==0.5.0"
+        ) from error
     png = resvg_py.svg_to_bytes(svg_string=text, width=size, height=size, skip_system_fonts=True)
     return np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGBA"))
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .person import Person
+from .persons import Person
 
 EXPRESSIONS = ("neutral", "happy", "sad", "surprised", "angry", "disgusted", "fearful")
 STYLES = ("photo", "sketch", "oil", "comic", "watercolour")
@@ -23,7 +23,16 @@ SCENES = (
     "desert",
     "garden",
 )
-CLOTHES = ("t-shirt", "shirt", "hoodie", "suit", "tank top", "sweater", "denim jacket", "striped top")
+CLOTHES = (
+    "t-shirt",
+    "shirt",
+    "hoodie",
+    "suit",
+    "tank top",
+    "sweater",
+    "denim jacket",
+    "striped top",
+)
 LIGHTS = ("soft", "warm", "cold", "dramatic")
 COLOURS = {
     "red": (204, 48, 50),
@@ -135,7 +144,7 @@ def picture(rng: np.random.Generator, people: Sequence[tuple[Person, Shot]]) -> 
         if count == 1:
             scale, x = rng.uniform(0.225, 0.292), rng.uniform(0.44, 0.56)
         elif count == 2:
-            scale, x = rng.uniform(0.165, 0.192), (0.27, 0.73)[index] + rng.uniform(-0.02, 0.02)
+            scale, x = rng.uniform(0.158, 0.178), (0.27, 0.73)[index] + rng.uniform(-0.02, 0.02)
         else:
             scale, x = (
                 rng.uniform(0.125, 0.142),

@@ -1,4 +1,4 @@
-"""Who is drawn: all that makes one person, drawn by seed, and nothing that changes between shots."""
+"""Who is drawn: all that makes one person, by seed, and nothing that changes between shots."""
 
 from dataclasses import dataclass, fields
 
