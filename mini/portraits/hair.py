@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .colour import luma, shade
+from .colour import luma, mix, shade
 from .cuts import CUTS
 from .geometry import Head
 from .hair_shape import Hair, cut_of
@@ -18,7 +18,8 @@ def draw_behind(ink: Ink, head: Head) -> None:
         return
     hair = Hair(head, cut)
     if cut.hang or cut.side > 0.1:
-        ink.shape(smooth(hair.outline()), hair.dark)
+        depth = 1.0 if cut.hang else 0.35  # a mass around the head is lit; a curtain is not
+        ink.shape(smooth(hair.outline()), mix(hair.base, hair.dark, depth))
     if cut.extra:
         draw_tied(ink, hair, behind=True)
 
