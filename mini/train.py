@@ -23,8 +23,22 @@ STAGES = {
     "vae": "vae:train_vae",
     "latents": "vae_latents:encode_all",
     "base": "base:train_base",
+    "identity_inputs": "identity_inputs:build",
+    "adapter_tokens": "adapter_tokens:train_tokens",
+    "adapter": "adapter_diffusion:train_adapter",
+    "sip": "sip_diffusion:train_sip",
 }
 """In this order. Name -> "module:function" in mini/training, called as (work, device, options)."""
+
+PREVIEWS = {
+    "base": "base_preview:preview",
+    "adapter": "adapter_preview:preview_adapter",
+    "sip": "adapter_preview:preview_sip",
+}
+"""Stage -> "module:function", called as (work, PNG, device); the first unless --only names another.
+"""
+NUMBERS = {"steps": int, "batch": int, "people": int, "groups": int, "processes": int}
+NUMBERS |= {"likeness": float, "likeness_pictures": int, "likeness_start": float}
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -35,8 +49,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--device", default="cpu", help="torch device: cpu (default), cuda, cuda:1, ...")
     add("--preview", type=Path, metavar="PNG", help="paint with the weights so far, then stop")
     add("--threads", type=int, help="cores for torch; without it all")
-    for name in ("steps", "batch", "people", "groups", "processes"):
-        add(f"--{name}", type=int, help="changes the recipe, see mini/training/options.py")
+    for name, kind in NUMBERS.items():
+        option = "--" + name.replace("_", "-")
+        add(option, type=kind, help="changes the recipe, see mini/training/options.py")
+    add("--compile", action="store_true", help="faster training; needs a C++ compiler")
     return parser.parse_args(arguments)
 
 
@@ -77,11 +93,14 @@ def run(chosen: argparse.Namespace) -> None:
     import torch
     from flexid.mini.training.options import Options
 
-    names = ("steps", "batch", "people", "groups", "processes")
-    options = Options(**{name: getattr(chosen, name) for name in names})
+    numbers = {name: getattr(chosen, name) for name in NUMBERS}
+    options = Options(**numbers, compile=chosen.compile)
     device = torch.device(chosen.device)
     if chosen.preview:
-        return call("base_preview:preview", chosen.work, chosen.preview, device)
+        stage = chosen.only[0] if chosen.only else "base"
+        if stage not in PREVIEWS:
+            sys.exit(f"--preview knows {', '.join(PREVIEWS)}, not {stage}.")
+        return call(PREVIEWS[stage], chosen.work, chosen.preview, device)
     for name in chosen.only or STAGES:
         started = time.monotonic()
         call(STAGES[name], chosen.work, device, options)

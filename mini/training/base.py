@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .. import world
 from .base_model import Base, trainable, write_base
+from .base_speed import compiled_blocks
 from .base_text import Tokens, Words, tokenise, tokens, words
 from .data import Groups, Portraits
 from .loop import Recipe, train
@@ -39,6 +40,8 @@ def train_base(work: Path, device: torch.device, options: Options) -> None:
     recipe = replace(RECIPE, steps=options.steps or RECIPE.steps)
     examples = Examples(work)
     module = Base(recipe.seed, examples.words).to(device)
+    if options.compile:
+        module.options = compiled_blocks(module.flux)
     loss = Loss(module, examples, options.batch or BATCH, device)
     with trainable(module):
         train(recipe, module, loss, curves(work), device)

@@ -15,6 +15,7 @@ import comfy.text_encoders.t5
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .. import world
 from ..seeded import Seeded
@@ -52,12 +53,14 @@ class Base(nn.Module):
         self.flux = build_flux(draw)
         self.t5 = build_t5(draw, seen)
         self.clip_l = build_clip_l(draw, seen)
+        self.options: dict = {}
+        """ComfyUI's transformer_options for FLUX."""
 
     def forward(self, latent: Tensor, sigma: Tensor, t5: Tensor, clip_l: Tensor) -> Tensor:
         """latent (N, 16, h, w), sigma (N,), token numbers (N, L) and (N, 77) -> like latent."""
         context = self.t5(t5, None)[0]
         pooled = self.clip_l(clip_l)[3]
-        return self.flux(latent, sigma, context, pooled)
+        return self.flux(latent, sigma, context, pooled, transformer_options=self.options)
 
 
 def build_flux(draw: Seeded) -> comfy.ldm.flux.model.Flux:
@@ -85,15 +88,20 @@ def trainable(module: nn.Module) -> Iterator[None]:
     """ComfyUI's forward passes are not made for gradients; here they are, and give the same.
 
     Their residual sums overwrite what the norm before them has kept for its gradient, so norms
-    get a copy; and rotary positions take the path that has a gradient.
+    get a copy; and rotary positions take the path that has a gradient. Attention over so few tokens
+    trains fastest as plain products.
     """
     before = comfy.model_management.in_training
+    rounding = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
     kinds = (nn.LayerNorm, comfy.text_encoders.t5.T5LayerNorm)
     hooks = [m.register_forward_pre_hook(_copied) for m in module.modules() if isinstance(m, kinds)]
     comfy.model_management.in_training = True
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
     try:
-        yield
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(rounding)
         comfy.model_management.in_training = before
         for hook in hooks:
             hook.remove()

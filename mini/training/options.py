@@ -20,6 +20,14 @@ class Options:
     """Number of pictures of two or three people (data)."""
     processes: int | None = None
     """How many processes draw pictures; without it one per core (data)."""
+    compile: bool = False
+    """Compile what is trained: faster, but needs a C++ compiler (base)."""
+    likeness: float | None = None
+    """Weight of the identity loss; 0 leaves it out (adapter)."""
+    likeness_pictures: int | None = None
+    """How many pictures of a step it judges (adapter)."""
+    likeness_start: float | None = None
+    """Share of the run after which it begins (adapter)."""
 
 
 def models(work: Path) -> Path:
