@@ -11,7 +11,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 from pack import open_pack  # noqa: E402
 
-SECTIONS = ("share", "fold", "steps", "requeue", "intent", "sip")
+SECTIONS = ("share", "fold", "steps", "requeue", "intent", "sip", "mini")
 
 
 def main() -> int:

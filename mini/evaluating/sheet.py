@@ -58,7 +58,7 @@ def compose(
             _paste(sheet, cell.picture, left, top)
             _caption(pen, cell, left, top + CELL + 8)
     pen.rule(MARGIN, height - FOOT + 4, width - MARGIN)
-    for number, text in enumerate(textwrap.wrap(foot, 150)[:3]):
+    for number, text in enumerate(textwrap.wrap(foot, 205)[:3]):
         pen.text((MARGIN, height - FOOT + 14 + 15 * number), text, 10.5, SOFT)
     return sheet
 

@@ -91,6 +91,7 @@ class Studio:
     def projector(self) -> FaceClipProjector:
         return FaceClipProjector(load_faceclip(self.models / world.FACE_T5), "difference")
 
+    @torch.inference_mode()
     def sitter(self, photo: np.ndarray, sip: bool = True) -> Sitter:
         """(H, W, 3) uint8 -> the largest face in it, encoded; for SIP only where a row needs it.
 
@@ -103,6 +104,7 @@ class Studio:
             identity = encode_sip(self.projector, faces, identity)
         return Sitter(faces[0], identity)
 
+    @torch.inference_mode()
     def paint(
         self, row: Row, sitter: Sitter | None, prompts: Sequence[Prompt], seeds: Sequence[int]
     ) -> np.ndarray:
@@ -159,7 +161,6 @@ class Studio:
             tokens, add_dict={"guidance": self.settings.guidance}
         )
 
-    @torch.inference_mode()
     def _sample(self, model: ModelPatcher, positive: list, seeds: Sequence[int]) -> np.ndarray:
         made, side = self.settings, self.settings.side // FACTOR
         latent = torch.zeros(len(seeds), LATENT, side, side)

@@ -1,0 +1,155 @@
+"""A whole evaluation with the random world, and the studio against the nodes it stands for."""
+
+import argparse
+import json
+
+import comfy.sample
+import numpy as np
+import pytest
+import torch
+from flexid.mini import world
+from flexid.mini.evaluating import job, options, prompts, rows
+from flexid.mini.evaluating.studio import Studio, eight_bit
+from flexid.model_patches.cag import Knobs
+from flexid.nodes.cag import FlexIDContextAwareGate
+from flexid.nodes.flexid import FlexIDApply
+from flexid.nodes.vfa import FlexIDApplyVFA
+from skimage import data
+
+pytestmark = pytest.mark.comfy
+
+SIDE, STEPS = 64, 2
+PORTRAIT = data.astronaut()[:260, 90:350]
+CHOSEN = prompts.choose(["laughing", "pencil", "surprised-tilted"])
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    world.build_random(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def studio(models):
+    return Studio(models, rows.settings(side=SIDE, steps=STEPS))
+
+
+@pytest.fixture(scope="module")
+def sitter(studio):
+    return studio.sitter(PORTRAIT)
+
+
+def sampled(studio, model, positive, seed):
+    """What KSampler and VAE Decode do."""
+    latent = torch.zeros(1, 16, SIDE // 8, SIDE // 8)
+    noise = comfy.sample.prepare_noise(latent, seed)
+    made = studio.settings
+    samples = comfy.sample.sample(
+        model, noise, STEPS, 1.0, made.sampler, made.scheduler, positive, positive, latent,
+        disable_pbar=True, seed=seed,
+    )  # fmt: skip
+    return eight_bit(studio.vae.decode(samples))[0]
+
+
+@torch.inference_mode()
+def by_nodes(studio, sitter, row, prompt, seed):
+    """The same picture through the nodes' own execute."""
+    positive, model = studio.encode(prompt.text), studio.model
+    shared = (studio.adapter, sitter.identity)
+    if row == rows.WHOLE:
+        knobs = (0.1, 1.0, -1.0, "recommended", "auto", "unconditional")
+        out = FlexIDApply.execute(
+            model, positive, studio.adapter, studio.projector, sitter.identity, prompt.text,
+            *knobs, clip=studio.clip,
+        ).result  # fmt: skip
+        model, positive = out[0], out[1]
+    elif row == rows.VFA_CAG:
+        k = Knobs()
+        gate = FlexIDContextAwareGate.execute(
+            prompt.text, k.mode, k.intent_mode, k.alpha_base, k.w_base, k.lambda_up, k.lambda_down,
+            k.kappa_sem, k.kappa_vis, 1.0, 1.0, 1.0, 1.0, -1.0, k.alpha_max, k.w_max, k.time,
+            "built-in",
+        ).result[1]  # fmt: skip
+        args = (1.0, 0.0, 1.0, "percent", "unconditional")
+        model = FlexIDApplyVFA.execute(model, *shared, *args, gate=gate).result[0]
+    elif row.anchor == "rigid":
+        args = (row.weight, 0.0, 1.0, "percent", "unconditional")
+        model = FlexIDApplyVFA.execute(model, *shared, *args).result[0]
+    return sampled(studio, model, positive, seed)
+
+
+@pytest.mark.parametrize("row", [rows.ALONE, rows.rigid(1.0), rows.VFA_CAG, rows.WHOLE])
+def test_the_studio_paints_what_the_nodes_paint(studio, sitter, row):
+    """Several prompts at once in the studio, one by one here: equal but for rounding."""
+    seeds = [5, 6, 7]
+    painted = studio.paint(row, sitter, CHOSEN, seeds)
+    plain = studio.paint(rows.ALONE, None, CHOSEN, seeds)
+    for index, prompt in enumerate(CHOSEN):
+        expected = by_nodes(studio, sitter, row, prompt, seeds[index])
+        difference = np.abs(painted[index].astype(int) - expected)
+        assert difference.max() <= 1, prompt.id
+        assert row == rows.ALONE or np.abs(painted[index].astype(int) - plain[index]).mean() > 0.5
+
+
+def test_sip_alone_leans_every_prompt_by_itself(studio, sitter):
+    together = studio.paint(rows.SIP_ONLY, sitter, CHOSEN, [5, 6, 7])
+    alone = [
+        studio.paint(rows.SIP_ONLY, sitter, [prompt], [seed])[0]
+        for prompt, seed in zip(CHOSEN, [5, 6, 7], strict=True)
+    ]
+    plain = studio.paint(rows.ALONE, None, CHOSEN, [5, 6, 7])
+    assert np.abs(together.astype(int) - np.stack(alone)).max() <= 1
+    assert (together != plain).any(axis=(1, 2, 3)).all()
+
+
+def chosen_options(tmp_path, models, *words):
+    parser = argparse.ArgumentParser()
+    options.add_options(parser)
+    base = ["--people", "2", "--prompts", "laughing", "pencil", "--steps", str(STEPS)]
+    chosen = parser.parse_args([*base, "--split", "tune", *words])
+    return argparse.Namespace(**vars(chosen), models=models, cache=tmp_path / "cache")
+
+
+def photo_of(person):
+    return PORTRAIT if person % 2 else np.ascontiguousarray(PORTRAIT[:, ::-1])
+
+
+def test_a_tiny_evaluation_writes_its_figures(tmp_path, models):
+    files = {name: tmp_path / f"out.{name}" for name in ("json", "csv", "png")}
+    words = [word for name, path in files.items() for word in (f"--{name}", str(path))]
+    chosen = chosen_options(tmp_path, models, "--rows", "alone", "sip-vfa-cag", *words)
+    prepared = job.prepare(chosen, photo_of)
+    count, seconds = prepared.estimate()
+    assert count == 8 and seconds > 0
+    assert any("about" in line for line in job.announcement(prepared, count, seconds))
+    study = prepared.evaluation.run()
+    job.write(study, chosen)
+    document = json.loads(files["json"].read_text(encoding="utf-8"))
+    assert document["people"] == {"first": 900_000, "count": 2}
+    assert set(document["rows"]) == {"alone", "sip-vfa-cag"}
+    changed = document["rows"]["sip-vfa-cag"]["figures"]["disruption"]
+    assert changed["mean"] > 0.005 and changed["count"] == 4
+    assert document["rows"]["alone"]["figures"]["edit"] is None  # random world: no estimators
+    assert document["weights"].keys() == set(world.WRITERS)
+    assert files["png"].stat().st_size > 10_000 and "disruption" in files["csv"].read_text()
+    assert job.prepare(chosen, photo_of).estimate() == (0, 0.0)
+
+
+def test_knobs_reach_the_gate_and_the_cache(tmp_path, models):
+    rigidly = chosen_options(tmp_path, models, "--rows", "vfa-cag", "--people", "1")
+    first = job.prepare(rigidly, photo_of).evaluation
+    first.run()
+    rigidly.knob = [("lambda_down", 1.0)]
+    other = job.prepare(rigidly, photo_of).evaluation
+    assert other.study.knobs["lambda_down"] == 1.0
+    assert other.to_paint() == 2  # the gated row; the prompt alone is kept
+    other.run()
+    one, two = (e.store.load(rows.VFA_CAG, 900_000, CHOSEN[0]) for e in (first, other))
+    assert not np.array_equal(one, two)
+
+
+def test_another_photo_gives_another_picture(studio, sitter):
+    other = studio.sitter(np.ascontiguousarray(PORTRAIT[:, ::-1]))
+    pictures = [studio.paint(rows.rigid(1.0), s, CHOSEN[:1], [5]) for s in (sitter, other)]
+    assert not np.array_equal(*pictures)
