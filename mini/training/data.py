@@ -49,6 +49,7 @@ class Layout:
     count: int
     faces: int
     renderer: str
+    chunk: int = CHUNK
 
     def fields(self) -> dict[str, tuple[tuple[int, ...], type]]:
         """Array name -> shape per picture and type."""
@@ -63,7 +64,7 @@ class Layout:
         }
 
     def chunks(self) -> range:
-        return range(0, self.count, CHUNK)
+        return range(0, self.count, self.chunk)
 
 
 class Portraits:
@@ -115,12 +116,10 @@ def build(work: Path, device: object, options: Options) -> None:
     if people < MOST_FACES:
         raise ValueError(f"people is {people}, expected at least {MOST_FACES}.")
     renderer = _fingerprint()
-    singles = Layout("singles", people * SHOTS, 1, renderer)
-    _prepare(work, singles)
+    singles = _prepare(work, Layout("singles", people * SHOTS, 1, renderer, CHUNK))
     _save_vectors(_folder(work, "singles") / "vectors.npy", people)
     _draw_all(work, singles, people, options.processes)
-    group = Layout("groups", groups, MOST_FACES, renderer)
-    _prepare(work, group)
+    group = _prepare(work, Layout("groups", groups, MOST_FACES, renderer, CHUNK))
     _draw_all(work, group, people, options.processes)
 
 
@@ -136,15 +135,19 @@ def _fingerprint() -> str:
     return digest.hexdigest()[:16]
 
 
-def _prepare(work: Path, layout: Layout) -> None:
+def _prepare(work: Path, layout: Layout) -> Layout:
+    """Make the empty arrays, or find those of an earlier run; the layout on disk."""
     folder = _folder(work, layout.name)
     stated = folder / "layout.json"
     if stated.exists():
-        return _agree(folder, Layout(**json.loads(stated.read_text())), layout)
+        found = Layout(**json.loads(stated.read_text()))
+        _agree(folder, found, layout)
+        return found
     folder.mkdir(parents=True, exist_ok=True)
     for name, (shape, kind) in layout.fields().items():
         open_memmap(folder / f"{name}.npy", "w+", dtype=kind, shape=(layout.count, *shape))
     stated.write_text(json.dumps(asdict(layout)))
+    return layout
 
 
 def _agree(folder: Path, found: Layout, asked: Layout) -> None:
@@ -202,7 +205,7 @@ def _show(layout: Layout, chunks: int, drawn: Iterator[int]) -> None:
 def _draw_chunk(folder: Path, layout: Layout, people: int, start: int) -> int:
     """Draw the pictures from `start` on; how many. Runs in a process of its own."""
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in layout.fields()}
-    end = min(start + CHUNK, layout.count)
+    end = min(start + layout.chunk, layout.count)
     drawn = _singles(start, end) if layout.faces == 1 else _groups(start, end, people)
     captions = []
     for index, (picture, caption) in enumerate(drawn, start):
