@@ -1,7 +1,8 @@
 """`python mini/evaluate.py --models DIR --cache DIR [options]` measures the small world.
 
 COMFYUI_PATH names the ComfyUI tree. `python mini/evaluate.py sheet FILE` lays out the demo's
-contact sheet. Run as a file; `start.py evaluate` and `start.py demo` do it.
+contact sheet, `python mini/evaluate.py reference FILE` draws its person again. Run as a file;
+`start.py evaluate` and `start.py demo` do it.
 """
 
 import argparse
@@ -54,8 +55,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main() -> None:
     open_pack()
-    if sys.argv[1:2] == ["sheet"]:
-        importlib.import_module("flexid.mini.evaluating.sheet_job").make(Path(sys.argv[2]))
+    verbs = {"sheet": "sheet_job:make", "reference": "people:draw_reference"}
+    if len(sys.argv) == 3 and sys.argv[1] in verbs:
+        module, name = verbs[sys.argv[1]].split(":")
+        getattr(importlib.import_module(f"flexid.mini.evaluating.{module}"), name)(
+            Path(sys.argv[2])
+        )
         return
     chosen = parse(sys.argv[1:])
     open_comfyui()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def prompts() -> list[dict[str, Any]]:
 def defaults_from(client: Client) -> Defaults:
     """Ask the server, so that the graph names no value that it does not care about."""
 
+    @cache
     def defaults(kind: str) -> dict[str, Any]:
         required = client.object_info(kind)[kind]["input"].get("required", {})
         return {

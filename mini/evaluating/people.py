@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
+DEMO = 1_000_006
+"""The person of the demo's contact sheet."""
 SHOT = 77
 """Seeds what a reference photo shows besides its person."""
 TURN = {"yaw": 12.0, "pitch": 7.0, "roll": 6.0}
@@ -21,3 +25,12 @@ def reference(seed: int, side: int) -> np.ndarray:
     turned = {axis: float(rng.uniform(-most, most)) for axis, most in TURN.items()}
     view = shot(rng, expression="neutral", style="photo", **turned)
     return render(picture(rng, ((person(seed), view),)), side).image
+
+
+def draw_reference(path: Path) -> None:
+    """Write the demo's reference photo, as an evaluation would draw it."""
+    from PIL import Image
+
+    from .rows import settings
+
+    Image.fromarray(reference(DEMO, settings().side)).save(path, optimize=True)

@@ -74,7 +74,7 @@ def test_decoding_what_was_encoded_gives_the_blurred_photo(vae):
 
 def test_the_same_seed_gives_the_same_files(tmp_path):
     """Byte for byte, so that pictures can be compared between machines' runs of one version."""
-    first, second = world.build_world(tmp_path / "a"), world.build_world(tmp_path / "b")
+    first, second = world.build_random(tmp_path / "a"), world.build_random(tmp_path / "b")
     assert [p.relative_to(tmp_path / "a").as_posix() for p in first] == list(world.WRITERS)
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes(), one.name

@@ -1,0 +1,38 @@
+"""The contact sheet on a real server: all is painted, columns differ, it is laid out."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from flexid.setup import contact, demo
+from PIL import Image
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Two steps instead of a whole run."""
+    made = contact.settings() | {"steps": 2}
+    monkeypatch.setattr(contact, "settings", lambda: made)
+
+
+def test_the_sheet_from_photo_to_png(client, environment, models, portrait, tmp_path, small):
+    graph, entry = contact.paint(client, client.upload(portrait), demo.run_with_progress)
+    pictures = client.pictures(entry)
+    pixels = {
+        tuple(int(part) for part in name.split("_")[1:3]): np.asarray(Image.open(io.BytesIO(data)))
+        for name, data in pictures
+    }
+    assert set(pixels) == {(line, column) for line in range(3) for column in range(4)}
+    for (line, column), one in pixels.items():
+        assert one.shape == (128, 128, 3) and one.std() > 5
+        others = [pixels[line, other] for other in range(4) if other != column]
+        assert all(not np.array_equal(one, other) for other in others), (line, column)
+    reference, made = tmp_path / "reference.png", tmp_path / "sheet.png"
+    reference.write_bytes(portrait.read_bytes())
+    contact.compose(environment, models, reference, pictures, made, own_photo=False)
+    sheet = np.asarray(Image.open(made)).astype(int)
+    assert sheet.shape[1] > 1500 and sheet.std() > 10
+    assert client.queue(json.loads(json.dumps(graph)))["status"]["status_str"] == "success"

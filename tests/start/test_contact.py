@@ -1,0 +1,260 @@
+"""The contact sheet's graph and notes, and the commands that measure and train the small world."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from flexid.mini import world as mini_world
+from flexid.mini.evaluating.prompts import all_prompts
+from flexid.setup import contact, demo, study, world
+from flexid.setup.client import GraphError
+from flexid.setup.console import SetupError
+from flexid.setup.environment import Environment
+from pack import ROOT
+
+pytestmark = pytest.mark.pure
+
+SCHEMAS = json.loads((ROOT / "tests" / "nodes" / "schemas.json").read_text(encoding="utf-8"))
+
+
+def defaults(kind):
+    """As a server would answer; core nodes' own defaults do not matter here."""
+    inputs = SCHEMAS.get(kind, {"inputs": []})["inputs"]
+    return {one["id"]: one["default"] for one in inputs if one.get("default") is not None}
+
+
+@pytest.fixture
+def graph():
+    return contact.sheet_graph("me.png", "auto", defaults)
+
+
+def of_kind(graph, kind):
+    return {number: node for number, node in graph.items() if node["class_type"] == kind}
+
+
+def test_one_picture_per_prompt_and_column(graph):
+    savers = of_kind(graph, "SaveImage").values()
+    names = {node["inputs"]["filename_prefix"] for node in savers}
+    assert names == {f"sheet_{line}_{column}" for line in range(3) for column in range(4)}
+    assert len(of_kind(graph, "KSampler")) == len(savers) == 12
+
+
+def test_every_link_leads_to_a_node(graph):
+    for node in graph.values():
+        for value in node["inputs"].values():
+            assert not isinstance(value, list) or value[0] in graph, node["_meta"]["title"]
+
+
+def test_our_nodes_get_inputs_that_they_have(graph):
+    for node in graph.values():
+        if node["class_type"].startswith("FlexID"):
+            known = {one["id"] for one in SCHEMAS[node["class_type"]]["inputs"]}
+            assert node["inputs"].keys() <= known, node["class_type"]
+
+
+def test_columns_differ_in_the_person_only(graph):
+    """The same noise and sampler in a line; prompt alone gets the bare model."""
+    samplers = list(of_kind(graph, "KSampler").values())
+    for line in range(3):
+        four = [node["inputs"] for node in samplers[4 * line : 4 * line + 4]]
+        for name in ("seed", "steps", "cfg", "sampler_name", "latent_image"):
+            assert len({json.dumps(one[name]) for one in four}) == 1
+        kinds = [graph[one["model"][0]]["class_type"] for one in four]
+        assert kinds == ["UNETLoader", "FlexIDApplyVFA", "FlexIDApplyVFA", "FlexIDApply"]
+        rigid, gated = (graph[one["model"][0]]["inputs"] for one in four[1:3])
+        assert "gate" not in rigid and graph[gated["gate"][0]]["class_type"].endswith("AwareGate")
+    assert len({node["inputs"]["seed"] for node in samplers}) == 3
+
+
+def test_gate_and_text_read_the_same_prompt(graph):
+    texts = [node["inputs"]["text"] for node in of_kind(graph, "CLIPTextEncode").values()]
+    for kind in ("FlexIDContextAwareGate", "FlexIDApply"):
+        assert [node["inputs"]["prompt"] for node in of_kind(graph, kind).values()] == texts
+
+
+def test_the_prompts_are_an_expression_a_pose_and_a_style():
+    known = {prompt.id: prompt for prompt in all_prompts()}
+    assert [known[name].asked for name in contact.PROMPTS] == [
+        ("expression",),
+        ("pose",),
+        ("style",),
+    ]
+    assert [entry["text"] for entry in contact.prompts()] == [
+        known[name].text for name in contact.PROMPTS
+    ]
+
+
+def test_the_graph_uses_the_files_that_are_built(graph):
+    names = {str(value) for node in graph.values() for value in node["inputs"].values()}
+    for path in mini_world.WRITERS:
+        expected = path.split("/")[-2] if path.endswith(".onnx") else path.split("/")[-1]
+        assert expected in names, path
+
+
+class NoServer:
+    def object_info(self, kind):
+        return {kind: {"input": {"required": {"a": ["INT", {"default": 3}], "b": ["MODEL"]}}}}
+
+
+def test_defaults_are_those_of_the_server():
+    assert contact.defaults_from(NoServer())("KSampler") == {"a": 3}
+
+
+def test_a_face_that_the_small_world_misses_is_looked_for_again():
+    tried = []
+
+    def run(client, graph):
+        (detect,) = of_kind(graph, "FlexIDLoadFaceAnalyser").values()
+        tried.append(detect["inputs"]["detector"])
+        if len(tried) == 1:
+            raise GraphError("node 6 (FlexIDDetectFaces) failed: no face")
+        return {"outputs": {}}
+
+    _, entry = contact.paint(NoServer(), "me.png", run)
+    assert tried == ["auto", "bundled"] and entry == {"outputs": {}}
+
+
+@pytest.mark.parametrize(
+    "reason", ["node 6 (FlexIDDetectFaces) failed", "node 9 (KSampler) failed"]
+)
+def test_other_failures_are_reported(reason):
+    def run(client, graph):
+        raise GraphError(reason)
+
+    with pytest.raises(GraphError, match="failed"):
+        contact.paint(NoServer(), "me.png", run)
+
+
+def test_the_note_says_what_the_pictures_are_not(monkeypatch):
+    monkeypatch.setattr(contact, "is_trained", lambda: False)
+    assert "untrained" in contact.note(own_photo=True)
+    monkeypatch.setattr(contact, "is_trained", lambda: True)
+    assert "cartoons" in contact.note(own_photo=True) and "photograph" in contact.note(True)
+    assert "evaluate" in contact.note(own_photo=False)
+
+
+def test_the_sheet_is_laid_out_by_the_environments_python(tmp_path):
+    """Without estimators and similarity, so that nothing has to be looked at."""
+    image = pytest.importorskip("PIL.Image")
+    pytest.importorskip("onnxruntime")
+    mini_world.WRITERS[mini_world.RECOGNISER](tmp_path / mini_world.RECOGNISER, 1)
+    reference = tmp_path / "me.png"
+    image.new("RGB", (40, 60), "grey").save(reference)
+    pictures = [
+        (f"sheet_{line}_{column}_00001_.png", reference.read_bytes())
+        for line in range(3)
+        for column in range(4)
+    ]
+    here = Environment(Path(sys.executable), tmp_path, tmp_path, "cpu")
+    made = tmp_path / "out.png"
+    contact.compose(here, tmp_path, reference, pictures, made, own_photo=True)
+    with image.open(made) as sheet:
+        assert sheet.width > 1500 and sheet.height > 1000
+    with pytest.raises(SetupError, match="is missing; the graph did not save it"):
+        contact.compose(here, tmp_path, reference, pictures[:-1], made, own_photo=True)
+
+
+# The person of the demo
+
+
+def test_the_demos_person_is_drawn_as_it_says():
+    image, np = pytest.importorskip("PIL.Image"), pytest.importorskip("numpy")
+    pytest.importorskip("resvg_py")
+    from flexid.mini.evaluating.people import DEMO, reference
+
+    with image.open(world.REFERENCE) as stored:
+        pixels = np.asarray(stored.convert("RGB")).astype(int)
+    difference = np.abs(pixels - reference(DEMO, pixels.shape[0])).mean()
+    assert difference < 3, f"draw it again: python mini/evaluate.py reference {world.REFERENCE}"
+
+
+def test_the_sample_is_drawn_where_the_models_are_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "is_trained", lambda: True)
+    here = Environment(Path("/no/python"), tmp_path, tmp_path, "cpu")
+    demo.prepare_photo(here, "sample", tmp_path / "p.png")
+    assert (tmp_path / "p.png").read_bytes() == world.REFERENCE.read_bytes()
+
+
+def test_results_do_not_rebuild_the_models(tmp_path, monkeypatch):
+    monkeypatch.setattr(world, "MINI", tmp_path)
+    (tmp_path / "a.py").write_text("1")
+    first = world.world_name()
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "figures.json").write_text("{}")
+    assert world.world_name() == first
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "flux").write_text("")
+    assert world.world_name() != first
+
+
+# evaluate and mini-train
+
+
+@pytest.fixture
+def parse(monkeypatch):
+    spec = importlib.util.spec_from_file_location("start_for_study", ROOT / "start.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    spec.loader.exec_module(module)
+    yield module.parse
+    for name in [n for n in sys.modules if n.split(".")[0] in ("setup", "mini")]:
+        del sys.modules[name]
+
+
+def test_an_evaluations_options_are_handed_on(parse):
+    options = parse(["evaluate", "--people", "4", "--rows", "alone", "vfa-0.9", "--fresh"])
+    words = options.rest
+    assert words[words.index("--people") + 1] == "4"
+    assert words[words.index("--rows") + 1 :][:2] == ["alone", "vfa-0.9"]
+    assert "--fresh" not in words and options.fresh
+
+
+@pytest.mark.parametrize(
+    ("words", "fact"),
+    [
+        (["--people", "x"], "'x'"),
+        (["--rows", "pulid"], "no row is called"),
+        (["--steps", "0"], "'0'"),
+        (["--csv", "a.xls"], ".csv"),
+        (["--", "x"], "nothing after --"),
+        (["--poeple", "3"], "--poeple"),
+    ],
+)
+def test_a_wrong_evaluation_is_explained_before_any_set_up(parse, capsys, words, fact):
+    with pytest.raises(SystemExit) as stopped:
+        parse(["evaluate", *words])
+    assert stopped.value.code == 2 and fact in capsys.readouterr().err
+
+
+def test_training_gets_its_own_options(parse):
+    options = parse(["mini-train", "--only", "vae", "--python", "py", "--steps", "9"])
+    assert options.rest == ["--only", "vae", "--steps", "9"] and options.python == Path("py")
+
+
+def test_training_has_a_folder_and_a_device(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    here = Environment(Path("py"), tmp_path, tmp_path, "cuda")
+    words = study.train_arguments(here, ["--only", "vae"])
+    expected = str(tmp_path / "flexid" / "mini-train")
+    assert words == ["--work", expected, "--device", "cuda", "--only", "vae"]
+    assert study.work_folder(["--work", "/w"]) == study.work_folder(["--work=/w"]) == Path("/w")
+    assert study.training_device("mps") == "cpu"
+
+
+def test_the_scripts_run_in_the_environment_with_comfyui_named(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(study.subprocess, "call", lambda c, env: calls.append((c, env)) or 7)
+    monkeypatch.setattr(study, "ensure_world", lambda _: tmp_path / "models")
+    here = Environment(Path("py"), tmp_path / "tree", tmp_path / "cache", "cpu")
+    assert study.evaluate(here, ["--people", "2"]) == 7
+    command, environ = calls[0]
+    assert command[0] == "py" and Path(command[1]) == ROOT / "mini" / "evaluate.py"
+    assert command[2:] == ["--models", str(tmp_path / "models"), "--cache",
+                           str(tmp_path / "cache" / "evaluation"), "--people", "2"]  # fmt: skip
+    assert environ["COMFYUI_PATH"] == str(tmp_path / "tree")
+    monkeypatch.setattr(study, "TRAIN", tmp_path / "absent.py")
+    with pytest.raises(SetupError, match="absent.py is missing"):
+        study.mini_train(here, [])
