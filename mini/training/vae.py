@@ -40,7 +40,7 @@ GROUP_SHARE = 0.15
 NOISE = 0.3
 """Standard deviation of the noise on latents: uniform between 0 and this, per picture."""
 SLOPES = 1.0
-PULL = 0.02
+PULL = 0.05
 MEASURED = 64
 
 Pictures = list[np.ndarray]
@@ -137,7 +137,7 @@ def size_error(latent: Tensor) -> Tensor:
 def write(module: TAESD, sources: Pictures, path: Path, device: torch.device) -> None:
     """Save in half precision, scale and shift set so that a Flux sampler sees unit variance."""
     latent = torch.cat(
-        [encode(module, np.asarray(s[:: max(1, len(s) // 500)]), device) for s in sources]
+        [encode(module, np.array(s[:: max(1, len(s) // 500)]), device) for s in sources]
     )
     flux = comfy.latent_formats.Flux()
     scale = latent.std() * flux.scale_factor

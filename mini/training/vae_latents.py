@@ -83,7 +83,7 @@ def _encode_set(path: Path, images: np.ndarray, encoder: Encoder, batch: int) ->
     stored, began = np.load(path, mmap_mode="r+"), time.monotonic()
     for count, start in enumerate(range(done, len(images), batch), 1):
         end = min(start + batch, len(images))
-        stored[start:end] = encoder(np.asarray(images[start:end])).numpy()
+        stored[start:end] = encoder(np.array(images[start:end])).numpy()
         if count % SHOW_EVERY == 0 or end == len(images):
             stored.flush()
             path.with_suffix(".json").write_text(json.dumps({"done": end, "vae": encoder.digest}))

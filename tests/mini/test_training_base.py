@@ -1,0 +1,247 @@
+"""Autoencoder and base model: what training computes is what ComfyUI computes from the files."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import comfy.latent_formats
+import comfy.model_management
+import comfy.sd
+import comfy.utils
+import numpy as np
+import pytest
+import torch
+from flexid.mini import train as command
+from flexid.mini import world
+from flexid.mini.training import base, base_model, base_preview, base_text, data, vae, vae_latents
+from flexid.mini.training.options import Options, curves, models
+from flexid.nodes.text_encoder import load_mini_clip
+
+pytestmark = pytest.mark.comfy
+
+CPU = torch.device("cpu")
+SENTENCES = ("a smiling woman on a beach", "a pencil drawing of two men in a library", "")
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """Pictures of four people, a VAE of three steps, and the latents."""
+    folder = tmp_path_factory.mktemp("work")
+    options = Options(people=4, groups=6, processes=1, steps=3, batch=4)
+    data.build(folder, CPU, options)
+    vae.train_vae(folder, CPU, options)
+    vae_latents.encode_all(folder, CPU, options)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def examples(work):
+    return base.Examples(work)
+
+
+@pytest.fixture(scope="module")
+def module(examples):
+    """As before training, but for the layers that are zero then: nothing would depend on them."""
+    made, draw = base_model.Base(3, examples.words), base_model.Seeded(4)
+    with torch.no_grad():
+        for name, parameter in made.flux.named_parameters():
+            if any(part in name for part in base_model.SILENT):
+                parameter.copy_(draw.normal(name, *parameter.shape, std=0.05))
+    return made
+
+
+@pytest.fixture(scope="module")
+def files(module, examples, tmp_path_factory):
+    return base_model.write_base(module, examples.words, tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def clip(files):
+    return load_mini_clip(files[1], files[2])
+
+
+def test_the_sampler_sees_latents_of_unit_size(work):
+    images = np.array(data.Portraits(work).images)
+    figures = vae.measure(models(work) / world.VAE, images)
+    assert figures["latent mean"] == pytest.approx(0, abs=0.05)
+    assert figures["latent deviation"] == pytest.approx(1, abs=0.05)
+    stated = json.loads((curves(work) / "vae.json").read_text())
+    assert set(stated) == set(figures) and stated["psnr"] > 3
+
+
+def test_latents_are_what_comfyui_would_sample(work):
+    state, metadata = comfy.utils.load_torch_file(
+        str(models(work) / world.VAE), return_metadata=True
+    )
+    found = vae_latents.latents(work, "singles")
+    assert found.shape == (24, 16, 16, 16)
+    pixels = torch.from_numpy(np.array(data.Portraits(work).images[:8])).float() / 255
+    with torch.inference_mode():
+        latent = comfy.sd.VAE(sd=state, metadata=metadata).encode(pixels).cpu().float()
+    expected = comfy.latent_formats.Flux().process_in(latent)
+    error = torch.from_numpy(found[:8]).float() - expected
+    assert error.std() < 0.03 * expected.std()
+
+
+def test_another_vae_encodes_everything_anew(work):
+    path = work / "data" / "groups" / "latents.npy"
+    stated, before = path.with_suffix(".json"), np.load(path)
+    stated.write_text(json.dumps({"done": 2, "vae": "another"}))
+    with pytest.raises(FileNotFoundError, match="unfinished"):
+        vae_latents.latents(work, "groups")
+    np.save(path, np.zeros_like(before))
+    vae_latents.encode_all(work, CPU, Options())
+    assert np.array_equal(vae_latents.latents(work, "groups"), before)
+
+
+def test_slopes_ignore_brightness_and_see_edges():
+    target = torch.zeros(1, 3, 16, 16)
+    edge = target.clone()
+    edge[..., 8:] = 0.3
+    assert vae.slope_error(target + 0.3, target) == pytest.approx(0, abs=1e-6)
+    assert vae.slope_error(edge, target) > 0.01
+
+
+@pytest.mark.parametrize("text", SENTENCES)
+def test_prompts_are_cut_as_in_training(clip, text):
+    trained, found = base_text.tokenise([text]), clip.tokenize(text)
+    assert [token for token, _ in found["t5xxl"][0]] == trained.t5[0].tolist()
+    assert [token for token, _ in found["l"][0]] == trained.clip_l[0].tolist()
+    assert len(found["t5xxl"][0]) == base_text.LENGTH
+
+
+@torch.inference_mode()
+def test_the_loader_node_encodes_what_training_encodes(module, clip):
+    """One prompt of the training captions' words (others are made equal when saving)."""
+    text = "a person"
+    trained = base_text.tokenise([text])
+    context = module.t5(torch.from_numpy(trained.t5).long(), None)[0]
+    pooled = module.clip_l(torch.from_numpy(trained.clip_l).long())[3]
+    ((found, extra),) = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+    assert (found - context).abs().max() < 0.02 * context.abs().max()
+    assert (extra["pooled_output"] - pooled).abs().max() < 0.02 * pooled.abs().max()
+
+
+def test_words_that_training_never_shows_are_all_the_same(clip, examples):
+    """A prompt's unknown words are then what the model has learned to ignore."""
+    model, seen = clip.cond_stage_model, examples.words
+    embeddings = (
+        (model.t5xxl.transformer.shared.weight, seen.t5),
+        (model.clip_l.transformer.text_model.embeddings.token_embedding.weight, seen.clip_l),
+    )
+    for embedding, shown in embeddings:
+        others = np.setdiff1d(np.arange(len(embedding)), shown)
+        assert len(others) > 30_000 and len(shown) > 50
+        assert (embedding[others] == embedding[others[0]]).all() and embedding[others[0]].any()
+        assert len(embedding[shown].unique(dim=0)) == len(shown)
+
+
+def test_the_stock_loader_opens_a_schnell_that_predicts_what_was_trained(module, files):
+    patcher = comfy.sd.load_diffusion_model(str(files[0]))
+    model = patcher.model
+    assert type(model.model_config).__name__ == "FluxSchnell"
+    assert model.model_type.name == "FLOW"
+    generator = torch.Generator().manual_seed(0)
+    noisy = torch.randn(2, 16, 16, 16, generator=generator)
+    sigma = torch.tensor([0.3, 0.9])
+    context = torch.randn(2, base_text.LENGTH, 64, generator=generator)
+    pooled = torch.randn(2, 64, generator=generator)
+    with base_model.trainable(module):
+        velocity = module.flux(noisy, sigma, context, pooled).detach()
+    comfy.model_management.load_models_gpu([patcher])
+    with torch.inference_mode():
+        picture = model.apply_model(noisy, sigma, c_crossattn=context, y=pooled)
+    expected = noisy - sigma[:, None, None, None] * velocity
+    assert velocity.std() > 0.05
+    assert (picture - expected).std() < 0.01 * velocity.std()
+
+
+def gradients(module, context):
+    module.zero_grad()
+    torch.manual_seed(0)
+    latent, sigma = torch.randn(2, 16, 8, 8), torch.tensor([0.3, 0.8])
+    tokens = base_text.tokenise(SENTENCES[:2])
+    t5, clip_l = (torch.from_numpy(t).long() for t in (tokens.t5, tokens.clip_l))
+    with context:
+        module(latent, sigma, t5, clip_l).square().sum().backward()
+    return {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
+
+
+def test_gradients_are_right_and_reach_everything(module, monkeypatch):
+    """Compared with autograd's own, much slower way to survive changes in place."""
+    found = gradients(module, base_model.trainable(module))
+    monkeypatch.setattr(comfy.model_management, "in_training", True)
+    expected = gradients(module, torch.autograd.graph.allow_mutation_on_saved_tensors())
+    wanted = {name for name, p in module.named_parameters() if p.requires_grad}
+    assert set(found) == set(expected) == wanted
+    for name, gradient in found.items():
+        assert gradient.abs().max() > 0 or "relative_attention_bias" in name, name
+        assert torch.allclose(gradient, expected[name], rtol=1e-3, atol=1e-4), name
+    module.zero_grad(set_to_none=True)
+
+
+def test_training_leaves_no_trace(module):
+    norm = module.flux.double_blocks[0].img_norm1
+    with base_model.trainable(module):
+        assert comfy.model_management.in_training and norm._forward_pre_hooks
+    assert not comfy.model_management.in_training and not norm._forward_pre_hooks
+
+
+def test_batches_follow_the_recipe(examples):
+    rng = np.random.default_rng(0)
+    latent, t5, clip_l = examples.draw(rng, 2000)
+    assert latent.shape == (2000, 16, 16, 16) and latent.dtype == torch.float32
+    empty = (t5 == torch.from_numpy(examples.empty.t5[0])).all(1)
+    assert empty.float().mean().item() == pytest.approx(base.EMPTY_SHARE, abs=0.03)
+    assert (clip_l[empty] == torch.from_numpy(examples.empty.clip_l[0])).all()
+    unknown = (t5 == examples.words.unknown_t5).sum() / (t5 > 1).sum()
+    assert unknown.item() == pytest.approx(base.UNKNOWN_SHARE, abs=0.01)
+    groups = torch.from_numpy(examples.groups.latents).float().flatten(1)
+    shared = (latent[:, None, 0, 0] == groups[:, :16][None]).all(-1).any(-1)
+    assert shared.float().mean().item() == pytest.approx(base.GROUP_SHARE, abs=0.03)
+
+
+def test_noise_levels():
+    level = base.noise_levels(np.random.default_rng(0), 20_000)
+    assert (
+        0 <= level.min()
+        and level.max() <= 1
+        and level.mean().item() == pytest.approx(0.5, abs=0.01)
+    )
+    ends = ((level < 0.02) | (level > 0.98)).float().mean().item()
+    assert ends == pytest.approx(base.UNIFORM_SHARE * 0.04, abs=0.005)
+
+
+def test_training_learns_and_can_be_watched(work, tmp_path, monkeypatch):
+    """Few steps on few pictures: the loss falls, files are written, the checkpoint paints."""
+    monkeypatch.setattr(base, "RECIPE", base.Recipe("base", 24, 3e-3, warmup=2, average=0.5))
+    base.train_base(work, CPU, Options(batch=8))
+    rows = (curves(work) / "base.csv").read_text().splitlines()
+    assert float(rows[-1].split(",")[2]) < 1.9  # 2 is the loss of a model that gives zero
+    sizes = [(models(work) / name).stat().st_size for name in (world.FLUX, world.T5, world.CLIP_L)]
+    assert sum(sizes) < 30e6
+    for name, value in (("ALONE", 1), ("TOGETHER", 1), ("STEPS", 3)):
+        monkeypatch.setattr(base_preview, name, value)
+    base_preview.preview(work, tmp_path / "sheet.png")
+    page = np.asarray(base_preview.Image.open(tmp_path / "sheet.png"))
+    painted = page[:128, 128:256]
+    assert painted.std() > 5 and not np.array_equal(painted, page[:128, :128])
+
+
+def test_the_command_draws_with_several_processes(tmp_path):
+    script = Path(command.__file__)
+    order = ["--only", "data", "--people", "4", "--groups", "2", "--processes", "2"]
+    call = [sys.executable, str(script), "--work", str(tmp_path), *order]
+    done = subprocess.run(call, capture_output=True, text=True, env=dict(os.environ), timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "data: done after" in done.stdout
+    assert len(data.Portraits(tmp_path)) == 24 and len(data.Groups(tmp_path)) == 2
+
+
+def test_the_command_asks_for_comfyui(tmp_path):
+    bare = {key: value for key, value in os.environ.items() if key != "COMFYUI_PATH"}
+    call = [sys.executable, command.__file__, "--work", str(tmp_path), "--only", "data"]
+    done = subprocess.run(call, capture_output=True, text=True, env=bare, timeout=60)
+    assert done.returncode == 1 and "COMFYUI_PATH is None; set it to" in done.stderr
