@@ -31,6 +31,15 @@ PEOPLE = 4
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """These networks are too small to share; waiting for each other costs more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     """A few drawn pictures, and each stage run for a few steps."""
@@ -411,7 +420,7 @@ def test_the_detectors_loss_falls_to_finding_the_face(work):
     torch.manual_seed(0)
     net = detector.Detector()
     images, *wanted = detector.canvases(
-        np.random.default_rng(3), faces_pictures.Pictures(work), 2, 320
+        np.random.default_rng(3), faces_pictures.Pictures(work), 2, 160
     )
     wanted = [torch.from_numpy(part) for part in wanted]
     optimiser = torch.optim.AdamW(net.parameters(), 3e-3)
