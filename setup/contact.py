@@ -83,12 +83,13 @@ def sheet_graph(photo: str, detector: str, defaults: Defaults) -> Graph:
     size = build.add(
         "EmptySD3LatentImage", "Size", width=made["side"], height=made["side"], batch_size=1
     )
+    nothing = build.add("CLIPTextEncode", "Negative prompt", clip=models["clip"], text="")
     for line, prompt in enumerate(prompts()):
         sources = _streams(build, models, [rigid, 0], prompt["text"], made["guidance"])
         for column, (model, positive) in enumerate(sources):
             where = f"{prompt['id']}: {COLUMNS[column]}"
             sampled = build.add(
-                "KSampler", where, model=model, positive=positive, negative=sources[0][1],
+                "KSampler", where, model=model, positive=positive, negative=[nothing, 0],
                 latent_image=[size, 0], seed=SEED + line, steps=made["steps"], cfg=made["cfg"],
                 sampler_name=made["sampler"], scheduler=made["scheduler"], denoise=1.0,
             )  # fmt: skip
@@ -201,7 +202,7 @@ def compose(
         ],
         "similarity": is_trained() and not own_photo,
         "foot": f"{note(own_photo)} {made['steps']} steps of {made['sampler']}, "
-        f"{made['side']} x {made['side']} pixels, VFA weight 1, SIP 0.1.",
+        f"CFG {made['cfg']:g}, {made['side']} x {made['side']} pixels, VFA weight 1, SIP 0.1.",
     }
     file = folder / "sheet.json"
     file.write_text(json.dumps(manifest), encoding="utf-8")

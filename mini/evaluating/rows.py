@@ -59,7 +59,10 @@ def row_of(key: str) -> Row:
 
 @dataclass(frozen=True)
 class Settings:
-    """How every picture is sampled: side in pixels, and KSampler's values."""
+    """How every picture is sampled: side in pixels, and KSampler's values.
+
+    `guidance` reaches models with a guidance input only; the negative prompt of `cfg` is empty.
+    """
 
     side: int
     steps: int

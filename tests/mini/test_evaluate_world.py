@@ -46,8 +46,8 @@ def sampled(studio, model, positive, seed):
     noise = comfy.sample.prepare_noise(latent, seed)
     made = studio.settings
     samples = comfy.sample.sample(
-        model, noise, STEPS, 1.0, made.sampler, made.scheduler, positive, positive, latent,
-        disable_pbar=True, seed=seed,
+        model, noise, STEPS, made.cfg, made.sampler, made.scheduler, positive, studio.encode(""),
+        latent, disable_pbar=True, seed=seed,
     )  # fmt: skip
     return eight_bit(studio.vae.decode(samples))[0]
 

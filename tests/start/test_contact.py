@@ -59,7 +59,7 @@ def test_columns_differ_in_the_person_only(graph):
     samplers = list(of_kind(graph, "KSampler").values())
     for line in range(3):
         four = [node["inputs"] for node in samplers[4 * line : 4 * line + 4]]
-        for name in ("seed", "steps", "cfg", "sampler_name", "latent_image"):
+        for name in ("seed", "steps", "cfg", "sampler_name", "latent_image", "negative"):
             assert len({json.dumps(one[name]) for one in four}) == 1
         kinds = [graph[one["model"][0]]["class_type"] for one in four]
         assert kinds == ["UNETLoader", "FlexIDApplyVFA", "FlexIDApplyVFA", "FlexIDApply"]
@@ -69,7 +69,8 @@ def test_columns_differ_in_the_person_only(graph):
 
 
 def test_gate_and_text_read_the_same_prompt(graph):
-    texts = [node["inputs"]["text"] for node in of_kind(graph, "CLIPTextEncode").values()]
+    nothing, *texts = [n["inputs"]["text"] for n in of_kind(graph, "CLIPTextEncode").values()]
+    assert nothing == "" and len(texts) == 3
     for kind in ("FlexIDContextAwareGate", "FlexIDApply"):
         assert [node["inputs"]["prompt"] for node in of_kind(graph, kind).values()] == texts
 
