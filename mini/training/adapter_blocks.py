@@ -1,0 +1,107 @@
+"""Flux's two kinds of block once more, out of place, so that a frozen Flux passes gradients on.
+
+ComfyUI's own blocks add to their input, which autograd refuses. These run ComfyUI's modules and
+take the blocks' places through `patches_replace`; nothing is assigned to the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Inject = Callable[[Tensor], Tensor]
+"""Image tokens (B, L, D) after a block -> what to add to them."""
+
+
+def _modulated(x: Tensor, norm: nn.Module, mod: Any) -> Tensor:
+    return torch.addcmul(mod.shift, norm(x), 1 + mod.scale)
+
+
+def _heads(qkv: Tensor, heads: int) -> Tensor:
+    """(B, T, 3 · H · D) -> (3, B, H, T, D)."""
+    return qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+
+
+def _turned(x: Tensor, rotation: Tensor) -> Tensor:
+    """Rotary positions; rotation (1, 1, T, D/2, 2, 2), pairs of x are neighbours."""
+    pairs = x.unflatten(-1, (-1, 2))
+    rotation = rotation.to(x.dtype)
+    out = rotation[..., 0] * pairs[..., :1] + rotation[..., 1] * pairs[..., 1:]
+    return out.flatten(-2)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, rotation: Tensor) -> Tensor:
+    """Written out: over some hundred tokens, that is faster on a CPU than the fused kernel."""
+    q, k = _turned(q, rotation), _turned(k, rotation)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+def _qkv(attention: nn.Module, x: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v = _heads(attention.qkv(x), heads)
+    q, k = attention.norm(q, k, v)
+    return q, k, v
+
+
+def double_block(
+    block: nn.Module, img: Tensor, txt: Tensor, vec: Tensor, pe: Tensor
+) -> tuple[Tensor, Tensor]:
+    """comfy.ldm.flux.layers.DoubleStreamBlock."""
+    (img1, img2), (txt1, txt2) = block.img_mod(vec), block.txt_mod(vec)
+    seen = _qkv(block.txt_attn, _modulated(txt, block.txt_norm1, txt1), block.num_heads)
+    mine = _qkv(block.img_attn, _modulated(img, block.img_norm1, img1), block.num_heads)
+    joined = (torch.cat(pair, dim=2) for pair in zip(seen, mine, strict=True))
+    told, shown = _attend(*joined, pe).split((txt.shape[1], img.shape[1]), dim=1)
+    img = img + img1.gate * block.img_attn.proj(shown)
+    img = img + img2.gate * block.img_mlp(_modulated(img, block.img_norm2, img2))
+    txt = txt + txt1.gate * block.txt_attn.proj(told)
+    txt = txt + txt2.gate * block.txt_mlp(_modulated(txt, block.txt_norm2, txt2))
+    return img, txt
+
+
+def single_block(block: nn.Module, x: Tensor, vec: Tensor, pe: Tensor) -> Tensor:
+    """comfy.ldm.flux.layers.SingleStreamBlock."""
+    mod, _ = block.modulation(vec)
+    both = block.linear1(_modulated(x, block.pre_norm, mod))
+    qkv, mlp = both.split((3 * block.hidden_size, block.mlp_hidden_dim_first), dim=-1)
+    q, k, v = _heads(qkv, block.num_heads)
+    q, k = block.norm(q, k, v)
+    attended = _attend(q, k, v, pe)
+    return x + mod.gate * block.linear2(torch.cat((attended, block.mlp_act(mlp)), dim=2))
+
+
+def replacements(flux: nn.Module, injections: dict[tuple[str, int], Inject]) -> dict:
+    """`patches_replace` entries for every block of `flux`; some are followed by an injection."""
+    entries: dict[tuple[str, int], Callable[[dict, dict], dict]] = {}
+    for kind, blocks in (
+        ("double_block", flux.double_blocks),
+        ("single_block", flux.single_blocks),
+    ):
+        run = _double if kind == "double_block" else _single
+        for number, block in enumerate(blocks):
+            place = (kind, number)
+            entries[place] = run(block, injections.get(place))
+    return entries
+
+
+def _double(block: nn.Module, inject: Inject | None) -> Callable[[dict, dict], dict]:
+    def run(args: dict, _: dict) -> dict:
+        img, txt = double_block(block, args["img"], args["txt"], args["vec"], args["pe"])
+        return {"img": img if inject is None else img + inject(img).to(img.dtype), "txt": txt}
+
+    return run
+
+
+def _single(block: nn.Module, inject: Inject | None) -> Callable[[dict, dict], dict]:
+    def run(args: dict, _: dict) -> dict:
+        sequence = single_block(block, args["img"], args["vec"], args["pe"])
+        if inject is not None:
+            start = args["transformer_options"]["img_slice"][0]
+            text, image = sequence[:, :start], sequence[:, start:]
+            sequence = torch.cat((text, image + inject(image).to(image.dtype)), dim=1)
+        return {"img": sequence}
+
+    return run

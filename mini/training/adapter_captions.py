@@ -1,0 +1,55 @@
+"""Captions as the frozen base reads them: tokens from the cache, encoded step by step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import comfy.sd
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...nodes.text_encoder import load_mini_clip
+from .. import world
+from .base_text import Tokens, tokenise, tokens
+from .data import Portraits
+from .options import models
+
+
+class Captions:
+    """Encodes the captions of pictures with the trained text encoders, without gradients."""
+
+    def __init__(self, clip: comfy.sd.CLIP, cut: Tokens, device: torch.device) -> None:
+        self.cut, self.empty, self.device = cut, tokenise([""]), device
+        parts = clip.cond_stage_model
+        self.t5, self.clip_l = (
+            part.transformer.requires_grad_(False).to(device, torch.float32)
+            for part in (parts.t5xxl, parts.clip_l)
+        )
+
+    @torch.no_grad()
+    def __call__(self, rows: np.ndarray, dropped: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Text (B, T, D) and pooled (B, V) of the pictures' captions, of "" where dropped."""
+        t5 = np.where(dropped[:, None], self.empty.t5, self.cut.t5[rows])
+        clip_l = np.where(dropped[:, None], self.empty.clip_l, self.cut.clip_l[rows])
+        with torch.autocast(self.device.type, enabled=False):
+            text = self.t5(self._numbers(t5), None)[0]
+            pooled = self.clip_l(self._numbers(clip_l))[3]
+        return text.float(), pooled.float()
+
+    def written(self, rows: np.ndarray) -> Tensor:
+        """(B, T) bool: words, neither the end nor padding; the pack's scope "content"."""
+        return torch.from_numpy(self.cut.t5[rows] > self.empty.t5.max()).to(self.device)
+
+    def _numbers(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).long().to(self.device)
+
+
+def captions_of(work: Path, device: torch.device) -> Captions:
+    """Those of data/singles. Raises FileNotFoundError before the base is trained."""
+    files = [models(work) / name for name in (world.T5, world.CLIP_L)]
+    for path in files:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing. Train it first: --only base.")
+    cut = tokens(Portraits(work).caption, work / "data" / "singles" / "tokens.npz")
+    return Captions(load_mini_clip(*files), cut, device)

@@ -1,0 +1,174 @@
+"""Second stage of the adapter: the frozen base learns to draw the person in a photo.
+
+Reference and target are different pictures of one person. Half of the pairs are two frames of one
+sitting, as real collections are full of: expression, pose and light then leak from the reference,
+which is the rigidity that FlexID's gate is there for. Source of the losses: PuLID (arXiv
+2404.16022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import world
+from .adapter import Adapter, plain_attention, write_eva, write_pulid
+from .adapter_base import FrozenBase, clean, noised
+from .adapter_captions import Captions, captions_of
+from .adapter_likeness import LATEST, Likeness, centres, read_recogniser
+from .adapter_tokens import damaged, load_tokens
+from .data import SHOTS, Portraits
+from .identity_inputs import IdentityInputs, tower_input
+from .loop import Recipe, Training, train
+from .options import Options, curves, models
+from .vae_latents import latents
+
+RECIPE = Recipe("adapter", steps=6000, rate=6e-4, warmup=300, decay=0.02, seed=22)
+BATCH = 64
+SITTING = 0.5
+"""Share of pairs that are two frames of one sitting."""
+DROPPED = 0.05
+"""Share of rows without caption, without identity, and without both, each."""
+
+
+@dataclass(frozen=True)
+class LikenessPlan:
+    """How much the identity loss counts, on how many pictures of a step, from which step on."""
+
+    weight: float = 0.15
+    pictures: int = 8
+    start: float = 0.15
+    """Share of the run."""
+
+
+class Examples:
+    """What a step of an identity recipe is made of."""
+
+    def __init__(self, work: Path, captions: Captions, device: torch.device) -> None:
+        self.data, self.inputs = Portraits(work), IdentityInputs(work)
+        self.latents, self.captions, self.device = latents(work, "singles"), captions, device
+        self.wanted = centres(self.inputs.arrays["embedding"], self.data.person)
+
+    def targets(self, rows: np.ndarray) -> Tensor:
+        return torch.from_numpy(self.latents[rows]).float().to(self.device)
+
+
+def pairs(rng: np.random.Generator, people: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Picture numbers of references and targets: one person, never the same picture."""
+    sitting = rng.random(batch) < SITTING
+    reference = np.where(sitting, rng.integers(2, size=batch), rng.integers(SHOTS, size=batch))
+    other = (reference + rng.integers(1, SHOTS, size=batch)) % SHOTS
+    target = np.where(sitting, 1 - reference, other)
+    first = rng.integers(people, size=batch) * SHOTS
+    return first + reference, first + target
+
+
+def drops(rng: np.random.Generator, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """(batch,) bool: without caption, without identity. Both together is CFG's negative."""
+    chance = rng.random(batch)
+    return chance < 2 * DROPPED, (chance >= DROPPED) & (chance < 3 * DROPPED)
+
+
+class AdapterLoss:
+    """What the loop minimises."""
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        base: FrozenBase,
+        examples: Examples,
+        batch: int,
+        likeness: Likeness | None,
+        plan: LikenessPlan,
+        steps: int,
+    ) -> None:
+        self.adapter, self.base, self.examples, self.batch = adapter, base, examples, batch
+        self.likeness, self.plan, self.steps = likeness, plan, steps
+
+    def __call__(self, step: int, rng: np.random.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
+        people = len(self.examples.data) // SHOTS
+        reference, target = pairs(rng, people, self.batch)
+        wordless, nobody = drops(rng, self.batch)
+        sigma = self.base.sigmas(rng, self.batch)
+        noisy, wanted = noised(self.examples.targets(target), sigma)
+        injections = self.adapter.injections(self.tokens(reference, ~nobody))
+        text = self.examples.captions(target, wordless)
+        found = self.base.velocity(noisy, sigma, *text, injections)
+        loss = (found - wanted).square().mean()
+        shown = {"velocity": loss.detach()}
+        if self.likeness is not None:
+            late = np.flatnonzero(~nobody & (sigma.cpu().numpy() < LATEST))
+            alike = self.alike(step, late[: self.plan.pictures], noisy, found, sigma, target)
+            loss = loss + self.plan.weight * (1 - alike)
+            shown["alike"] = alike.detach()
+        return loss, shown
+
+    def alike(
+        self,
+        step: int,
+        judged: np.ndarray,
+        noisy: Tensor,
+        velocity: Tensor,
+        sigma: Tensor,
+        target: np.ndarray,
+    ) -> Tensor:
+        """Mean cosine of the judged rows' predictions; 0 before the plan's start."""
+        if step < self.plan.start * self.steps or not len(judged):
+            return torch.zeros((), device=self.base.device)
+        predicted = clean(noisy[judged], velocity[judged], sigma[judged])
+        return self.likeness(predicted, target[judged]).mean()
+
+    def tokens(self, rows: np.ndarray, present: np.ndarray) -> Tensor:
+        inputs, device = self.examples.inputs, self.base.device
+        pixels = tower_input(damaged(inputs.grey(rows).to(device)))
+        embedding = inputs.embedding(rows).to(device)
+        return self.adapter.tokens(pixels, embedding, torch.from_numpy(present).to(device))
+
+
+def plan_of(options: Options) -> LikenessPlan:
+    asked = {
+        "weight": options.likeness,
+        "pictures": options.likeness_pictures,
+        "start": options.likeness_start,
+    }
+    return replace(LikenessPlan(), **{k: v for k, v in asked.items() if v is not None})
+
+
+def train_adapter(work: Path, device: torch.device, options: Options) -> None:
+    """Train from the tokens' stage on and write both files below `models`.
+
+    Raises FileNotFoundError, naming the stage, for whatever is not there yet.
+    """
+    plan = plan_of(options)
+    recipe = replace(RECIPE, steps=options.steps or RECIPE.steps)
+    base = FrozenBase(models(work) / world.FLUX, device)
+    examples = Examples(work, captions_of(work, device), device)
+    torch.manual_seed(recipe.seed)
+    adapter = Adapter(base.anchors).to(device)
+    load_tokens(work, adapter)
+    likeness = None
+    if plan.weight:
+        judge = read_recogniser(models(work) / world.RECOGNISER)
+        likeness = Likeness(models(work) / world.VAE, judge, examples.data, examples.wanted, device)
+    batch = options.batch or BATCH
+    loss = AdapterLoss(adapter, base, examples, batch, likeness, plan, recipe.steps)
+    with plain_attention(device):
+        train(recipe, adapter, loss, curves(work), device)
+    write_files(adapter, models(work))
+
+
+def write_files(adapter: Adapter, folder: Path) -> None:
+    write_eva(adapter.tower, folder / world.EVA)
+    write_pulid(adapter, folder / world.PULID)
+
+
+def load_trained(work: Path, adapter: Adapter) -> int:
+    """The adapter as trained so far (averaged weights); the step, 0 before the first checkpoint."""
+    found = Training(RECIPE, adapter, curves(work))
+    found.load_averages()
+    return found.step

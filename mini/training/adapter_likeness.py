@@ -1,0 +1,96 @@
+"""PuLID's identity loss: decode what the model predicts, and ask the recogniser who it is.
+
+Rows late in the run only, where the prediction is a picture already. The face is where the target
+picture has it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import comfy.latent_formats
+import comfy.utils
+import numpy as np
+import torch
+import torch.nn.functional as F
+from comfy.taesd.taesd import TAESD
+from torch import Tensor, nn
+
+from ...model_patches.face.align import ARCFACE_112, similarity
+from ..conv_layers import folded
+from .data import SIZE, Portraits
+from .identity_inputs import SIDE
+from .recogniser import Recogniser
+
+LATEST = 0.6
+"""Highest sigma at which a prediction is judged."""
+
+
+def read_recogniser(path: Path) -> nn.Module:
+    """The network of recogniser.onnx as a torch module. Raises ValueError for another one."""
+    import onnx
+    from onnx import numpy_helper
+
+    stored = [numpy_helper.to_array(part) for part in onnx.load(str(path)).graph.initializer]
+    module = folded(Recogniser())
+    wanted = list(module.parameters())
+    found = [value for value in stored if value.dtype in (np.float16, np.float32)]
+    if [value.shape for value in found] != [tuple(part.shape) for part in wanted]:
+        raise ValueError(
+            f"{path} has {len(found)} weights, not the {len(wanted)} of the network in "
+            "recogniser.py. Train it again: --only recogniser."
+        )
+    with torch.no_grad():
+        for parameter, value in zip(wanted, found, strict=True):
+            parameter.copy_(torch.from_numpy(value.astype(np.float32)))
+    return module.eval().requires_grad_(False)
+
+
+def crop_grid(points: np.ndarray) -> Tensor:
+    """Face points (B, 5, 2) in pixels -> where `grid_sample` finds the recogniser's crops."""
+    y, x = np.mgrid[:SIDE, :SIDE].astype(np.float64)
+    places = np.stack((x, y, np.ones_like(x)), axis=-1)
+    rows = []
+    for five in points:
+        forward = np.vstack([similarity(five, ARCFACE_112), (0, 0, 1)])
+        rows.append(places @ np.linalg.inv(forward)[:2].T)
+    return torch.from_numpy((np.stack(rows) + 0.5) / SIZE * 2 - 1).float()
+
+
+def centres(embeddings: np.ndarray, people: np.ndarray) -> Tensor:
+    """Unit means of the pictures of each person 0, 1, 2, ...: (people, D)."""
+    unit = F.normalize(torch.from_numpy(np.array(embeddings)), dim=-1)
+    sums = torch.zeros(int(people.max()) + 1, unit.shape[1])
+    return F.normalize(sums.index_add_(0, torch.from_numpy(np.array(people)), unit), dim=-1)
+
+
+class Likeness:
+    """Cosine between predicted faces and the people they should be."""
+
+    def __init__(
+        self,
+        vae: Path,
+        recogniser: nn.Module,
+        data: Portraits,
+        wanted: Tensor,
+        device: torch.device,
+    ) -> None:
+        """`wanted` (people, 512): unit embeddings, see `centres`."""
+        module = TAESD(latent_channels=comfy.latent_formats.Flux().latent_channels)
+        module.load_state_dict(comfy.utils.load_torch_file(str(vae)))
+        layout = torch.channels_last
+        self.vae = module.requires_grad_(False).to(device, memory_format=layout)
+        self.recogniser = recogniser.to(device, memory_format=layout)
+        self.format, self.data, self.device = comfy.latent_formats.Flux(), data, device
+        self.wanted = wanted.to(device)
+
+    def __call__(self, latents: Tensor, rows: np.ndarray) -> Tensor:
+        """latents (B, 16, 16, 16) as predicted, for the pictures `rows` -> cosines (B,)."""
+        pictures = self.vae.decode(self.format.process_out(latents).to(self.device))
+        grid = crop_grid(self.data.points[rows]).to(self.device)
+        crops = F.grid_sample(
+            pictures.float(), grid, padding_mode="zeros", align_corners=False
+        ).clamp(-1, 1)
+        found = F.normalize(self.recogniser(crops).float(), dim=-1)
+        people = torch.from_numpy(np.array(self.data.person[rows])).to(self.device)
+        return (found * self.wanted[people]).sum(-1)

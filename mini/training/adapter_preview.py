@@ -1,0 +1,204 @@
+"""Looks at adapter and projector while they are trained, as a user would run them.
+
+The last checkpoint is written as files; the pack's loaders, encoders and nodes' functions and
+ComfyUI's sampler with CFG do the rest. A row per person: the reference, then for every prompt the
+picture without and with the identity. With a trained detector, the recogniser's cosine below.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import comfy.sample
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from ...model_patches.encoders.eva_clip import load_eva_clip
+from ...model_patches.encoders.faceclip import load_faceclip
+from ...model_patches.face.align import arcface_crop, ffhq_crop
+from ...model_patches.face.analyser import FaceAnalyser, load_analyser
+from ...model_patches.face.face import Face
+from ...model_patches.face.pixels import photo_hash
+from ...model_patches.face.recogniser import Recogniser
+from ...model_patches.identity.adapter import load_adapter
+from ...model_patches.identity.encode import encode_identity
+from ...model_patches.identity.sip import encode_sip
+from ...model_patches.identity.sip_faceclip import FaceClipProjector
+from ...model_patches.inject.sip import Wording, apply_sip
+from ...model_patches.inject.vfa import apply_vfa
+from .. import portraits, world
+from .adapter import Adapter
+from .adapter_diffusion import load_trained, write_files
+from .adapter_tokens import ANCHORS
+from .base_preview import CFG, FIRST_SEED, STEPS, Painter
+from .data import SIZE, Portraits
+from .identity_inputs import recogniser_of
+from .options import models
+from .sip import write_face_t5
+from .sip_diffusion import Described
+from .sip_diffusion import load_trained as load_projector
+
+PROMPTS = (
+    "a photo of a person with a big smile in a park",
+    "a photo of a person looking to the left in a library",
+    "a pencil sketch of an angry person",
+)
+PEOPLE = 6
+ALPHA = 0.1
+CAPTION = 15
+
+Prepared = tuple[Any, list]
+Prepare = Callable[[Face, str], Prepared]
+"""(reference, prompt) -> MODEL and CONDITIONING with the identity."""
+
+
+def preview_adapter(work: Path, out: Path, device: torch.device) -> None:
+    """Apply VFA at weight 1, last checkpoint. FileNotFoundError before the base is trained."""
+    adapter = Adapter(ANCHORS)
+    step = load_trained(work, adapter)
+    painter = _painter(work)
+    with tempfile.TemporaryDirectory() as folder:
+        write_files(adapter, Path(folder))
+        opened = load_adapter(Path(folder) / world.PULID)
+        vision = load_eva_clip(Path(folder) / world.EVA)
+
+        def prepare(face: Face, prompt: str) -> Prepared:
+            identity = encode_identity(opened, vision, [face]).identity
+            return apply_vfa(painter.model, opened, identity), _encoded(painter, prompt)
+
+        sheet(work, painter, prepare, f"VFA, weight 1, step {step}").save(out)
+
+
+def preview_sip(work: Path, out: Path, device: torch.device) -> None:
+    """Apply SIP at its default α with the last checkpoint. Raises like `preview_adapter`."""
+    painter = _painter(work)
+    width = painter.model.get_model_object("diffusion_model").params.context_in_dim
+    described = Described(width, Portraits(work).vectors.shape[1])
+    step = load_projector(work, described)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / Path(world.FACE_T5).name
+        write_face_t5(described.projector, path)
+        projector = FaceClipProjector(load_faceclip(path))
+
+        def prepare(face: Face, prompt: str) -> Prepared:
+            wording = Wording(painter.clip, prompt)
+            leaned = apply_sip(
+                _encoded(painter, prompt),
+                projector,
+                encode_sip(projector, [face]),
+                strength=ALPHA,
+                wording=wording,
+            )
+            return painter.model, leaned.conditioning
+
+        sheet(work, painter, prepare, f"SIP, α {ALPHA}, step {step}").save(out)
+
+
+def face_of(rgb: np.ndarray, points: np.ndarray, recogniser: Recogniser) -> Face:
+    """A face (points in pixels) as Detect Faces would hand it on, without a parser."""
+    small, large = arcface_crop(rgb, points), ffhq_crop(rgb, points)
+    return Face(
+        photo=0,
+        photo_hash=photo_hash(rgb),
+        box=(*points.min(0), *points.max(0)),
+        points=torch.from_numpy(np.array(points, np.float32)),
+        score=1.0,
+        detector="the renderer",
+        angles=(0.0, 0.0, 0.0),
+        arcface_crop=torch.from_numpy(small),
+        ffhq_crop=torch.from_numpy(large),
+        labels=None,
+        embedding=recogniser.embed(small),
+        recogniser=recogniser.name,
+    )
+
+
+def references(recogniser: Recogniser) -> list[tuple[np.ndarray, Face]]:
+    """Photos of people who are neither trained on nor held out, nearly from the front."""
+    found = []
+    for seed in range(FIRST_SEED, FIRST_SEED + PEOPLE):
+        rng = np.random.default_rng(seed)
+        view = portraits.shot(rng, style="photo", yaw=5.0, pitch=0.0, roll=0.0, light="soft")
+        drawn = portraits.picture(rng, ((portraits.person(seed), view),))
+        rendered = portraits.render(drawn, SIZE)
+        points = np.array(rendered.faces[0].points)
+        found.append((rendered.image, face_of(rendered.image, points, recogniser)))
+    return found
+
+
+def _painter(work: Path) -> Painter:
+    files = [models(work) / name for name in (world.FLUX, world.T5, world.CLIP_L, world.VAE)]
+    missing = [path for path in files if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(f"{missing[0]} is missing. Train it first: --only vae base.")
+    return Painter(*files)
+
+
+def _encoded(painter: Painter, text: str) -> list:
+    return painter.clip.encode_from_tokens_scheduled(painter.clip.tokenize(text))
+
+
+@torch.inference_mode()
+def _paint(painter: Painter, prepared: Prepared, seed: int) -> np.ndarray:
+    """uint8 (128, 128, 3)."""
+    model, positive = prepared
+    empty = torch.zeros(1, 16, SIZE // 8, SIZE // 8)
+    latent = comfy.sample.sample(
+        model,
+        comfy.sample.prepare_noise(empty, seed),
+        STEPS,
+        CFG,
+        "euler",
+        "simple",
+        positive,
+        _encoded(painter, ""),
+        empty,
+        disable_pbar=True,
+        seed=seed,
+    )
+    image = painter.vae.decode(latent)[0].cpu().float()
+    return (image.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+
+
+def _judge(work: Path) -> FaceAnalyser | None:
+    """Detector and recogniser, once both are trained."""
+    if not (models(work) / world.DETECTOR).is_file():
+        return None
+    return load_analyser((models(work) / world.DETECTOR).parent, "pack", ("CPU",), None)
+
+
+def _said(judge: FaceAnalyser | None, image: np.ndarray, face: Face) -> str:
+    if judge is None:
+        return ""
+    found = judge.detector.find(image)
+    if not found:
+        return "no face"
+    best = max(found, key=lambda one: one.area)
+    embedding = judge.recogniser.embed(arcface_crop(image, best.points))
+    return f"{torch.cosine_similarity(embedding, face.embedding, dim=0):.2f}"
+
+
+def sheet(work: Path, painter: Painter, prepare: Prepare, title: str) -> Image.Image:
+    """The labelled grid."""
+    judge = _judge(work)
+    width, height = SIZE * (1 + 2 * len(PROMPTS)), SIZE + CAPTION
+    page = Image.new("RGB", (width, CAPTION + PEOPLE * height), "white")
+    draw = ImageDraw.Draw(page)
+    heads = [title, *(head for text in PROMPTS for head in ("prompt alone", text))]
+    for column, head in enumerate(heads):
+        draw.text((column * SIZE + 2, 2), head[:22], fill="black")
+    for row, (photo, face) in enumerate(references(recogniser_of(work))):
+        top = CAPTION + row * height
+        page.paste(Image.fromarray(photo), (0, top))
+        for column, text in enumerate(PROMPTS):
+            plain = painter.model, _encoded(painter, text)
+            for side, prepared in enumerate((plain, prepare(face, text))):
+                image = _paint(painter, prepared, row)
+                left = SIZE * (1 + 2 * column + side)
+                page.paste(Image.fromarray(image), (left, top))
+                draw.text((left + 2, top + SIZE + 2), _said(judge, image, face), fill="black")
+    return page

@@ -1,0 +1,130 @@
+"""Teaches the semantic projector: the frozen base, reading the changed text, draws the person.
+
+First the face encoder alone learns to tell the renderer's identity parameters, which costs little;
+then all of it learns through the base. References and targets are drawn freely, never from one
+sitting: what both have in common is the person. α spans what the pack uses (0.1, and 0.05 to 0.15
+under the context-aware gate), and a little more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import world
+from .adapter import plain_attention
+from .adapter_base import FrozenBase, noised
+from .adapter_captions import captions_of
+from .adapter_diffusion import Examples
+from .data import SHOTS
+from .loop import Recipe, Training, train
+from .options import Options, curves, models
+from .sip import FACE, Projector, write_face_t5
+
+RECIPE = Recipe("sip", steps=3000, rate=8e-4, warmup=200, decay=0.02, seed=23)
+BATCH = 64
+ALPHAS = (0.05, 0.2)
+CONTENT = 0.5
+"""Share of rows where only the written tokens move, as with scope "content"."""
+ALONE = 0.2
+"""Share of the run in which the face encoder learns without the base."""
+DESCRIBED = 0.1
+"""Weight of the identity parameters' error, once the base takes part."""
+
+
+class Described(nn.Module):
+    """The projector with a reader of its face tokens, which is thrown away."""
+
+    def __init__(self, width: int, parameters: int) -> None:
+        super().__init__()
+        self.projector = Projector(width)
+        self.head = nn.Sequential(
+            nn.Linear(FACE.tokens * 8, 256), nn.GELU(), nn.Linear(256, parameters)
+        )
+        self.narrow = nn.Linear(FACE.width, 8)
+
+    def describe(self, patches: Tensor) -> Tensor:
+        return self.head(self.narrow(patches).flatten(1)).float()
+
+
+def strangers(rng: np.random.Generator, people: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Picture numbers of references and targets: one person in two free views."""
+    first = rng.integers(people, size=batch) * SHOTS
+    reference = rng.integers(SHOTS, size=batch)
+    # The two frames of a sitting count as one view: never one for the other.
+    step = rng.integers(1, SHOTS, size=batch)
+    target = (reference + step) % SHOTS
+    sitting = (reference < 2) & (target < 2)
+    target = np.where(sitting, rng.integers(2, SHOTS, size=batch), target)
+    return first + reference, first + target
+
+
+def softened(pixels: Tensor) -> Tensor:
+    """(B, 3, S, S) in 0..1: brighter or darker, tinted, noisier, by chance."""
+    count, device = len(pixels), pixels.device
+    tint = 1 + 0.16 * (torch.rand(count, 3, 1, 1, device=device) - 0.5)
+    level = 0.05 * torch.rand(count, 1, 1, 1, device=device).square()
+    return (pixels * tint + level * torch.randn_like(pixels)).clamp(0, 1)
+
+
+class SipLoss:
+    """What the loop minimises."""
+
+    def __init__(
+        self, module: Described, base: FrozenBase, examples: Examples, batch: int, steps: int
+    ) -> None:
+        self.module, self.base, self.examples = module, base, examples
+        self.batch, self.steps = batch, steps
+        vectors = torch.from_numpy(np.array(examples.data.vectors)).float()
+        scale = 1 / vectors.std(0).clamp_min(0.1)
+        self.vectors = ((vectors - vectors.mean(0)) * scale).to(base.device)
+
+    def __call__(self, step: int, rng: np.random.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
+        device, examples = self.base.device, self.examples
+        reference, target = strangers(rng, len(examples.data) // SHOTS, self.batch)
+        pixels = softened(examples.inputs.face(reference).to(device))
+        patches = self.module.projector.patches(pixels)
+        people = torch.from_numpy(np.array(examples.data.person[reference])).to(device)
+        described = F.mse_loss(self.module.describe(patches), self.vectors[people])
+        if step < ALONE * self.steps:
+            return described, {"described": described.detach(), "velocity": torch.zeros(())}
+        velocity = self.through_base(patches, target, rng)
+        shown = {"described": described.detach(), "velocity": velocity.detach()}
+        return velocity + DESCRIBED * described, shown
+
+    def through_base(self, patches: Tensor, target: np.ndarray, rng: np.random.Generator) -> Tensor:
+        captions, device = self.examples.captions, self.base.device
+        text, pooled = captions(target, np.zeros(len(target), bool))
+        everywhere = torch.from_numpy(rng.random((len(target), 1)) >= CONTENT).to(device)
+        scope = captions.written(target) | everywhere
+        alpha = torch.from_numpy(rng.uniform(*ALPHAS, len(target))).float().to(device)
+        leaned = self.module.projector.lean(patches, text.float(), scope, alpha)
+        sigma = self.base.sigmas(rng, len(target))
+        noisy, wanted = noised(self.examples.targets(target), sigma)
+        return (self.base.velocity(noisy, sigma, leaned, pooled, {}) - wanted).square().mean()
+
+
+def train_sip(work: Path, device: torch.device, options: Options) -> None:
+    """Train and write the file below `models`. FileNotFoundError, naming the stage, before."""
+    recipe = replace(RECIPE, steps=options.steps or RECIPE.steps)
+    base = FrozenBase(models(work) / world.FLUX, device)
+    examples = Examples(work, captions_of(work, device), device)
+    torch.manual_seed(recipe.seed)
+    module = Described(base.text_width, examples.data.vectors.shape[1]).to(device)
+    loss = SipLoss(module, base, examples, options.batch or BATCH, recipe.steps)
+    with plain_attention(device):
+        train(recipe, module, loss, curves(work), device)
+    write_face_t5(module.projector, models(work) / world.FACE_T5)
+
+
+def load_trained(work: Path, module: Described) -> int:
+    """The projector as trained so far (averaged weights); the step, 0 before the first."""
+    found = Training(RECIPE, module, curves(work))
+    found.load_averages()
+    return found.step

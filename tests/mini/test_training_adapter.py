@@ -1,0 +1,278 @@
+"""What the adapter's recipe trains is what the pack runs, and it learns."""
+
+import comfy.sample
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from flexid.mini import world
+from flexid.mini.training import adapter_preview
+from flexid.mini.training.adapter import Adapter, plain_attention
+from flexid.mini.training.adapter_base import FrozenBase, clean, noised
+from flexid.mini.training.adapter_captions import captions_of
+from flexid.mini.training.adapter_diffusion import (
+    AdapterLoss,
+    Examples,
+    LikenessPlan,
+    drops,
+    pairs,
+    write_files,
+)
+from flexid.mini.training.adapter_likeness import Likeness, crop_grid, read_recogniser
+from flexid.mini.training.adapter_tokens import ANCHORS, TokensLoss, _reader, damaged, load_tokens
+from flexid.mini.training.base_preview import Painter
+from flexid.mini.training.data import SHOTS, Portraits
+from flexid.mini.training.identity_inputs import (
+    IdentityInputs,
+    face_pixels,
+    grey_pixels,
+    jittered,
+    recogniser_of,
+    tower_input,
+)
+from flexid.mini.training.loop import Recipe, Training
+from flexid.mini.training.options import models
+from flexid.model_patches.encoders.eva_clip import load_eva_clip
+from flexid.model_patches.encoders.faceclip_pixels import faceclip_pixels
+from flexid.model_patches.encoders.whiten import eva_pixels
+from flexid.model_patches.face.align import arcface_crop
+from flexid.model_patches.identity.adapter import load_adapter
+from flexid.model_patches.identity.encode import encode_identity
+from flexid.model_patches.inject.vfa import apply_vfa
+from identity_world import CPU, build
+
+pytestmark = pytest.mark.comfy
+PICTURE = 7
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def face(work):
+    """Picture PICTURE as the inputs saw it."""
+    data = Portraits(work)
+    points = jittered(data.points[PICTURE], np.random.default_rng((7, PICTURE)))
+    return adapter_preview.face_of(np.array(data.images[PICTURE]), points, recogniser_of(work))
+
+
+@pytest.fixture(scope="module")
+def base(work):
+    return FrozenBase(models(work) / world.FLUX, CPU, torch.float32)
+
+
+@pytest.fixture(scope="module")
+def adapter(base):
+    """With weights that survive the files' rounding, and loud enough to see."""
+    torch.manual_seed(1)
+    adapter = Adapter(base.anchors)
+    with torch.no_grad():
+        for layer in adapter.layers:
+            layer.to_out.weight.mul_(10)
+        for part, kind in ((adapter.tower, torch.half), (adapter.encoder, torch.bfloat16)):
+            _round(part, kind)
+        _round(adapter.layers, torch.bfloat16)
+    return adapter
+
+
+def _round(module, kind):
+    for parameter in module.parameters():
+        parameter.copy_(parameter.to(kind).float())
+
+
+def test_the_inputs_are_those_of_the_pack(work, face):
+    crop, points = face.ffhq_crop.numpy(), face.points.double().numpy()
+    exact = tower_input(grey_pixels(crop)[None, None])
+    torch.testing.assert_close(exact, eva_pixels(face, 112, "auto"), atol=1e-5, rtol=0)
+    shrunk = F.interpolate(faceclip_pixels(face), (112, 112), mode="bilinear")[0]
+    torch.testing.assert_close(face_pixels(crop, points), shrunk, atol=1e-4, rtol=0)
+
+
+def test_the_inputs_on_disk_are_a_byte_from_them(work, face):
+    rows, inputs = np.array([PICTURE]), IdentityInputs(work)
+    crop = face.ffhq_crop.numpy()
+    assert (inputs.grey(rows)[0, 0] - grey_pixels(crop)).abs().max() < 1.3 / 255
+    shrunk = F.interpolate(faceclip_pixels(face), (112, 112), mode="bilinear")
+    assert (inputs.face(rows) - shrunk).abs().max() < 1 / 255
+    torch.testing.assert_close(inputs.embedding(rows)[0], face.embedding, atol=1e-4, rtol=1e-4)
+
+
+def trained_tokens(adapter, face, present=True):
+    pixels = eva_pixels(face, 112, "ellipse")
+    with torch.no_grad():
+        return adapter.tokens(pixels, face.embedding[None], torch.tensor([present]))
+
+
+@pytest.fixture(scope="module")
+def opened(adapter, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    write_files(adapter, folder)
+    assert (folder / world.EVA).stat().st_size < 2.6e6
+    assert (folder / world.PULID).stat().st_size < 4.5e6
+    return load_adapter(folder / world.PULID), load_eva_clip(folder / world.EVA)
+
+
+@pytest.fixture(scope="module")
+def identity(opened, face):
+    return encode_identity(*opened, [face]).identity
+
+
+def test_tokens_are_those_of_the_pack(adapter, identity, face):
+    for present, tokens in ((True, identity.tokens), (False, identity.unconditional)):
+        mine = trained_tokens(adapter, face, present)
+        torch.testing.assert_close(mine, tokens["pulid_flux"], atol=2e-4, rtol=1e-3)
+    assert not torch.allclose(mine, identity.tokens["pulid_flux"], atol=1e-2)
+
+
+def velocity(base, adapter, tokens, noise, text):
+    with torch.no_grad(), plain_attention(CPU):
+        injections = adapter.injections(tokens) if tokens is not None else {}
+        return base.velocity(noise, torch.ones(1), *text, injections)
+
+
+def test_a_step_of_apply_vfa_is_the_training_forward(work, base, adapter, opened, identity, face):
+    """CFG included: the negative prompt gets what dropped captions and dropped identities get."""
+    painter = Painter(*(models(work) / n for n in (world.FLUX, world.T5, world.CLIP_L, world.VAE)))
+    captions, row = captions_of(work, CPU), np.array([PICTURE])
+    length = {"t5xxl_min_length": captions.cut.t5.shape[1]}
+    positive, negative = (
+        painter.clip.encode_from_tokens_scheduled(
+            painter.clip.tokenize(text, tokenizer_options=length)
+        )
+        for text in (Portraits(work).caption[PICTURE], "")
+    )
+    empty = torch.zeros(1, 16, 16, 16)
+    noise = comfy.sample.prepare_noise(empty, 5)
+    model = apply_vfa(painter.model, opened[0], identity)
+    made = comfy.sample.sample(
+        model,
+        noise,
+        1,
+        2.0,
+        "euler",
+        "simple",
+        positive,
+        negative,
+        empty,
+        disable_pbar=True,
+        seed=5,
+    )
+    one, nobody = (trained_tokens(adapter, face, present) for present in (True, False))
+    with_face = velocity(base, adapter, one, noise, captions(row, np.array([False])))
+    without = velocity(base, adapter, nobody, noise, captions(row, np.array([True])))
+    mine = noise - (without + 2.0 * (with_face - without))
+    torch.testing.assert_close(base.format.process_in(made), mine, atol=5e-3, rtol=5e-3)
+    plain = velocity(base, adapter, None, noise, captions(row, np.array([False])))
+    assert (with_face - plain).norm() > 0.05 * plain.norm()
+
+
+def test_bfloat16_is_the_same_base(work, base):
+    low = FrozenBase(models(work) / world.FLUX, CPU)
+    generator = torch.Generator().manual_seed(0)
+    noise, text, pooled = (
+        torch.randn(shape, generator=generator) for shape in ((2, 16, 16, 16), (2, 48, 64), (2, 64))
+    )
+    sigma = torch.tensor([0.3, 0.8])
+    one, other = (b.velocity(noise, sigma, text, pooled, {}) for b in (base, low))
+    assert (one - other).norm() < 0.05 * one.norm()
+
+
+def test_gradients_reach_everything_through_the_frozen_base(work):
+    base = FrozenBase(models(work) / world.FLUX, CPU)
+    examples = Examples(work, captions_of(work, CPU), CPU)
+    judge = read_recogniser(models(work) / world.RECOGNISER)
+    likeness = Likeness(models(work) / world.VAE, judge, examples.data, examples.wanted, CPU)
+    torch.manual_seed(0)
+    adapter = Adapter(base.anchors)
+    plan = LikenessPlan(weight=1.0, pictures=2, start=0.0)
+    loss = AdapterLoss(adapter, base, examples, 8, likeness, plan, 10)
+    with plain_attention(CPU), torch.autocast("cpu", torch.bfloat16):
+        value, shown = loss(0, np.random.default_rng(0))
+    value.backward()
+    silent = [n for n, p in adapter.named_parameters() if p.grad is None or not p.grad.any()]
+    assert silent == []
+    assert {"velocity", "alike"} == set(shown)
+    assert all(p.grad is None for p in base.net.parameters())
+
+
+def test_the_tokens_stage_learns_and_hands_on(work, tmp_path):
+    loss = TokensLoss(work, 8, CPU)
+    torch.manual_seed(0)
+    adapter = Adapter(ANCHORS)
+    loss.module = _reader(loss.data, adapter)
+    run = Training(Recipe("adapter_tokens", 40, 1e-3, warmup=2), loss.module, tmp_path / "runs")
+    with plain_attention(CPU):
+        values = [run.advance(loss, CPU)["loss"] for _ in range(16)]
+    assert np.mean(values[-4:]) < 0.8 * values[0]
+    run.save()
+    run.load_averages()
+    (tmp_path / "data").symlink_to(work / "data")
+    fresh = Adapter(ANCHORS)
+    load_tokens(tmp_path, fresh)
+    assert torch.equal(fresh.encoder.latents, adapter.encoder.latents)
+    assert all(p.requires_grad for p in fresh.parameters())
+
+
+def test_without_the_tokens_stage_there_is_an_error(work, tmp_path):
+    (tmp_path / "data").symlink_to(work / "data")
+    with pytest.raises(FileNotFoundError, match="--only adapter_tokens"):
+        load_tokens(tmp_path, Adapter(ANCHORS))
+
+
+def test_pairs_show_one_person_twice():
+    reference, target = pairs(np.random.default_rng(0), 50, 4000)
+    assert (reference // SHOTS == target // SHOTS).all() and (reference != target).all()
+    sitting = (reference % SHOTS < 2) & (target % SHOTS < 2)
+    assert 0.5 < sitting.mean() < 0.6  # free pairs hit a sitting one time in fifteen
+    assert set(reference % SHOTS) == set(target % SHOTS) == set(range(SHOTS))
+
+
+def test_a_twentieth_is_dropped_each_way():
+    wordless, nobody = drops(np.random.default_rng(0), 20000)
+    for share in (wordless & nobody, wordless & ~nobody, ~wordless & nobody):
+        assert share.mean() == pytest.approx(0.05, abs=0.01)
+
+
+def test_predictions_lead_back_to_the_picture(base):
+    latents = torch.randn(3, 16, 4, 4, generator=torch.Generator().manual_seed(0))
+    sigma = base.sigmas(np.random.default_rng(0), 3)
+    assert ((0 < sigma) & (sigma < 1)).all()
+    noisy, velocity = noised(latents, sigma)
+    torch.testing.assert_close(clean(noisy, velocity, sigma), latents, atol=1e-5, rtol=1e-4)
+
+
+def test_damage_spares_white():
+    torch.manual_seed(0)
+    grey = torch.full((4, 1, 16, 16), 0.4)
+    grey[:, :, :4] = 1.0
+    changed = damaged(grey)
+    assert (changed[:, :, :4] == 1.0).all()
+    assert not torch.equal(changed[:, :, 4:], grey[:, :, 4:])
+
+
+def test_the_judge_is_the_recogniser(work, face):
+    judge = read_recogniser(models(work) / world.RECOGNISER)
+    crop = face.arcface_crop.permute(2, 0, 1)[None].float()
+    with torch.no_grad():
+        found = judge((crop - 127.5) / 127.5)[0]
+    torch.testing.assert_close(found, face.embedding, atol=1e-3, rtol=1e-3)
+
+
+def test_another_network_is_no_judge(tmp_path):
+    from flexid.mini.random_faces import write_recogniser
+
+    write_recogniser(tmp_path / "other.onnx", 0)
+    with pytest.raises(ValueError, match="--only recogniser"):
+        read_recogniser(tmp_path / "other.onnx")
+
+
+def test_the_judge_sees_the_recognisers_crop(work, face):
+    data = Portraits(work)
+    picture = torch.from_numpy(np.array(data.images[PICTURE])).permute(2, 0, 1)[None].float()
+    grid = crop_grid(data.points[PICTURE][None])
+    mine = F.grid_sample(picture, grid, padding_mode="zeros", align_corners=False)[0]
+    theirs = arcface_crop(np.array(data.images[PICTURE]), data.points[PICTURE])
+    # OpenCV rounds places to a 32nd of a pixel.
+    assert (mine.permute(1, 2, 0) - torch.from_numpy(theirs).float()).abs().mean() < 1.5

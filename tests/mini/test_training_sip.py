@@ -1,0 +1,123 @@
+"""What the projector's recipe trains is what Apply SIP runs, and gradients reach all of it."""
+
+import numpy as np
+import pytest
+import torch
+from flexid.mini import world
+from flexid.mini.training import adapter_preview
+from flexid.mini.training.adapter import plain_attention
+from flexid.mini.training.adapter_base import FrozenBase
+from flexid.mini.training.adapter_captions import captions_of
+from flexid.mini.training.adapter_diffusion import Examples
+from flexid.mini.training.data import SHOTS, Portraits
+from flexid.mini.training.identity_inputs import face_pixels, recogniser_of
+from flexid.mini.training.loop import Recipe, Training
+from flexid.mini.training.options import models
+from flexid.mini.training.sip import Projector, write_face_t5
+from flexid.mini.training.sip_diffusion import Described, SipLoss, strangers
+from flexid.model_patches.encoders.faceclip import load_faceclip
+from flexid.model_patches.identity.sip import encode_sip
+from flexid.model_patches.identity.sip_faceclip import FaceClipProjector
+from flexid.model_patches.inject.sip import Wording, apply_sip
+from flexid.nodes.text_encoder import load_mini_clip
+from identity_world import CPU, build
+
+pytestmark = pytest.mark.comfy
+PICTURE = 2
+WIDTH = 64
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def projector():
+    """With weights that survive the file's rounding."""
+    torch.manual_seed(2)
+    projector = Projector(WIDTH)
+    with torch.no_grad():
+        for parameter in projector.parameters():
+            parameter.copy_(parameter.bfloat16().float())
+    return projector
+
+
+@pytest.fixture(scope="module")
+def face(work):
+    data = Portraits(work)
+    picture, points = np.array(data.images[PICTURE]), np.array(data.points[PICTURE])
+    return adapter_preview.face_of(picture, points, recogniser_of(work))
+
+
+@pytest.mark.parametrize("scope", ["all", "content"])
+def test_the_prompt_leans_as_in_training(work, projector, face, tmp_path, scope):
+    path = tmp_path / "face_t5.pt"
+    write_face_t5(projector, path)
+    assert path.stat().st_size < 3e6
+    opened = FaceClipProjector(load_faceclip(path))
+    captions, row = captions_of(work, CPU), np.array([PICTURE])
+    text, pooled = captions(row, np.array([False]))
+    clip = load_mini_clip(models(work) / world.T5, models(work) / world.CLIP_L)
+    caption = Portraits(work).caption[PICTURE]
+    clip = clip.clone()
+    clip.set_tokenizer_option("t5xxl_min_length", text.shape[1])
+    conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(caption))
+    torch.testing.assert_close(conditioning[0][0], text, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(conditioning[0][1]["pooled_output"], pooled, atol=1e-4, rtol=1e-3)
+    leaned = apply_sip(
+        conditioning,
+        opened,
+        encode_sip(opened, [face]),
+        strength=0.1,
+        scope=scope,
+        wording=Wording(clip, caption),
+    ).conditioning[0][0]
+    pixels = face_pixels(face.ffhq_crop.numpy(), face.points.double().numpy())[None]
+    where = captions.written(row) if scope == "content" else torch.ones(text.shape[:2]).bool()
+    with torch.no_grad():
+        mine = projector.lean(projector.patches(pixels), text, where, torch.tensor([0.1]))
+    torch.testing.assert_close(mine, leaned, atol=2e-3, rtol=1e-2)
+    assert 0 < int(where.sum()) <= text.shape[1]
+    turned = (mine - text).norm(dim=-1) / text.norm(dim=-1)
+    torch.testing.assert_close(turned, 0.1 * where.float(), atol=1e-4, rtol=1e-3)
+
+
+def test_gradients_reach_everything_through_the_frozen_base(work, tmp_path):
+    base = FrozenBase(models(work) / world.FLUX, CPU)
+    examples = Examples(work, captions_of(work, CPU), CPU)
+    torch.manual_seed(0)
+    module = Described(base.text_width, examples.data.vectors.shape[1])
+    loss = SipLoss(module, base, examples, 6, 4)
+    run = Training(Recipe("sip", 4, 1e-3, warmup=1), module, tmp_path)
+    with plain_attention(CPU):
+        first = run.advance(loss, CPU)
+        second = run.advance(loss, CPU)
+    assert first["velocity"] == 0 and second["velocity"] > 0
+    silent = [
+        name
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad and not parameter.grad.any()
+    ]
+    # The difference form takes it out.
+    last = len(module.projector.fuser.fuser.encoder.text_layers) - 1
+    assert silent == [f"projector.fuser.fuser.encoder.text_layers.{last}.norm2.bias"]
+
+
+def test_the_face_encoder_alone_learns_first(work, tmp_path):
+    base = FrozenBase(models(work) / world.FLUX, CPU)
+    examples = Examples(work, captions_of(work, CPU), CPU)
+    torch.manual_seed(0)
+    module = Described(base.text_width, examples.data.vectors.shape[1])
+    loss = SipLoss(module, base, examples, 8, 10_000)
+    run = Training(Recipe("sip", 10_000, 1e-3, warmup=1), module, tmp_path)
+    with plain_attention(CPU):
+        values = [run.advance(loss, CPU)["described"] for _ in range(20)]
+    assert np.mean(values[-4:]) < 0.8 * values[0]
+
+
+def test_targets_share_no_sitting_with_their_reference():
+    reference, target = strangers(np.random.default_rng(0), 50, 4000)
+    assert (reference // SHOTS == target // SHOTS).all() and (reference != target).all()
+    assert not ((reference % SHOTS < 2) & (target % SHOTS < 2)).any()
+    assert set(target % SHOTS) == set(range(SHOTS))
