@@ -24,9 +24,9 @@ WIDTH = 64
 PER_ANCHOR = (1, 4, 10)
 RECIPE = Recipe("detector", steps=3500, rate=2e-3, warmup=200, decay=0.02, seed=12)
 BATCH = 16
-SMALL, LARGE = 320, 640
-"""Sides of the canvases. Large ones show faces as a 128 px picture enlarged to 640 does."""
-LARGE_EVERY = 4
+SIDE = 320
+"""Of the input, fixed: a 128 px picture enlarged further would show nothing more, and faces
+twice as large would need a network that sees twice as far."""
 BOX, POINTS = 1.0, 2.0
 """Weights of the losses beside the score's."""
 RARE = 0.01
@@ -141,9 +141,7 @@ def train_detector(work: Path, device: torch.device, options: Options) -> None:
     model = Detector().to(device, memory_format=torch.channels_last)
 
     def make(rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-        if rng.integers(LARGE_EVERY):
-            return canvases(rng, pictures, batch, SMALL)
-        return canvases(rng, pictures, max(1, batch * SMALL**2 // LARGE**2), LARGE)
+        return canvases(rng, pictures, batch, SIDE)
 
     with Ahead(make, recipe.seed, recipe.steps) as batches:
 
@@ -168,7 +166,7 @@ def write_detector(model: Detector, path: Path) -> None:
     """Write the ONNX file: nine outputs, kind by kind and stride by stride, as SCRFD's."""
     net = folded(model).cpu()
     graph = Graph("flexid_mini_detector")
-    flow = graph.add(net.stem, graph.input("input.1", (1, 3, "height", "width")))
+    flow = graph.add(net.stem, graph.input("input.1", (1, 3, SIDE, SIDE)))
     levels = []
     for stage, lateral in zip(net.stages, net.lateral, strict=True):
         flow = graph.add(stage, flow)
@@ -201,4 +199,4 @@ def _outputs(graph: Graph, answers: dict[int, str]) -> None:
             part = graph.op("Transpose", part, perm=[0, 2, 3, 1])
             part = graph.op("Reshape", part, rows)
             part = graph.op("Sigmoid", part) if name == "score" else part
-            graph.output(part, f"{name}_{stride}", (f"anchors_{stride}", size))
+            graph.output(part, f"{name}_{stride}", (ANCHORS * (SIDE // stride) ** 2, size))

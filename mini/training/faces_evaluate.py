@@ -17,7 +17,7 @@ from ...model_patches.metrics import verification_area
 from ..estimators import ANGLES, Estimator, load_estimator
 from ..world import DETECTOR, ESTIMATORS
 from .faces_degrade import degrade
-from .faces_held_out import SHOTS, Drawn, draw_groups, draw_singles
+from .faces_held_out import GROUPS, PEOPLE, SHOTS, Drawn, draw_groups, draw_singles
 from .options import Options, models
 
 FILE = Path("flexid/flexid_mini_faces.json")
@@ -29,26 +29,32 @@ Figures = dict[str, float]
 def evaluate_faces(work: Path, device: torch.device, options: Options) -> None:
     """Write the figures beside the weights and show them. Runs on the CPU.
 
-    options.people: so many held-out people in place of all. Raises FileNotFoundError when a
-    network has not been trained.
+    options.people, options.groups: so many held-out people and groups in place of all. Raises
+    FileNotFoundError when a network has not been trained.
     """
     pack = (models(work) / DETECTOR).parent
     analyser = load_analyser(pack, "pack", ["CPU"], None)
     estimator = load_estimator(models(work) / ESTIMATORS)
-    few = {"people": options.people} if options.people else {}
-    singles, groups = draw_singles(**few), draw_groups()
-    figures = {
+    singles = draw_singles(people=options.people or PEOPLE)
+    figures = judge(analyser, estimator, singles, draw_groups(pictures=options.groups or GROUPS))
+    path = models(work) / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(figures, indent=1)
+    path.write_text(text + "\n", encoding="utf-8")
+    sys.stdout.write(f"{text}\n{path}\n")
+
+
+def judge(
+    analyser: FaceAnalyser, estimator: Estimator, singles: Sequence[Drawn], groups: Sequence[Drawn]
+) -> dict[str, dict]:
+    """All figures. `singles` as `draw_singles` gives them."""
+    return {
         "pictures": {"singles": len(singles), "groups": len(groups)},
         "singles": _everything(analyser, estimator, singles),
         "singles, degraded": _everything(analyser, estimator, _damaged(singles)),
         "groups, detection": detection(_find(analyser, groups), groups),
         "small faces, detection": _small(analyser, singles),
     }
-    path = models(work) / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(figures, indent=1)
-    path.write_text(text + "\n", encoding="utf-8")
-    sys.stdout.write(f"{text}\n{path}\n")
 
 
 def _everything(

@@ -131,14 +131,16 @@ def test_the_recogniser_file_is_an_arcface_to_insightface(tmp_path):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("size", [320, 384])
-def test_the_detector_file_answers_as_the_network(tmp_path, size):
+def test_the_detector_file_answers_as_the_network(tmp_path):
+    size = detector.SIDE
     net = lived(detector.Detector())
     path = tmp_path / "det_mini.onnx"
     detector.write_detector(net, path)
     assert parameters(net) <= 0.35e6 and path.stat().st_size <= 0.8e6
     model, _ = load_model(path, ["CPUExecutionProvider"], True)
-    assert model.taskname == "detection" and model.use_kps and model.static_input_size is None
+    assert (
+        model.taskname == "detection" and model.use_kps and model.static_input_size == (size, size)
+    )
     image = np.random.default_rng(0).integers(0, 256, (size, size, 3)).astype(np.uint8)
     pixels = faces_pictures.to_input(image[None], detector.DIVISOR, CPU)
     names = [value.name for value in model.session.get_outputs()]
