@@ -20,7 +20,7 @@ from .. import world
 from .adapter import Adapter, plain_attention, write_eva, write_pulid
 from .adapter_base import FrozenBase, clean, noised
 from .adapter_captions import Captions, captions_of
-from .adapter_likeness import LATEST, Likeness, centres, read_recogniser
+from .adapter_likeness import JUDGED, Likeness, centres, read_recogniser
 from .adapter_tokens import damaged, load_tokens
 from .data import SHOTS, Portraits
 from .identity_inputs import IdentityInputs, tower_input
@@ -28,7 +28,7 @@ from .loop import Recipe, Training, train
 from .options import Options, curves, models
 from .vae_latents import latents
 
-RECIPE = Recipe("adapter", steps=6000, rate=6e-4, warmup=300, decay=0.02, seed=22)
+RECIPE = Recipe("adapter", steps=4500, rate=8e-4, warmup=300, decay=0.02, seed=22)
 BATCH = 64
 SITTING = 0.5
 """Share of pairs that are two frames of one sitting."""
@@ -102,8 +102,9 @@ class AdapterLoss:
         loss = (found - wanted).square().mean()
         shown = {"velocity": loss.detach()}
         if self.likeness is not None:
-            late = np.flatnonzero(~nobody & (sigma.cpu().numpy() < LATEST))
-            alike = self.alike(step, late[: self.plan.pictures], noisy, found, sigma, target)
+            level = sigma.cpu().numpy()
+            fit = np.flatnonzero(~nobody & (level > JUDGED[0]) & (level < JUDGED[1]))
+            alike = self.alike(step, fit[: self.plan.pictures], noisy, found, sigma, target)
             loss = loss + self.plan.weight * (1 - alike)
             shown["alike"] = alike.detach()
         return loss, shown

@@ -1,6 +1,6 @@
 """PuLID's identity loss: decode what the model predicts, and ask the recogniser who it is.
 
-Rows late in the run only, where the prediction is a picture already. The face is where the target
+Only where the prediction is a picture, and the noisy one no longer. The face is where the target
 picture has it.
 """
 
@@ -22,8 +22,9 @@ from .data import SIZE, Portraits
 from .identity_inputs import SIDE
 from .recogniser import Recogniser
 
-LATEST = 0.6
-"""Highest sigma at which a prediction is judged."""
+JUDGED = (0.25, 0.8)
+"""Sigmas between which a prediction is judged: below, the noisy picture shows the face already;
+above, the prediction is a blur."""
 
 
 def read_recogniser(path: Path) -> nn.Module:

@@ -70,7 +70,7 @@ def preview_adapter(work: Path, out: Path, device: torch.device) -> None:
             identity = encode_identity(opened, vision, [face]).identity
             return apply_vfa(painter.model, opened, identity), _encoded(painter, prompt)
 
-        sheet(work, painter, prepare, f"VFA, weight 1, step {step}").save(out)
+        sheet(work, painter, prepare, f"VFA, step {step}").save(out)
 
 
 def preview_sip(work: Path, out: Path, device: torch.device) -> None:
@@ -95,7 +95,7 @@ def preview_sip(work: Path, out: Path, device: torch.device) -> None:
             )
             return painter.model, leaned.conditioning
 
-        sheet(work, painter, prepare, f"SIP, α {ALPHA}, step {step}").save(out)
+        sheet(work, painter, prepare, f"SIP {ALPHA}, step {step}").save(out)
 
 
 def face_of(rgb: np.ndarray, points: np.ndarray, recogniser: Recogniser) -> Face:
@@ -188,9 +188,9 @@ def sheet(work: Path, painter: Painter, prepare: Prepare, title: str) -> Image.I
     width, height = SIZE * (1 + 2 * len(PROMPTS)), SIZE + CAPTION
     page = Image.new("RGB", (width, CAPTION + PEOPLE * height), "white")
     draw = ImageDraw.Draw(page)
-    heads = [title, *(head for text in PROMPTS for head in ("prompt alone", text))]
-    for column, head in enumerate(heads):
-        draw.text((column * SIZE + 2, 2), head[:22], fill="black")
+    draw.text((2, 2), title, fill="black")
+    for column, text in enumerate(PROMPTS):
+        draw.text((SIZE * (1 + 2 * column) + 2, 2), text, fill="black")
     for row, (photo, face) in enumerate(references(recogniser_of(work))):
         top = CAPTION + row * height
         page.paste(Image.fromarray(photo), (0, top))
@@ -200,5 +200,6 @@ def sheet(work: Path, painter: Painter, prepare: Prepare, title: str) -> Image.I
                 image = _paint(painter, prepared, row)
                 left = SIZE * (1 + 2 * column + side)
                 page.paste(Image.fromarray(image), (left, top))
-                draw.text((left + 2, top + SIZE + 2), _said(judge, image, face), fill="black")
+                label = f"{('prompt alone', 'with identity')[side]} {_said(judge, image, face)}"
+                draw.text((left + 2, top + SIZE + 2), label, fill="black")
     return page

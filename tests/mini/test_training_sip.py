@@ -110,10 +110,10 @@ def test_the_face_encoder_alone_learns_first(work, tmp_path):
     torch.manual_seed(0)
     module = Described(base.text_width, examples.data.vectors.shape[1])
     loss = SipLoss(module, base, examples, 8, 10_000)
-    run = Training(Recipe("sip", 10_000, 1e-3, warmup=1), module, tmp_path)
+    run = Training(Recipe("sip", 10_000, 2e-3, warmup=5), module, tmp_path)
     with plain_attention(CPU):
-        values = [run.advance(loss, CPU)["described"] for _ in range(20)]
-    assert np.mean(values[-4:]) < 0.8 * values[0]
+        values = [run.advance(loss, CPU)["described"] for _ in range(50)]
+    assert np.mean(values[-8:]) < 0.7 * np.mean(values[:4])
 
 
 def test_targets_share_no_sitting_with_their_reference():
