@@ -33,7 +33,7 @@ MARGIN_FROM, MARGIN_FULL = 0.05, 0.4
 """Shares of the run between which the margin grows: an untrained net cannot meet it."""
 ATTRIBUTES = 1.0
 """Weight of the identity parameters' mean squared error."""
-JITTERS = (0.4, 2.0)
+JITTERS = (0.4, 2.6)
 """Least and greatest standard deviation of the points, in pixels of the crop."""
 CALIBRATION = 30
 
