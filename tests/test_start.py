@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from platform import machine as machine_name
 from platform import system as system_name
@@ -138,7 +139,13 @@ def test_waiting_for_another_set_up_can_be_stopped(tmp_path, monkeypatch, number
     with exclusive(tmp_path / "flexid" / f"{name}.lock", "set-up"):
         command = [sys.executable, str(ROOT / "start.py"), "demo"]
         process = subprocess.Popen(
-            command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            env=environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # Shells start background jobs with SIGINT ignored, and children inherit that.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
         assert f"pid {os.getpid()}" in process.stdout.readline()
         time.sleep(0.2)
