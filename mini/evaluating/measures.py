@@ -81,12 +81,7 @@ def open_judge(analyser: FaceAnalyser, models: Path) -> Judge:
 
 def largest(found: Sequence[Detection]) -> Detection | None:
     """The face with the largest box; None without a face."""
-
-    def area(one: Detection) -> float:
-        x0, y0, x1, y1 = one.box
-        return (x1 - x0) * (y1 - y0)
-
-    return max(found, key=area, default=None)
+    return max(found, key=lambda one: one.area, default=None)
 
 
 def hits(prompt: Prompt, seen: Seen) -> dict[str, bool | None]:

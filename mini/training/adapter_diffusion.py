@@ -24,7 +24,7 @@ from .adapter_likeness import JUDGED, Likeness, centres, read_recogniser
 from .adapter_tokens import damaged, load_tokens
 from .data import SHOTS, Portraits
 from .identity_inputs import IdentityInputs, tower_input
-from .loop import Recipe, Training, train
+from .loop import Recipe, load_averages, train
 from .options import Options, curves, models
 from .vae_latents import latents
 
@@ -170,6 +170,4 @@ def write_files(adapter: Adapter, folder: Path) -> None:
 
 def load_trained(work: Path, adapter: Adapter) -> int:
     """The adapter as trained so far (averaged weights); the step, 0 before the first checkpoint."""
-    found = Training(RECIPE, adapter, curves(work))
-    found.load_averages()
-    return found.step
+    return load_averages(RECIPE, adapter, curves(work))

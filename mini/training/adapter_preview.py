@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import comfy.sample
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
@@ -31,10 +30,11 @@ from ...model_patches.identity.sip_faceclip import FaceClipProjector
 from ...model_patches.inject.sip import Wording, apply_sip
 from ...model_patches.inject.vfa import apply_vfa
 from .. import portraits, world
+from ..evaluating.measures import largest
 from .adapter import Adapter
 from .adapter_diffusion import load_trained, write_files
 from .adapter_tokens import ANCHORS
-from .base_preview import CFG, FIRST_SEED, STEPS, Painter
+from .base_preview import FIRST_SEED, Painter
 from .data import SIZE, Portraits
 from .identity_inputs import recogniser_of
 from .options import models
@@ -68,7 +68,7 @@ def preview_adapter(work: Path, out: Path, device: torch.device) -> None:
 
         def prepare(face: Face, prompt: str) -> Prepared:
             identity = encode_identity(opened, vision, [face]).identity
-            return apply_vfa(painter.model, opened, identity), _encoded(painter, prompt)
+            return apply_vfa(painter.model, opened, identity), painter.encode(prompt)
 
         sheet(work, painter, prepare, f"VFA, step {step}").save(out)
 
@@ -87,7 +87,7 @@ def preview_sip(work: Path, out: Path, device: torch.device) -> None:
         def prepare(face: Face, prompt: str) -> Prepared:
             wording = Wording(painter.clip, prompt)
             leaned = apply_sip(
-                _encoded(painter, prompt),
+                painter.encode(prompt),
                 projector,
                 encode_sip(projector, [face]),
                 strength=ALPHA,
@@ -138,32 +138,6 @@ def _painter(work: Path) -> Painter:
     return Painter(*files)
 
 
-def _encoded(painter: Painter, text: str) -> list:
-    return painter.clip.encode_from_tokens_scheduled(painter.clip.tokenize(text))
-
-
-@torch.inference_mode()
-def _paint(painter: Painter, prepared: Prepared, seed: int) -> np.ndarray:
-    """uint8 (128, 128, 3)."""
-    model, positive = prepared
-    empty = torch.zeros(1, 16, SIZE // 8, SIZE // 8)
-    latent = comfy.sample.sample(
-        model,
-        comfy.sample.prepare_noise(empty, seed),
-        STEPS,
-        CFG,
-        "euler",
-        "simple",
-        positive,
-        _encoded(painter, ""),
-        empty,
-        disable_pbar=True,
-        seed=seed,
-    )
-    image = painter.vae.decode(latent)[0].cpu().float()
-    return (image.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-
-
 def _judge(work: Path) -> FaceAnalyser | None:
     """Detector and recogniser, once both are trained."""
     if not (models(work) / world.DETECTOR).is_file():
@@ -174,10 +148,9 @@ def _judge(work: Path) -> FaceAnalyser | None:
 def _said(judge: FaceAnalyser | None, image: np.ndarray, face: Face) -> str:
     if judge is None:
         return ""
-    found = judge.detector.find(image)
-    if not found:
+    best = largest(judge.detector.find(image))
+    if best is None:
         return "no face"
-    best = max(found, key=lambda one: one.area)
     embedding = judge.recogniser.embed(arcface_crop(image, best.points))
     return f"{torch.cosine_similarity(embedding, face.embedding, dim=0):.2f}"
 
@@ -195,9 +168,9 @@ def sheet(work: Path, painter: Painter, prepare: Prepare, title: str) -> Image.I
         top = CAPTION + row * height
         page.paste(Image.fromarray(photo), (0, top))
         for column, text in enumerate(PROMPTS):
-            plain = painter.model, _encoded(painter, text)
+            plain = painter.model, painter.encode(text)
             for side, prepared in enumerate((plain, prepare(face, text))):
-                image = _paint(painter, prepared, row)
+                image = painter.sample(*prepared, row)
                 left = SIZE * (1 + 2 * column + side)
                 page.paste(Image.fromarray(image), (left, top))
                 label = f"{('prompt alone', 'with identity')[side]} {_said(judge, image, face)}"

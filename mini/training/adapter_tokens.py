@@ -20,7 +20,7 @@ from .adapter import ENCODER, TOKEN_DIM, Adapter, Anchors, plain_attention
 from .adapter_likeness import centres
 from .data import Portraits
 from .identity_inputs import IdentityInputs, tower_input
-from .loop import Recipe, Training, train
+from .loop import Recipe, load_averages, train
 from .options import Options, curves
 
 RECIPE = Recipe("adapter_tokens", steps=2400, rate=1e-3, warmup=200, decay=0.05, seed=21)
@@ -69,10 +69,7 @@ class TokensLoss:
         self.data, self.inputs = Portraits(work), IdentityInputs(work)
         self.batch, self.device = batch, device
         self.wanted = centres(self.inputs.arrays["embedding"], self.data.person).to(device)
-        vectors = torch.from_numpy(np.array(self.data.vectors)).float()
-        # Rare names (a birthmark) would hardly count beside numbers of unit variance.
-        self.scale = (1 / vectors.std(0).clamp_min(0.1)).to(device)
-        self.vectors = ((vectors - vectors.mean(0)).to(device)) * self.scale
+        self.vectors = torch.from_numpy(self.data.described()).to(device)
         self.module: Reader | None = None
 
     def __call__(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -106,10 +103,9 @@ def _reader(data: Portraits, adapter: Adapter) -> Reader:
 
 def load_tokens(work: Path, adapter: Adapter) -> None:
     """Give `adapter` the tower and IDFormer trained so far. FileNotFoundError before."""
-    found = Training(RECIPE, _reader(Portraits(work), adapter), curves(work))
-    if not found.step:
+    if not load_averages(RECIPE, _reader(Portraits(work), adapter), curves(work)):
         raise FileNotFoundError(
-            f"{found.checkpoint} is missing. Train the tokens first: --only adapter_tokens."
+            f"{curves(work) / RECIPE.name}.ckpt is missing. Train the tokens first: --only "
+            "adapter_tokens."
         )
-    found.load_averages()
     adapter.requires_grad_(True)

@@ -16,16 +16,19 @@ import comfy.sd
 import comfy.utils
 import numpy as np
 import torch
+from comfy.model_patcher import ModelPatcher
 from PIL import Image, ImageDraw
 
 from ...nodes.text_encoder import load_mini_clip
 from .. import portraits, world
+from ..evaluating.options import SPLITS
 from .base import RECIPE, vocabulary
 from .base_model import Base, write_base
 from .data import SIZE, free_shot
+from .loop import load_averages
 from .options import curves, models
 
-FIRST_SEED = 900_000
+FIRST_SEED = SPLITS["tune"]
 """People who are neither trained on nor held out."""
 ALONE, TOGETHER = 12, 4
 STEPS, CFG = 20, 3.0
@@ -50,14 +53,9 @@ def write_checkpoint(work: Path, folder: Path) -> list[Path]:
     checkpoint = curves(work) / f"{RECIPE.name}.ckpt"
     if not checkpoint.exists():
         raise FileNotFoundError(f"{checkpoint} is missing. It is written 3 minutes into training.")
-    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
     seen, _ = vocabulary(work)
     module = Base(RECIPE.seed, seen)
-    module.load_state_dict(saved["module"])
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    with torch.no_grad():
-        for parameter, average in zip(trained, saved["averages"], strict=True):
-            parameter.copy_(average)
+    load_averages(RECIPE, module, curves(work))
     return write_base(module, seen, folder)
 
 
@@ -83,17 +81,21 @@ class Painter:
         state, metadata = comfy.utils.load_torch_file(str(vae), return_metadata=True)
         self.vae = comfy.sd.VAE(sd=state, metadata=metadata)
 
-    @torch.inference_mode()
-    def paint(self, caption: str, seed: int, cfg: float = CFG) -> np.ndarray:
+    def encode(self, text: str) -> list:
+        """CONDITIONING."""
+        return self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text))
+
+    def paint(self, caption: str, seed: int) -> np.ndarray:
         """uint8 (128, 128, 3)."""
-        positive, negative = (
-            self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text))
-            for text in (caption, "")
-        )
+        return self.sample(self.model, self.encode(caption), seed)
+
+    @torch.inference_mode()
+    def sample(self, model: ModelPatcher, positive: list, seed: int) -> np.ndarray:
+        """uint8 (128, 128, 3), by this model or a patched clone of it."""
         empty = torch.zeros(1, 16, SIZE // 8, SIZE // 8)
         latent = comfy.sample.sample(
-            self.model, comfy.sample.prepare_noise(empty, seed), STEPS, cfg, "euler", "simple",
-            positive, negative, empty, disable_pbar=True, seed=seed,
+            model, comfy.sample.prepare_noise(empty, seed), STEPS, CFG, "euler", "simple",
+            positive, self.encode(""), empty, disable_pbar=True, seed=seed,
         )  # fmt: skip
         image = self.vae.decode(latent)[0].cpu().float()
         return (image.clamp(0, 1) * 255).round().to(torch.uint8).numpy()

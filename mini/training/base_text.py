@@ -22,23 +22,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..random_text import KEY
+from ..random_text import CLIP_CONFIG, CLIP_LENGTH, KEY, T5_VOCABULARY
 from ..seeded import Seeded
 
 LENGTH = 48
-CLIP_LENGTH = 77
 TOO_LONG = 0.05
 """Share of captions that may lose their end to LENGTH."""
 T5_CONFIG = {"d_model": 64, "d_ff": 256, "d_kv": 32, "num_heads": 2, "num_layers": 3}
-CLIP_CONFIG = {
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_attention_heads": 2,
-    "num_hidden_layers": 2,
-    "projection_dim": 64,
-}
-T5_WORDS, CLIP_WORDS = 32128, 49406
-"""Vocabularies; CLIP's without its start and end."""
+CLIP_WORDS = 49406
+"""CLIP's vocabulary without its start and end."""
 WORD = 0.3
 """Standard deviation of a seen word's first embedding."""
 
@@ -100,7 +92,7 @@ def words(*sets: Tokens) -> Words:
     sets = (*sets, tokenise([""]))
     t5 = np.unique(np.concatenate([s.t5.ravel() for s in sets]))
     clip_l = np.unique(np.concatenate([s.clip_l.ravel() for s in sets]))
-    return Words(t5, clip_l, _last_unseen(t5, T5_WORDS), _last_unseen(clip_l, CLIP_WORDS))
+    return Words(t5, clip_l, _last_unseen(t5, T5_VOCABULARY), _last_unseen(clip_l, CLIP_WORDS))
 
 
 def _last_unseen(seen: np.ndarray, vocabulary: int) -> int:

@@ -23,12 +23,13 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from .. import portraits
+from ..evaluating.options import SPLITS
 from .options import Options
 
 SIZE = 128
 SHOTS = 6
 PEOPLE, GROUPS = 12_000, 6_000
-HELD_OUT = 1_000_000
+HELD_OUT = SPLITS["held-out"]
 MOST_FACES = 3
 PHOTO_SHARE = 0.5
 THREE_SHARE = 0.15
@@ -83,6 +84,15 @@ class Portraits:
         self.angles, self.box = arrays["angles"][:, 0], arrays["box"][:, 0]
         self.points = arrays["points"][:, 0]
         self.vectors = np.load(_folder(work, "singles") / "vectors.npy", mmap_mode="r")
+
+    def described(self) -> np.ndarray:
+        """(people, P) float32 vectors around zero, each number at about unit variance.
+
+        Rare names (a birthmark) would hardly count beside the others without it.
+        """
+        vectors = np.array(self.vectors, np.float32)
+        spread = vectors.std(0, ddof=1).clip(0.1)
+        return (vectors - vectors.mean(0)) / spread
 
     def __len__(self) -> int:
         return len(self.caption)

@@ -12,6 +12,8 @@ from functools import cache
 import cv2
 import numpy as np
 
+from ...model_patches.face.align import ARCFACE_112, similarity
+
 UNTOUCHED = 0.2
 """Share of pictures that stay as they were drawn."""
 
@@ -27,6 +29,15 @@ def degrade(rng: np.random.Generator, rgb: np.ndarray, wobble: bool = True) -> n
         if chance < share and (wobble or change is not _wobble):
             rgb = change(rng, rgb)
     return rgb
+
+
+def moved_points(
+    rng: np.random.Generator, points: np.ndarray, spread: tuple[float, float]
+) -> np.ndarray:
+    """(5, 2) points as a detector finds them: moved by `spread` (least and greatest standard
+    deviation, in pixels of the aligned 112 px crop)."""
+    scale = np.linalg.det(similarity(points, ARCFACE_112)[:, :2]) ** 0.5
+    return points + rng.normal(0, rng.uniform(*spread) / scale, points.shape)
 
 
 def _wobble(rng: np.random.Generator, rgb: np.ndarray) -> np.ndarray:

@@ -36,6 +36,7 @@ from ...model_patches.face.providers import resolve_providers
 from ...model_patches.face.recogniser import Recogniser, make_recogniser
 from .. import world
 from .data import Portraits
+from .faces_degrade import moved_points
 from .options import Options, models
 
 SIDE = 112
@@ -93,8 +94,7 @@ def face_pixels(crop: np.ndarray, points: np.ndarray) -> Tensor:
 
 def jittered(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(5, 2) points, as inexact as a detector's."""
-    scale = np.linalg.det(similarity(points, ARCFACE_112)[:, :2]) ** 0.5
-    return points + rng.normal(0, rng.uniform(*JITTER) / scale, points.shape)
+    return moved_points(rng, points, JITTER)
 
 
 def build(work: Path, device: object, options: Options) -> None:

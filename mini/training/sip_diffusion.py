@@ -23,7 +23,7 @@ from .adapter_base import FrozenBase, noised
 from .adapter_captions import captions_of
 from .adapter_diffusion import Examples
 from .data import SHOTS
-from .loop import Recipe, Training, train
+from .loop import Recipe, load_averages, train
 from .options import Options, curves, models
 from .sip import FACE, Projector, write_face_t5
 
@@ -81,9 +81,7 @@ class SipLoss:
     ) -> None:
         self.module, self.base, self.examples = module, base, examples
         self.batch, self.steps = batch, steps
-        vectors = torch.from_numpy(np.array(examples.data.vectors)).float()
-        scale = 1 / vectors.std(0).clamp_min(0.1)
-        self.vectors = ((vectors - vectors.mean(0)) * scale).to(base.device)
+        self.vectors = torch.from_numpy(examples.data.described()).to(base.device)
 
     def __call__(self, step: int, rng: np.random.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
         device, examples = self.base.device, self.examples
@@ -125,6 +123,4 @@ def train_sip(work: Path, device: torch.device, options: Options) -> None:
 
 def load_trained(work: Path, module: Described) -> int:
     """The projector as trained so far (averaged weights); the step, 0 before the first."""
-    found = Training(RECIPE, module, curves(work))
-    found.load_averages()
-    return found.step
+    return load_averages(RECIPE, module, curves(work))

@@ -30,7 +30,7 @@ def loss_of(model, stop_at=None):
 
 def test_it_learns(tmp_path):
     model = module()
-    train(Recipe("line", steps=400, rate=0.05, warmup=5), model, loss_of(model), tmp_path)
+    train(Recipe("line", steps=400, rate=0.15, warmup=5), model, loss_of(model), tmp_path)
     assert model.weight.flatten().tolist() == pytest.approx([3, -1], abs=0.05)
     with (tmp_path / "line.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -50,6 +50,27 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(tmp_path):
     curves = [(tmp_path / run / "line.csv").read_text() for run in ("whole", "broken")]
     steps = [[row.split(",")[0] for row in curve.splitlines()] for curve in curves]
     assert steps[0] == steps[1]
+
+
+def test_memory_layout_makes_no_difference(tmp_path):
+    trained = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2))
+        before = [weight.detach().clone() for weight in model.parameters()]
+        model.to(memory_format=layout)
+
+        def loss(step, rng, model=model):
+            x = torch.from_numpy(rng.normal(size=(8, 3, 3, 3))).float()
+            return (model(x).float() - x[:, :2, 1, 1]).square().mean(), {}
+
+        recipe = Recipe("conv", steps=5, rate=0.05, warmup=1, average=0)
+        train(recipe, model, loss, tmp_path / str(layout))
+        trained.append([weight.detach() for weight in model.parameters()])
+        for old, new in zip(before, trained[-1], strict=True):
+            assert (new - old).abs().mean() > 0.005, "a layer stood still"
+    for plain, last in zip(*trained, strict=True):
+        assert torch.allclose(plain, last, atol=0.01)
 
 
 def test_divergence_is_reported_and_leaves_no_checkpoint(tmp_path):
