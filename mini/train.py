@@ -48,6 +48,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--only", nargs="+", choices=STAGES, help="these stages and no other")
     add("--device", default="cpu", help="torch device: cpu (default), cuda, cuda:1, ...")
     add("--preview", type=Path, metavar="PNG", help="paint with the weights so far, then stop")
+    add("--install", action="store_true", help="copy what is trained into mini/, then stop")
     add("--threads", type=int, help="cores for torch; without it all")
     for name, kind in NUMBERS.items():
         option = "--" + name.replace("_", "-")
@@ -96,6 +97,8 @@ def run(chosen: argparse.Namespace) -> None:
     numbers = {name: getattr(chosen, name) for name in NUMBERS}
     options = Options(**numbers, compile=chosen.compile)
     device = torch.device(chosen.device)
+    if chosen.install:
+        return call("install:install", chosen.work)
     if chosen.preview:
         stage = chosen.only[0] if chosen.only else "base"
         if stage not in PREVIEWS:

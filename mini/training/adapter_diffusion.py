@@ -28,7 +28,7 @@ from .loop import Recipe, load_averages, train
 from .options import Options, curves, models
 from .vae_latents import latents
 
-RECIPE = Recipe("adapter", steps=4500, rate=8e-4, warmup=300, decay=0.02, seed=22)
+RECIPE = Recipe("adapter", steps=2600, rate=8e-4, warmup=300, decay=0.02, seed=22)
 BATCH = 64
 SITTING = 0.5
 """Share of pairs that are two frames of one sitting."""

@@ -23,7 +23,7 @@ from .identity_inputs import IdentityInputs, tower_input
 from .loop import Recipe, load_averages, train
 from .options import Options, curves
 
-RECIPE = Recipe("adapter_tokens", steps=2400, rate=1e-3, warmup=200, decay=0.05, seed=21)
+RECIPE = Recipe("adapter_tokens", steps=1500, rate=1e-3, warmup=200, decay=0.05, seed=21)
 BATCH = 64
 ANCHORS = Anchors(hidden=256, doubles=2, singles=4)
 """Of the base model; the layers for it stay as they are here."""

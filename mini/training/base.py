@@ -22,7 +22,7 @@ from .loop import Recipe, train
 from .options import Options, curves, models
 from .vae_latents import latents
 
-RECIPE = Recipe("base", steps=5600, rate=1e-3, warmup=200, decay=0.01, average=0.999)
+RECIPE = Recipe("base", steps=3600, rate=1e-3, warmup=200, decay=0.01, average=0.999)
 BATCH = 64
 GROUP_SHARE = 0.12
 EMPTY_SHARE = 0.12

@@ -22,7 +22,7 @@ from .options import Options, curves, models
 DIVISOR = 128.0
 WIDTH = 64
 PER_ANCHOR = (1, 4, 10)
-RECIPE = Recipe("detector", steps=3500, rate=2e-3, warmup=200, decay=0.02, seed=12)
+RECIPE = Recipe("detector", steps=2200, rate=2e-3, warmup=200, decay=0.02, seed=12)
 BATCH = 16
 SIDE = 320
 """Of the input, fixed: a 128 px picture enlarged further would show nothing more, and faces

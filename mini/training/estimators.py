@@ -20,7 +20,7 @@ from .faces_pictures import Ahead
 from .loop import Recipe, train
 from .options import Options, curves, models
 
-RECIPE = Recipe("estimators", steps=2800, rate=2e-3, warmup=100, decay=0.02, seed=13)
+RECIPE = Recipe("estimators", steps=1800, rate=2e-3, warmup=100, decay=0.02, seed=13)
 BATCH = 96
 GROUP_SHARE = 0.15
 SHIFT, ZOOM = 0.05, 0.1

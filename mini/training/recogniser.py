@@ -1,8 +1,9 @@
 """The recogniser: who is it, in ArcFace's ONNX contract.
 
 A small convolutional network is taught to tell the training people apart on aligned crops with
-CosFace's margin (Wang et al. 2018). A second head reads the renderer's identity parameters from
-the embedding; it only speeds learning up and is thrown away.
+CosFace's margin (Wang et al. 2018). A person's centre is not learnt by itself, from six pictures,
+but read from the renderer's identity parameters by a small network that all people share; another
+head reads those parameters from the embedding. Both only speed learning up and are thrown away.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ from .loop import Recipe, train
 from .options import Options, curves, models
 
 SIDE, EMBEDDING, DIVISOR = 112, 512, 127.5
-RECIPE = Recipe("recogniser", steps=5000, rate=2e-3, warmup=200, decay=0.05, seed=11)
+RECIPE = Recipe("recogniser", steps=2200, rate=2e-3, warmup=200, decay=0.05, seed=11)
 BATCH = 128
 SCALE, MARGIN = 30.0, 0.3
 MARGIN_FROM, MARGIN_FULL = 0.05, 0.4
 """Shares of the run between which the margin grows: an untrained net cannot meet it."""
+HIDDEN = 256
+"""Width of the network that gives people their centres."""
 ATTRIBUTES = 1.0
 """Weight of the identity parameters' mean squared error."""
 JITTERS = (0.4, 2.6)
@@ -57,19 +60,26 @@ class Recogniser(nn.Sequential):
 
 
 class Classes(nn.Module):
-    """The recogniser with its two heads for `people` people and `parameters` of each."""
+    """The recogniser with its two heads for people of `parameters` identity parameters."""
 
-    def __init__(self, people: int, parameters: int) -> None:
+    def __init__(self, parameters: int) -> None:
         super().__init__()
         self.net = Recogniser()
-        self.centres = nn.Parameter(torch.randn(people, EMBEDDING) / EMBEDDING**0.5)
+        self.centres = nn.Sequential(
+            nn.Linear(parameters, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, EMBEDDING)
+        )
         self.attributes = nn.Linear(EMBEDDING, parameters)
 
-    def forward(self, crops: Tensor, labels: Tensor, margin: float) -> tuple[Tensor, Tensor]:
-        """Scaled logits with the margin, and the identity parameters."""
+    def forward(
+        self, crops: Tensor, labels: Tensor, people: Tensor, margin: float
+    ) -> tuple[Tensor, Tensor]:
+        """Scaled logits with the margin, and the identity parameters.
+
+        crops (N, 3, 112, 112), labels (N,) rows of people (P, parameters).
+        """
         unit = normalize(self.net(crops).float())
-        cosine = linear(unit, normalize(self.centres)).float()
-        wanted = nn.functional.one_hot(labels, len(self.centres))
+        cosine = linear(unit, normalize(self.centres(people).float())).float()
+        wanted = nn.functional.one_hot(labels, len(people))
         attributes = self.attributes(unit * EMBEDDING**0.5).float()
         return SCALE * (cosine - margin * wanted), attributes
 
@@ -100,19 +110,18 @@ def train_recogniser(work: Path, device: torch.device, options: Options) -> None
     recipe = replace(RECIPE, steps=options.steps or RECIPE.steps)
     batch = options.batch or BATCH
     data = Portraits(work)
-    people, parameters = data.vectors.shape
+    people = torch.from_numpy(data.described()).to(device)
     torch.manual_seed(recipe.seed)
-    model = Classes(people, parameters).to(device, memory_format=torch.channels_last)
-    vectors = torch.from_numpy(np.array(data.vectors)).float().to(device)
+    model = Classes(people.shape[1]).to(device, memory_format=torch.channels_last)
     with Ahead(lambda rng: crops_of(data, batch, rng), recipe.seed, recipe.steps) as batches:
 
         def loss(step: int, _: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
             crops, person = batches(step)
             labels = torch.from_numpy(np.asarray(person)).to(device)
             pixels = to_input(crops, DIVISOR, device)
-            logits, guessed = model(pixels, labels, margin_at(step, recipe.steps))
+            logits, guessed = model(pixels, labels, people, margin_at(step, recipe.steps))
             told_apart = cross_entropy(logits, labels)
-            described = mse_loss(guessed, vectors[labels])
+            described = mse_loss(guessed, people[labels])
             right = (logits.argmax(1) == labels).float().mean()
             shown = {"identity": told_apart, "attributes": described, "right": right}
             whole = told_apart + ATTRIBUTES * described

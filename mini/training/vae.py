@@ -30,7 +30,7 @@ from .loop import Recipe, train
 from .options import Options, curves, models
 
 CHANNELS = 16
-RECIPE = Recipe("vae", steps=10000, rate=1e-3, warmup=100)
+RECIPE = Recipe("vae", steps=3200, rate=1e-3, warmup=100)
 BATCH = 16
 CROP = 64
 WHOLE_EVERY = 8

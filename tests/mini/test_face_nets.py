@@ -446,17 +446,17 @@ def test_the_detectors_loss_falls_to_finding_the_face(work):
 def test_the_recogniser_tells_people_apart_after_a_few_steps(work):
     torch.manual_seed(0)
     portraits = data.Portraits(work)
-    model = recogniser.Classes(*portraits.vectors.shape)
+    described = torch.from_numpy(portraits.described())
+    model = recogniser.Classes(described.shape[1])
     optimiser = torch.optim.AdamW(model.parameters(), 3e-3)
-    vectors = torch.from_numpy(np.array(portraits.vectors)).float()
     rights = []
     for step in range(30):
         crops, people = recogniser.crops_of(portraits, 24, np.random.default_rng((9, step)))
         labels = torch.from_numpy(np.asarray(people))
         pixels = faces_pictures.to_input(crops, recogniser.DIVISOR, CPU)
-        logits, guessed = model(pixels, labels, 0.0)
+        logits, guessed = model(pixels, labels, described, 0.0)
         loss = nn.functional.cross_entropy(logits, labels)
-        loss = loss + nn.functional.mse_loss(guessed, vectors[labels])
+        loss = loss + nn.functional.mse_loss(guessed, described[labels])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -465,10 +465,11 @@ def test_the_recogniser_tells_people_apart_after_a_few_steps(work):
 
 
 def test_the_margin_lowers_the_right_answer_only():
-    model = recogniser.Classes(3, 2).eval()
+    model = recogniser.Classes(2).eval()
     crops, labels = noise(2, 3, 112, 112), torch.tensor([0, 2])
+    people = torch.eye(3, 2)
     with torch.no_grad():
-        change = model(crops, labels, 0.0)[0] - model(crops, labels, 0.2)[0]
+        change = model(crops, labels, people, 0.0)[0] - model(crops, labels, people, 0.2)[0]
     wanted = torch.zeros(2, 3)
     wanted[[0, 1], labels] = 0.2 * recogniser.SCALE
     torch.testing.assert_close(change, wanted, atol=1e-4, rtol=0)

@@ -1,0 +1,29 @@
+"""Puts what was trained into the repository: weights where the demo finds them, figures beside."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from .. import world
+from .faces_evaluate import FILE as FACES
+from .options import curves, models
+
+EVALUATION = Path(world.__file__).with_name("evaluation")
+
+
+def install(work: Path, weights: Path = world.WEIGHTS, evaluation: Path = EVALUATION) -> None:
+    """Copy the finished files of `work`. Raises FileNotFoundError before anything is copied."""
+    made = {models(work) / name: weights / name for name in world.TRAINED}
+    made |= {models(work) / FACES: evaluation / "faces.json"}
+    made |= {curves(work) / "vae.json": evaluation / "autoencoder.json"}
+    missing = [str(path) for path in made if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(f"not trained yet: {', '.join(missing)}. Run mini-train first.")
+    made |= {path: evaluation / "curves" / path.name for path in curves(work).glob("*.csv")}
+    for path, place in made.items():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place)
+    size = sum((weights / name).stat().st_size for name in world.TRAINED)
+    sys.stdout.write(f"{weights}: {len(world.TRAINED)} files, {size / 2**20:.1f} MiB\n")

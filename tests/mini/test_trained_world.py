@@ -1,0 +1,91 @@
+"""The trained files that come with the pack, on people whom no recipe has seen."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from flexid.mini import estimators, world
+from flexid.mini.evaluating import measures, people, prompts, rows
+from flexid.mini.evaluating.run import noise_seed
+from flexid.mini.evaluating.studio import Studio
+from flexid.mini.training import faces_evaluate, faces_held_out
+from flexid.mini.training.install import EVALUATION
+from flexid.model_patches.face.analyser import load_analyser
+
+pytestmark = pytest.mark.comfy
+
+MOST_MEBIBYTES = 48
+PEOPLE = range(1_000_000, 1_000_004)
+CHOSEN = prompts.choose(["laughing", "right", "oil"])
+ROWS = (rows.ALONE, rows.rigid(0.5), rows.rigid(1.0), rows.VFA_CAG, rows.WHOLE)
+
+
+@pytest.fixture(scope="module")
+def analyser():
+    return load_analyser((world.WEIGHTS / world.DETECTOR).parent, "pack", ["CPU"], None)
+
+
+@pytest.fixture(scope="module")
+def singles():
+    return faces_held_out.draw_singles(people=40)
+
+
+def test_all_files_are_there_and_small():
+    assert world.is_trained()
+    size = sum((world.WEIGHTS / name).stat().st_size for name in world.TRAINED)
+    assert size <= MOST_MEBIBYTES * 2**20
+
+
+def test_the_published_figures_are_those_of_these_files():
+    figures = json.loads((EVALUATION / "figures.json").read_text(encoding="utf-8"))
+    assert figures["people"] == {"first": 1_000_000, "count": 100} and len(figures["prompts"]) == 12
+    for name, digest in figures["weights"].items():
+        found = hashlib.sha256((world.WEIGHTS / name).read_bytes()).hexdigest()
+        assert found == digest, f"{name} is newer than its figures: run start.py evaluate again"
+
+
+def test_the_detector_finds_drawn_faces(analyser, singles):
+    for drawn in (singles, faces_held_out.draw_groups(pictures=60)):
+        found = [analyser.detector.find(one.image) for one in drawn]
+        figures = faces_evaluate.detection(found, drawn)
+        assert figures["recall"] >= 0.98 and figures["spurious per picture"] <= 0.02
+
+
+def test_the_recogniser_tells_people_apart(analyser, singles):
+    found = [max(analyser.detector.find(one.image), key=lambda f: f.area) for one in singles]
+    for kind, figures in faces_evaluate.recognition(analyser, found, singles).items():
+        assert figures["area under the curve"] >= 0.99, kind
+
+
+def test_the_estimators_read_what_was_drawn(analyser, singles):
+    estimator = estimators.load_estimator(world.WEIGHTS / world.ESTIMATORS)
+    found = [max(analyser.detector.find(one.image), key=lambda f: f.area) for one in singles]
+    figures = faces_evaluate.estimation(estimator, found, singles)
+    assert figures["expression"] >= 0.95 and figures["style"] >= 0.99 and figures["pose"] <= 3.0
+
+
+@pytest.fixture(scope="module")
+def similarity(analyser):
+    """Row key -> mean FaceSim of a few people by a few prompts."""
+    studio = Studio(world.WEIGHTS, rows.settings())
+    judge = measures.open_judge(analyser, world.WEIGHTS)
+    found = {row.key: [] for row in ROWS}
+    for person in PEOPLE:
+        sitter = studio.sitter(people.reference(person, studio.settings.side))
+        seeds = [noise_seed(person, prompt) for prompt in CHOSEN]
+        for row in ROWS:
+            for picture in studio.paint(row, sitter, CHOSEN, seeds):
+                assert picture.std() > 10
+                found[row.key].append(judge.look(picture, sitter.face.embedding).similarity)
+    return {key: float(np.mean(values)) for key, values in found.items()}
+
+
+def test_more_anchor_is_more_of_the_person(similarity):
+    assert similarity["alone"] < 0.25
+    assert similarity["alone"] + 0.1 < similarity["vfa-0.5"] < similarity["vfa-1"]
+
+
+def test_the_gate_keeps_the_person(similarity):
+    assert similarity["vfa-cag"] > similarity["alone"] + 0.25
+    assert similarity["sip-vfa-cag"] > similarity["alone"] + 0.25
