@@ -18,7 +18,7 @@ from flexid.mini.training.adapter_diffusion import (
     pairs,
     write_files,
 )
-from flexid.mini.training.adapter_likeness import Likeness, crop_grid, read_recogniser
+from flexid.mini.training.adapter_likeness import Likeness, around, crop_grid, read_recogniser
 from flexid.mini.training.adapter_tokens import ANCHORS, TokensLoss, _reader, damaged, load_tokens
 from flexid.mini.training.base_preview import Painter
 from flexid.mini.training.data import SHOTS, Portraits
@@ -276,3 +276,19 @@ def test_the_judge_sees_the_recognisers_crop(work, face):
     theirs = arcface_crop(np.array(data.images[PICTURE]), data.points[PICTURE])
     # OpenCV rounds places to a 32nd of a pixel.
     assert (mine.permute(1, 2, 0) - torch.from_numpy(theirs).float()).abs().mean() < 1.5
+
+
+def test_the_window_shows_the_recogniser_the_same_face(work):
+    """Eight pixels a cell stand for the decoder here."""
+    data = Portraits(work)
+    rows = np.arange(6)
+    pictures = torch.from_numpy(np.array(data.images[rows])).permute(0, 3, 1, 2).float()
+    cells = torch.nn.functional.pixel_unshuffle(pictures, 8)
+    grid = crop_grid(data.points[rows])
+    parts, moved = around(cells, grid)
+    seen = [
+        F.grid_sample(shown, places, padding_mode="border", align_corners=False)
+        for shown, places in ((pictures, grid), (F.pixel_shuffle(parts, 8), moved))
+    ]
+    inner = [crop[..., 16:-16, 16:-16] for crop in seen]
+    torch.testing.assert_close(*inner, atol=0.05, rtol=0)
