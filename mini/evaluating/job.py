@@ -51,7 +51,8 @@ class Prepared:
 
 def prepare(options: argparse.Namespace, photo: Photo | None = None) -> Prepared:
     """Open what is needed. `photo` gives reference photos in place of the renderer's."""
-    made = rows.settings(steps=options.steps, cfg=options.cfg, guidance=options.guidance)
+    asked = {name: getattr(options, name) for name in ("steps", "cfg", "guidance", "dtype")}
+    made = rows.settings(**asked)
     knobs = Knobs(**dict(options.knob))
     numbers = {f.name: getattr(knobs, f.name) for f in fields(knobs)}
     digests = file_digests(options.models)

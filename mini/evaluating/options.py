@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .prompts import all_prompts, choose
-from .rows import KNOBS, ROWS, Row, row_of, settings
+from .rows import DTYPES, KNOBS, ROWS, Row, row_of, settings
 
 SPLITS = {"held-out": 1_000_000, "tune": 900_000}
 """First seed of each set of people. Nothing is ever chosen by a look at the held-out ones."""
@@ -53,6 +53,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=_count, help="sampling steps (settings.json)")
     add("--cfg", type=float, help="classifier-free guidance (settings.json)")
     add("--guidance", type=float, help="FLUX guidance (settings.json)")
+    add("--dtype", choices=DTYPES, help="what FLUX computes in (settings.json)")
     for name in FILES:
         what = {"json": "all figures", "csv": "the table", "png": "the plot"}[name]
         add(f"--{name}", type=Path, metavar="FILE", help=f"write {what} there")
@@ -78,7 +79,7 @@ def as_arguments(options: argparse.Namespace) -> Sequence[str]:
         words += ["--prompts", *options.prompts]
     if options.knob:
         words += ["--knob", *(f"{name}={value!r}" for name, value in options.knob)]
-    for name in ("steps", "cfg", "guidance"):
+    for name in ("steps", "cfg", "guidance", "dtype"):
         if getattr(options, name) is not None:
             words += [f"--{name}", str(getattr(options, name))]
     for name in FILES:

@@ -57,11 +57,15 @@ def row_of(key: str) -> Row:
     return named[key]
 
 
+DTYPES = ("auto", "bfloat16")
+
+
 @dataclass(frozen=True)
 class Settings:
     """How every picture is sampled: side in pixels, and KSampler's values.
 
     `guidance` reaches models with a guidance input only; the negative prompt of `cfg` is empty.
+    `dtype` is what FLUX computes in; "auto" is ComfyUI's choice, float32 on a CPU.
     """
 
     side: int
@@ -70,6 +74,7 @@ class Settings:
     cfg: float
     sampler: str
     scheduler: str
+    dtype: str
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.cfg <= 0 or not math.isfinite(self.cfg + self.guidance):

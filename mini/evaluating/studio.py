@@ -62,7 +62,9 @@ class Studio:
 
     @cached_property
     def model(self) -> ModelPatcher:
-        return comfy.sd.load_diffusion_model(str(self.models / world.FLUX))
+        dtype = self.settings.dtype
+        options = {} if dtype == "auto" else {"dtype": getattr(torch, dtype)}
+        return comfy.sd.load_diffusion_model(str(self.models / world.FLUX), model_options=options)
 
     @cached_property
     def clip(self) -> comfy.sd.CLIP:

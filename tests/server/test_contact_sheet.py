@@ -5,6 +5,10 @@ import json
 
 import numpy as np
 import pytest
+from flexid.mini import world
+from flexid.mini.evaluating.measures import largest, open_judge
+from flexid.model_patches.face.align import arcface_crop
+from flexid.model_patches.face.analyser import load_analyser
 from flexid.setup import contact, demo
 from PIL import Image
 
@@ -18,13 +22,18 @@ def small(monkeypatch):
     monkeypatch.setattr(contact, "settings", lambda: made)
 
 
-def test_the_sheet_from_photo_to_png(client, environment, models, portrait, tmp_path, small):
-    graph, entry = contact.paint(client, client.upload(portrait), demo.run_with_progress)
-    pictures = client.pictures(entry)
-    pixels = {
+def cells(pictures):
+    """(line, column) -> (H, W, 3) uint8."""
+    return {
         tuple(int(part) for part in name.split("_")[1:3]): np.asarray(Image.open(io.BytesIO(data)))
         for name, data in pictures
     }
+
+
+def test_the_sheet_from_photo_to_png(client, environment, models, portrait, tmp_path, small):
+    graph, entry = contact.paint(client, client.upload(portrait), demo.run_with_progress)
+    pictures = client.pictures(entry)
+    pixels = cells(pictures)
     assert set(pixels) == {(line, column) for line in range(3) for column in range(4)}
     for (line, column), one in pixels.items():
         assert one.shape == (128, 128, 3) and one.std() > 5
@@ -36,3 +45,20 @@ def test_the_sheet_from_photo_to_png(client, environment, models, portrait, tmp_
     sheet = np.asarray(Image.open(made)).astype(int)
     assert sheet.shape[1] > 1500 and sheet.std() > 10
     assert client.queue(json.loads(json.dumps(graph)))["status"]["status_str"] == "success"
+
+
+def test_the_sheet_shows_the_person(client, portrait):
+    """The graph of `start.py demo` as a user gets it, with the trained models."""
+    _, entry = contact.paint(client, client.upload(portrait), demo.run_with_progress)
+    pixels = cells(client.pictures(entry))
+    pack = (world.WEIGHTS / world.DETECTOR).parent
+    judge = open_judge(load_analyser(pack, "pack", ["CPU"], None), world.WEIGHTS)
+    reference = np.asarray(Image.open(portrait).convert("RGB"))
+    face = largest(judge.analyser.detector.find(reference))
+    embedding = judge.analyser.recogniser.embed(arcface_crop(reference, face.points))
+    likeness = np.array(
+        [[judge.look(pixels[line, column], embedding).similarity for column in range(4)]
+         for line in range(3)]
+    )  # fmt: skip
+    alone, rigid, gated, whole = likeness.mean(0)
+    assert rigid > 0.5 and min(gated, whole) > alone + 0.2, likeness

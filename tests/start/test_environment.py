@@ -56,6 +56,15 @@ def builder(tmp_path, recorder, monkeypatch):
     return Builder(tmp_path / "env", Path(sys.executable), release, "onnxruntime", recorder)
 
 
+def test_only_a_cpu_with_fast_bfloat16_prefers_it(tmp_path):
+    flags = tmp_path / "cpuinfo"
+    assert not machine.prefers_bfloat16("cpu", flags)
+    flags.write_text("flags : fpu avx512_bf16 amx_bf16 amx_tile")
+    assert machine.prefers_bfloat16("cpu", flags) and not machine.prefers_bfloat16("cuda", flags)
+    flags.write_text("flags : fpu avx2")
+    assert not machine.prefers_bfloat16("cpu", flags)
+
+
 def test_a_set_up_is_done_once(builder, recorder):
     build(builder, fresh=False)
     assert (builder.tree / "main.py").exists()
