@@ -22,8 +22,9 @@ from .options import Options, models
 from .vae import CHANNELS, to_tensor
 
 EDGE = SIZE // 8
-BATCH = 32
-SHOW_EVERY = 100
+BATCH = 2
+"""Small: feature maps of more pictures at once would not fit a core's cache."""
+SHOW_EVERY = 1000
 
 
 def latents(work: Path, name: str) -> np.ndarray:
