@@ -30,6 +30,18 @@ STAGES = {
 }
 """In this order. Name -> "module:function" in mini/training, called as (work, device, options)."""
 
+MADE = {
+    "detector": ("DETECTOR",),
+    "recogniser": ("RECOGNISER",),
+    "estimators": ("ESTIMATORS",),
+    "vae": ("VAE",),
+    "base": ("FLUX", "T5", "CLIP_L"),
+    "adapter_tokens": ("EVA", "PULID"),
+    "adapter": ("EVA", "PULID"),
+    "sip": ("FACE_T5",),
+}
+"""Stage -> its finished files, by their names in mini/world.py; where they are, it is done."""
+
 PREVIEWS = {
     "base": "base_preview:preview",
     "adapter": "adapter_preview:preview_adapter",
@@ -48,6 +60,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--only", nargs="+", choices=STAGES, help="these stages and no other")
     add("--device", default="cpu", help="torch device: cpu (default), cuda, cuda:1, ...")
     add("--preview", type=Path, metavar="PNG", help="paint with the weights so far, then stop")
+    add("--from-weights", action="store_true", help="what mini/weights holds is trained already")
     add("--install", action="store_true", help="copy what is trained into mini/, then stop")
     add("--threads", type=int, help="cores for torch; without it all")
     for name, kind in NUMBERS.items():
@@ -90,6 +103,14 @@ def stop(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+def is_done(stage: str, work: Path) -> bool:
+    from flexid.mini import world
+    from flexid.mini.training.options import models
+
+    files = [models(work) / getattr(world, name) for name in MADE.get(stage, ())]
+    return bool(files) and all(path.is_file() for path in files)
+
+
 def run(chosen: argparse.Namespace) -> None:
     import torch
     from flexid.mini.training.options import Options
@@ -99,12 +120,17 @@ def run(chosen: argparse.Namespace) -> None:
     device = torch.device(chosen.device)
     if chosen.install:
         return call("install:install", chosen.work)
+    if chosen.from_weights:
+        call("install:adopt", chosen.work)
     if chosen.preview:
         stage = chosen.only[0] if chosen.only else "base"
         if stage not in PREVIEWS:
             sys.exit(f"--preview knows {', '.join(PREVIEWS)}, not {stage}.")
         return call(PREVIEWS[stage], chosen.work, chosen.preview, device)
     for name in chosen.only or STAGES:
+        if is_done(name, chosen.work):
+            sys.stdout.write(f"{name}: its files are there\n")
+            continue
         started = time.monotonic()
         call(STAGES[name], chosen.work, device, options)
         sys.stdout.write(f"{name}: done after {time.monotonic() - started:.0f} s\n")

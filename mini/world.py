@@ -14,6 +14,7 @@ from pathlib import Path
 from . import random_adapter, random_faceclip, random_faces, random_flux, random_text, random_vae
 
 WEIGHTS = Path(__file__).with_name("weights")
+CARD = "README.md"
 SEED = 20240607
 ADAPTER_STRENGTH = 0.08
 """Enough to change the picture plainly, little enough to leave it one."""
@@ -43,17 +44,19 @@ TRAINED = (*WRITERS, DETECTOR, ESTIMATORS)
 
 
 def is_trained(weights: Path = WEIGHTS) -> bool:
-    """Whether the trained files are there.
+    """Whether the trained files are there: their model card is what says that they are whole.
 
-    Raises FileNotFoundError when only some are: trained and random ones do not fit together.
+    Raises FileNotFoundError when it lies: trained and random ones do not fit together.
     """
+    if not (weights / CARD).is_file():
+        return False
     missing = [name for name in TRAINED if not (weights / name).is_file()]
-    if missing and len(missing) < len(TRAINED):
+    if missing:
         raise FileNotFoundError(
             f"{weights} lacks {', '.join(missing)} of {len(TRAINED)} trained files. Put them back "
             "(git checkout), or remove the folder to use random models."
         )
-    return not missing
+    return True
 
 
 def build_world(models_dir: Path, weights: Path = WEIGHTS) -> list[Path]:

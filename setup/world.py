@@ -35,7 +35,7 @@ RESULTS = "evaluation"
 
 def is_trained() -> bool:
     """Whether this copy comes with trained models."""
-    return (MINI / "weights").is_dir()
+    return (MINI / "weights" / "README.md").is_file()
 
 
 def world_name() -> str:

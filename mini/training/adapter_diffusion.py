@@ -28,8 +28,8 @@ from .loop import Recipe, load_averages, train
 from .options import Options, curves, models
 from .vae_latents import latents
 
-RECIPE = Recipe("adapter", steps=2600, rate=8e-4, warmup=300, decay=0.02, seed=22)
-BATCH = 64
+RECIPE = Recipe("adapter", steps=2200, rate=8e-4, warmup=100, decay=0.02, seed=22)
+BATCH = 32
 SITTING = 0.5
 """Share of pairs that are two frames of one sitting."""
 DROPPED = 0.05
@@ -41,7 +41,7 @@ class LikenessPlan:
     """How much the identity loss counts, on how many pictures of a step, from which step on."""
 
     weight: float = 0.15
-    pictures: int = 8
+    pictures: int = 6
     start: float = 0.15
     """Share of the run."""
 

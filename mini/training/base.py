@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import world
 from .base_model import Base, trainable, write_base
 from .base_speed import compiled_blocks
 from .base_text import Tokens, Words, tokenise, tokens, words
@@ -22,7 +21,7 @@ from .loop import Recipe, train
 from .options import Options, curves, models
 from .vae_latents import latents
 
-RECIPE = Recipe("base", steps=3600, rate=1e-3, warmup=200, decay=0.01, average=0.999)
+RECIPE = Recipe("base", steps=3800, rate=5e-3, warmup=150, decay=0.01, average=0.999)
 BATCH = 64
 GROUP_SHARE = 0.12
 EMPTY_SHARE = 0.12
@@ -35,8 +34,6 @@ UNIFORM_SHARE = 0.2
 
 def train_base(work: Path, device: torch.device, options: Options) -> None:
     """Train from the checkpoint in `runs`, then write the three files below `models`."""
-    if all((models(work) / name).exists() for name in (world.FLUX, world.T5, world.CLIP_L)):
-        return
     recipe = replace(RECIPE, steps=options.steps or RECIPE.steps)
     examples = Examples(work)
     module = Base(recipe.seed, examples.words).to(device)

@@ -1,4 +1,4 @@
-"""Puts what was trained into the repository: weights where the demo finds them, figures beside."""
+"""Between a training folder and the repository's own weights, both ways."""
 
 from __future__ import annotations
 
@@ -27,3 +27,12 @@ def install(work: Path, weights: Path = world.WEIGHTS, evaluation: Path = EVALUA
         shutil.copyfile(path, place)
     size = sum((weights / name).stat().st_size for name in world.TRAINED)
     sys.stdout.write(f"{weights}: {len(world.TRAINED)} files, {size / 2**20:.1f} MiB\n")
+
+
+def adopt(work: Path, weights: Path = world.WEIGHTS) -> None:
+    """Copy the repository's weights to where training keeps its own, unless there are some."""
+    for name in world.TRAINED:
+        place = models(work) / name
+        if (weights / name).is_file() and not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(weights / name, place)

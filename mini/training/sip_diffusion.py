@@ -27,8 +27,8 @@ from .loop import Recipe, load_averages, train
 from .options import Options, curves, models
 from .sip import FACE, Projector, write_face_t5
 
-RECIPE = Recipe("sip", steps=1300, rate=1e-3, warmup=200, decay=0.02, seed=23)
-BATCH = 64
+RECIPE = Recipe("sip", steps=1200, rate=1e-3, warmup=100, decay=0.02, seed=23)
+BATCH = 32
 ALPHAS = (0.05, 0.2)
 CONTENT = 0.5
 """Share of rows where only the written tokens move, as with scope "content"."""

@@ -67,8 +67,6 @@ def sources(work: Path) -> list[Source]:
 def train_vae(work: Path, device: torch.device, options: Options) -> None:
     """Train, write the file below `models`, and measure it: `runs/vae.json`."""
     path = models(work) / NAME
-    if path.exists():
-        return
     recipe = replace(RECIPE, steps=options.steps or RECIPE.steps)
     found = sources(work)
     module = build(recipe.seed).to(device, memory_format=torch.channels_last)

@@ -121,10 +121,11 @@ def test_no_split_holds_people_that_were_trained_on():
 
 def test_the_trained_world_takes_the_place_of_the_random_one(tmp_path):
     weights = tmp_path / "weights"
-    assert not world.is_trained(weights)
     for name in world.TRAINED:
+        assert not world.is_trained(weights)
         (weights / name).parent.mkdir(parents=True, exist_ok=True)
         (weights / name).write_text(name)
+    (weights / world.CARD).write_text("whole")
     placed = world.build_world(tmp_path / "models", weights)
     assert [p.relative_to(tmp_path / "models").as_posix() for p in placed] == list(world.TRAINED)
     assert all(p.read_text() == p.relative_to(tmp_path / "models").as_posix() for p in placed)

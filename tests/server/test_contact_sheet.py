@@ -47,6 +47,7 @@ def test_the_sheet_from_photo_to_png(client, environment, models, portrait, tmp_
     assert client.queue(json.loads(json.dumps(graph)))["status"]["status_str"] == "success"
 
 
+@pytest.mark.skipif(not world.is_trained(), reason="mini/weights is not whole yet")
 def test_the_sheet_shows_the_person(client, portrait):
     """The graph of `start.py demo` as a user gets it, with the trained models."""
     _, entry = contact.paint(client, client.upload(portrait), demo.run_with_progress)
