@@ -21,7 +21,7 @@ from .loop import Recipe, train
 from .options import Options, curves, models
 from .vae_latents import latents
 
-RECIPE = Recipe("base", steps=3400, rate=5e-3, warmup=150, decay=0.01, average=0.999)
+RECIPE = Recipe("base", steps=2500, rate=5e-3, warmup=150, decay=0.01, average=0.999)
 BATCH = 64
 GROUP_SHARE = 0.12
 EMPTY_SHARE = 0.12

@@ -71,6 +71,22 @@ def test_the_sampler_sees_latents_of_unit_size(work):
     assert set(stated) == set(figures) and stated["psnr"] > 3
 
 
+def test_the_linear_code_is_loud_first_and_of_unit_size(work):
+    images = np.array(data.Portraits(work).images)
+    with torch.no_grad():
+        codes = vae.linear_code(images)(vae.to_tensor(images, CPU))
+    assert codes.shape == (len(images), 16, data.SIZE // 8, data.SIZE // 8)
+    assert codes.mean((0, 2, 3)).abs().max() < 0.01
+    variances = codes.var((0, 2, 3))
+    assert (variances.diff() <= 0).all() and variances.mean() == pytest.approx(1, abs=0.01)
+    apart = torch.corrcoef(codes.transpose(0, 1).flatten(1)) - torch.eye(16)
+    assert apart.abs().max() < 0.01
+    # The first component is brightness.
+    grey = vae.to_tensor(images, CPU).mean(1, keepdim=True)
+    loud = torch.stack([codes[:, :1], torch.nn.functional.avg_pool2d(grey, 8)]).flatten(1)
+    assert torch.corrcoef(loud)[0, 1].abs() > 0.95
+
+
 def test_latents_are_what_comfyui_would_sample(work):
     state, metadata = comfy.utils.load_torch_file(
         str(models(work) / world.VAE), return_metadata=True
