@@ -11,7 +11,7 @@ from pathlib import Path
 from ...model_patches.cag import Knobs
 from . import rows
 from .measures import open_judge
-from .options import SPLITS
+from .options import SPLITS, settings_of
 from .people import reference
 from .prompts import choose
 from .report import Study, as_csv, table, to_json
@@ -51,8 +51,7 @@ class Prepared:
 
 def prepare(options: argparse.Namespace, photo: Photo | None = None) -> Prepared:
     """Open what is needed. `photo` gives reference photos in place of the renderer's."""
-    asked = {name: getattr(options, name) for name in ("steps", "cfg", "guidance", "dtype")}
-    made = rows.settings(**asked)
+    made = settings_of(options)
     knobs = Knobs(**dict(options.knob))
     numbers = {f.name: getattr(knobs, f.name) for f in fields(knobs)}
     digests = file_digests(options.models)

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .prompts import all_prompts, choose
-from .rows import DTYPES, KNOBS, ROWS, Row, row_of, settings
+from .rows import DTYPES, KNOBS, ROWS, Row, Settings, row_of, settings
 
 SPLITS = {"held-out": 1_000_000, "tune": 900_000}
 """First seed of each set of people. Nothing is ever chosen by a look at the held-out ones."""
 PEOPLE, MOST = 100, 100_000
+SAMPLING = ("steps", "cfg", "guidance", "dtype")
+"""Options that take the place of a value of settings.json."""
 FILES = {"json": (".json",), "csv": (".csv",), "png": (".png",)}
 
 
@@ -59,9 +61,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         add(f"--{name}", type=Path, metavar="FILE", help=f"write {what} there")
 
 
+def settings_of(options: argparse.Namespace) -> Settings:
+    """How pictures are sampled. Raises ValueError for impossible values."""
+    return settings(**{name: getattr(options, name) for name in SAMPLING})
+
+
 def check(options: argparse.Namespace) -> None:
     """Raises ValueError for what argparse cannot tell."""
-    settings(steps=options.steps, cfg=options.cfg, guidance=options.guidance)
+    settings_of(options)
     choose(options.prompts)
     for name, endings in FILES.items():
         path = getattr(options, name)
@@ -79,7 +86,7 @@ def as_arguments(options: argparse.Namespace) -> Sequence[str]:
         words += ["--prompts", *options.prompts]
     if options.knob:
         words += ["--knob", *(f"{name}={value!r}" for name, value in options.knob)]
-    for name in ("steps", "cfg", "guidance", "dtype"):
+    for name in SAMPLING:
         if getattr(options, name) is not None:
             words += [f"--{name}", str(getattr(options, name))]
     for name in FILES:

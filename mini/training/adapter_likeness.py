@@ -105,11 +105,10 @@ class Likeness:
 
     def __call__(self, latents: Tensor, rows: np.ndarray) -> Tensor:
         """latents (B, 16, 16, 16) as predicted, for the pictures `rows` -> cosines (B,)."""
-        grid = crop_grid(self.data.points[rows]).to(self.device)
-        parts, grid = around(latents, grid)
+        parts, grid = around(latents, crop_grid(self.data.points[rows]))
         pictures = self.vae.decode(self.format.process_out(parts).to(self.device))
         crops = F.grid_sample(
-            pictures.float(), grid, padding_mode="zeros", align_corners=False
+            pictures.float(), grid.to(self.device), padding_mode="zeros", align_corners=False
         ).clamp(-1, 1)
         found = F.normalize(self.recogniser(crops).float(), dim=-1)
         people = torch.from_numpy(np.array(self.data.person[rows])).to(self.device)

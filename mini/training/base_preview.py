@@ -25,7 +25,7 @@ from ..evaluating.options import SPLITS
 from .base import RECIPE, vocabulary
 from .base_model import Base, write_base
 from .data import SIZE, free_shot
-from .loop import load_averages
+from .loop import checkpoint_of, load_averages
 from .options import curves, models
 
 FIRST_SEED = SPLITS["tune"]
@@ -50,7 +50,7 @@ def preview(work: Path, out: Path, device: torch.device | None = None) -> None:
 
 def write_checkpoint(work: Path, folder: Path) -> list[Path]:
     """The averaged weights of the last checkpoint as FLUX, T5 and CLIP-L files below `folder`."""
-    checkpoint = curves(work) / f"{RECIPE.name}.ckpt"
+    checkpoint = checkpoint_of(RECIPE, curves(work))
     if not checkpoint.exists():
         raise FileNotFoundError(f"{checkpoint} is missing. It is written 3 minutes into training.")
     seen, _ = vocabulary(work)

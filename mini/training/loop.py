@@ -15,7 +15,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,12 +55,12 @@ class Training:
     def __init__(self, recipe: Recipe, module: nn.Module, folder: Path) -> None:
         self.recipe = recipe
         self.module = module
-        self.checkpoint = folder / f"{recipe.name}.ckpt"
+        self.checkpoint = checkpoint_of(recipe, folder)
         self.curve = folder / f"{recipe.name}.csv"
         self.step = 0
         self.weights = [p for p in module.parameters() if p.requires_grad]
         self.averages = [p.detach().clone() for p in self.weights]
-        self.matrices = [(p, nn.Parameter(_as_matrix(p.detach()))) for p in _layers(module)]
+        self.matrices = [(p, nn.Parameter(_as_matrix(p.detach(), p))) for p in _layers(module)]
         self.optimisers = self._optimisers()
         folder.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.exists():
@@ -136,7 +136,7 @@ class Training:
                 f"checkpoint is {self.checkpoint}. Lower the rate ({recipe.rate})."
             )
         for weight, view in self.matrices:
-            view.grad = None if weight.grad is None else _as_matrix(weight.grad, like=weight)
+            view.grad = None if weight.grad is None else _as_matrix(weight.grad, weight)
         for optimiser in self.optimisers:
             optimiser.step()
         self.step += 1
@@ -149,11 +149,9 @@ class Training:
         decay = min(self.recipe.average, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(self.averages, self.weights, 1 - decay)
 
-    @torch.no_grad()
     def load_averages(self) -> None:
         """Put the averaged weights into the module."""
-        for weight, average in zip(self.weights, self.averages, strict=True):
-            weight.copy_(average)
+        _put(self.averages, self.weights)
 
     def log(self, rows: list[dict[str, float]], seconds: float) -> None:
         """Append the mean of `rows` to the curve and show it."""
@@ -177,11 +175,20 @@ def _layers(module: nn.Module) -> list[nn.Parameter]:
     return list({id(weight): weight for weight in weights if weight.requires_grad}.values())
 
 
-def _as_matrix(weight: Tensor, like: Tensor | None = None) -> Tensor:
-    """(out, all else), the form that Muon takes: a view of `weight`, so that a step on it is one on
-    the layer. Where `like` has another memory layout than `weight`, its order decides."""
-    channels_last = not (weight if like is None else like).is_contiguous()
-    return (weight.movedim(1, -1) if channels_last else weight).flatten(1)
+def _as_matrix(values: Tensor, weight: Tensor) -> Tensor:
+    """(out, all else), the form that Muon takes, in the order in which `weight` lies in memory: of
+    the weight itself it is a view, so that a step on it is one on the layer."""
+    return (values if weight.is_contiguous() else values.movedim(1, -1)).flatten(1)
+
+
+def checkpoint_of(recipe: Recipe, folder: Path) -> Path:
+    return folder / f"{recipe.name}.ckpt"
+
+
+@torch.no_grad()
+def _put(averages: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
+    for weight, average in zip(weights, averages, strict=True):
+        weight.copy_(average)
 
 
 def load_averages(recipe: Recipe, module: nn.Module, folder: Path) -> int:
@@ -189,15 +196,12 @@ def load_averages(recipe: Recipe, module: nn.Module, folder: Path) -> int:
 
     Only reads: the training may be under way.
     """
-    checkpoint = folder / f"{recipe.name}.ckpt"
+    checkpoint = checkpoint_of(recipe, folder)
     if not checkpoint.exists():
         return 0
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
     module.load_state_dict(saved["module"])
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    with torch.no_grad():
-        for parameter, average in zip(trained, saved["averages"], strict=True):
-            parameter.copy_(average)
+    _put(saved["averages"], [p for p in module.parameters() if p.requires_grad])
     return saved["step"]
 
 

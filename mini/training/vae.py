@@ -1,12 +1,11 @@
 """Trains the small world's autoencoder, in TAESD's format and with ComfyUI's own module.
 
-Faces matter most: more than half of the crops lie around one. What a diffusion model can learn in
-an hour is decided here: latents of 16 channels that are all equally loud, as an autoencoder likes
-them, are to it mostly noise. So they are held near a linear code, the principal components of 8 x 8
-pixels: loud ones that are smooth over the picture, quiet ones that carry detail. What the encoder
-adds to it is worth the more. Besides, the decoder sees latents with some noise, and now and then
-halved in size, so that they look like a picture at every scale (Skorokhodov et al. 2025, "Improving
-the Diffusability of Autoencoders").
+Faces matter most: more than half of the crops lie around one. For painting with a diffusion model,
+latents are held near a linear code, the principal components of 8 x 8 pixels: loud ones that are
+smooth over the picture, quiet ones that carry detail. Sixteen channels that are all equally loud
+keep 60 % of their variance in a 2 x 2 mean, the linear code 84 %. Besides, the decoder sees latents
+with some noise, and now and then halved in size, so that they look like a picture at every scale
+(Skorokhodov et al. 2025, "Improving the Diffusability of Autoencoders").
 """
 
 from __future__ import annotations

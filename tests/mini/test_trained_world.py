@@ -32,6 +32,18 @@ def singles():
     return faces_held_out.draw_singles(people=40)
 
 
+@pytest.fixture(scope="module")
+def found(analyser, singles):
+    return [analyser.detector.find(one.image) for one in singles]
+
+
+@pytest.fixture(scope="module")
+def faces(found):
+    """The largest of each picture."""
+    assert all(found)
+    return [measures.largest(one) for one in found]
+
+
 @needs_all
 def test_all_files_are_there_and_small():
     assert world.is_trained()
@@ -48,23 +60,22 @@ def test_the_published_figures_are_those_of_these_files():
         assert found == digest, f"{name} is newer than its figures: run start.py evaluate again"
 
 
-def test_the_detector_finds_drawn_faces(analyser, singles):
-    for drawn in (singles, faces_held_out.draw_groups(pictures=60)):
-        found = [analyser.detector.find(one.image) for one in drawn]
-        figures = faces_evaluate.detection(found, drawn)
+def test_the_detector_finds_drawn_faces(analyser, singles, found):
+    groups = faces_held_out.draw_groups(pictures=60)
+    in_groups = [analyser.detector.find(one.image) for one in groups]
+    for seen, drawn in ((found, singles), (in_groups, groups)):
+        figures = faces_evaluate.detection(seen, drawn)
         assert figures["recall"] >= 0.98 and figures["spurious per picture"] <= 0.05
 
 
-def test_the_recogniser_tells_people_apart(analyser, singles):
-    found = [max(analyser.detector.find(one.image), key=lambda f: f.area) for one in singles]
-    for kind, figures in faces_evaluate.recognition(analyser, found, singles).items():
+def test_the_recogniser_tells_people_apart(analyser, singles, faces):
+    for kind, figures in faces_evaluate.recognition(analyser, faces, singles).items():
         assert figures["area under the curve"] >= 0.99, kind
 
 
-def test_the_estimators_read_what_was_drawn(analyser, singles):
+def test_the_estimators_read_what_was_drawn(singles, faces):
     estimator = estimators.load_estimator(world.WEIGHTS / world.ESTIMATORS)
-    found = [max(analyser.detector.find(one.image), key=lambda f: f.area) for one in singles]
-    figures = faces_evaluate.estimation(estimator, found, singles)
+    figures = faces_evaluate.estimation(estimator, faces, singles)
     assert figures["expression"] >= 0.95 and figures["style"] >= 0.99 and figures["pose"] <= 3.0
 
 
