@@ -6,6 +6,7 @@ package would hide ComfyUI's `nodes.py`.
 """
 
 import argparse
+import contextlib
 import importlib
 import os
 import signal
@@ -22,6 +23,7 @@ STAGES = {
     "faces": "faces_evaluate:evaluate_faces",
     "vae": "vae:train_vae",
     "latents": "vae_latents:encode_all",
+    "text": "text:train_text",
     "base": "base:train_base",
     "identity_inputs": "identity_inputs:build",
     "adapter_tokens": "adapter_tokens:train_tokens",
@@ -35,12 +37,16 @@ MADE = {
     "recogniser": ("RECOGNISER",),
     "estimators": ("ESTIMATORS",),
     "vae": ("VAE",),
-    "base": ("FLUX", "T5", "CLIP_L"),
+    "text": ("T5", "CLIP_L"),
+    "base": ("FLUX",),
     "adapter_tokens": ("EVA", "PULID"),
     "adapter": ("EVA", "PULID"),
     "sip": ("FACE_T5",),
 }
 """Stage -> its finished files, by their names in mini/world.py; where they are, it is done."""
+
+SHARED = ("text", "base", "adapter_tokens", "adapter", "sip")
+"""Stages that --workers trains with several processes."""
 
 PREVIEWS = {
     "base": "base_preview:preview",
@@ -63,6 +69,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--from-weights", action="store_true", help="what mini/weights holds is trained already")
     add("--install", action="store_true", help="copy what is trained into mini/, then stop")
     add("--threads", type=int, help="cores for torch; without it all")
+    add("--workers", type=int, default=1, help="processes of one core each that train together")
     for name, kind in NUMBERS.items():
         option = "--" + name.replace("_", "-")
         add(option, type=kind, help="changes the recipe, see mini/training/options.py")
@@ -113,11 +120,14 @@ def is_done(stage: str, work: Path) -> bool:
 
 def run(chosen: argparse.Namespace) -> None:
     import torch
+    from flexid.mini.training import workers
     from flexid.mini.training.options import Options
 
     numbers = {name: getattr(chosen, name) for name in NUMBERS}
     options = Options(**numbers, compile=chosen.compile)
     device = torch.device(chosen.device)
+    if chosen.workers > 1 and device.type != "cpu":
+        sys.exit(f"--workers shares the cores of a CPU, not {device}; leave it out.")
     if chosen.install:
         return call("install:install", chosen.work)
     if chosen.from_weights:
@@ -127,14 +137,25 @@ def run(chosen: argparse.Namespace) -> None:
         if stage not in PREVIEWS:
             sys.exit(f"--preview knows {', '.join(PREVIEWS)}, not {stage}.")
         return call(PREVIEWS[stage], chosen.work, chosen.preview, device)
+    if workers.join():
+        return help_with(chosen, device, options)
     for name in chosen.only or STAGES:
         if is_done(name, chosen.work):
             sys.stdout.write(f"{name}: its files are there\n")
             continue
         started = time.monotonic()
-        call(STAGES[name], chosen.work, device, options)
+        command = [sys.executable, __file__, *sys.argv[1:], "--only", name]
+        with workers.team(chosen.workers if name in SHARED else 1, command):
+            call(STAGES[name], chosen.work, device, options)
         sys.stdout.write(f"{name}: done after {time.monotonic() - started:.0f} s\n")
         sys.stdout.flush()
+
+
+def help_with(chosen: argparse.Namespace, device: object, options: object) -> None:
+    from flexid.mini.training import workers
+
+    with contextlib.suppress(workers.Helped):
+        call(STAGES[chosen.only[0]], chosen.work, device, options)
 
 
 def main() -> None:

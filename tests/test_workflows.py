@@ -169,8 +169,9 @@ def test_the_demo_needs_only_what_it_builds(name):
 
 
 def by_kind(name):
-    """Class -> its inputs in an API graph, for classes that occur once."""
-    nodes = read_api(name).values()
+    """Class -> its inputs in an API graph; of the two prompts that of what is wanted."""
+    nodes = [n for n in read_api(name).values() if n["_meta"]["title"] != "Negative prompt"]
+    assert len({node["class_type"] for node in nodes}) == len(nodes)
     return {node["class_type"]: node["inputs"] for node in nodes}
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .adapter import Anchors
-from .adapter_blocks import Inject, replacements
+from .adapter_blocks import Inject, bound, replacements
 
 TIMES = 1001
 GUIDANCE = 4.0
@@ -24,14 +24,20 @@ class FrozenBase:
     """A Flux file opened by ComfyUI's loader, for training something beside it."""
 
     def __init__(
-        self, path: Path, device: torch.device, dtype: torch.dtype = torch.bfloat16
+        self,
+        path: Path,
+        device: torch.device,
+        dtype: torch.dtype = torch.bfloat16,
+        fast: bool = False,
     ) -> None:
+        """`fast` compiles the blocks. FileNotFoundError before the base is trained."""
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing. Train it first: --only base.")
         model = comfy.sd.load_diffusion_model(str(path), model_options={"dtype": dtype}).model
         self.sampling, self.format = model.model_sampling, model.latent_format
         self.net = model.diffusion_model.requires_grad_(False).to(device, dtype)
         self.device, self.dtype = device, dtype
+        self.runs = bound(self.net, fast)
         doubles, singles = len(self.net.double_blocks), len(self.net.single_blocks)
         self.anchors = Anchors(self.net.hidden_size, doubles, singles)
         # The sampler walks percents evenly ("simple", "normal"), so training draws them evenly.
@@ -61,7 +67,7 @@ class FrozenBase:
         if self.net.params.guidance_embed:
             extra["guidance"] = torch.full_like(sigma, GUIDANCE)
         mixed = {place: self._mixed(inject) for place, inject in injections.items()}
-        patches = {"patches_replace": {"dit": replacements(self.net, mixed)}}
+        patches = {"patches_replace": {"dit": replacements(self.runs, mixed)}}
         with torch.autocast(self.device.type, enabled=False):
             out = self.net(
                 noisy.to(self.dtype),

@@ -7,6 +7,7 @@ take the blocks' places through `patches_replace`; nothing is assigned to the mo
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,31 +74,43 @@ def single_block(block: nn.Module, x: Tensor, vec: Tensor, pe: Tensor) -> Tensor
     return x + mod.gate * block.linear2(torch.cat((attended, block.mlp_act(mlp)), dim=2))
 
 
-def replacements(flux: nn.Module, injections: dict[tuple[str, int], Inject]) -> dict:
-    """`patches_replace` entries for every block of `flux`; some are followed by an injection."""
-    entries: dict[tuple[str, int], Callable[[dict, dict], dict]] = {}
-    for kind, blocks in (
-        ("double_block", flux.double_blocks),
-        ("single_block", flux.single_blocks),
-    ):
-        run = _double if kind == "double_block" else _single
-        for number, block in enumerate(blocks):
-            place = (kind, number)
-            entries[place] = run(block, injections.get(place))
-    return entries
+Run = Callable[..., Any]
+"""A block's function with the block bound to it."""
 
 
-def _double(block: nn.Module, inject: Inject | None) -> Callable[[dict, dict], dict]:
+def bound(flux: nn.Module, fast: bool) -> dict[tuple[str, int], Run]:
+    """Every block of `flux` by its place; `fast` compiles them, which needs a C++ compiler."""
+    kinds = {
+        "double_block": (double_block, flux.double_blocks),
+        "single_block": (single_block, flux.single_blocks),
+    }
+    made = {
+        (kind, number): partial(run, block)
+        for kind, (run, blocks) in kinds.items()
+        for number, block in enumerate(blocks)
+    }
+    return {place: torch.compile(run) if fast else run for place, run in made.items()}
+
+
+def replacements(
+    runs: dict[tuple[str, int], Run], injections: dict[tuple[str, int], Inject]
+) -> dict:
+    """`patches_replace` entries for every block; some are followed by an injection."""
+    wrap = {"double_block": _double, "single_block": _single}
+    return {place: wrap[place[0]](run, injections.get(place)) for place, run in runs.items()}
+
+
+def _double(block: Run, inject: Inject | None) -> Callable[[dict, dict], dict]:
     def run(args: dict, _: dict) -> dict:
-        img, txt = double_block(block, args["img"], args["txt"], args["vec"], args["pe"])
+        img, txt = block(args["img"], args["txt"], args["vec"], args["pe"])
         return {"img": img if inject is None else img + inject(img).to(img.dtype), "txt": txt}
 
     return run
 
 
-def _single(block: nn.Module, inject: Inject | None) -> Callable[[dict, dict], dict]:
+def _single(block: Run, inject: Inject | None) -> Callable[[dict, dict], dict]:
     def run(args: dict, _: dict) -> dict:
-        sequence = single_block(block, args["img"], args["vec"], args["pe"])
+        sequence = block(args["img"], args["vec"], args["pe"])
         if inject is not None:
             start = args["transformer_options"]["img_slice"][0]
             text, image = sequence[:, :start], sequence[:, start:]

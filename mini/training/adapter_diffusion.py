@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from .. import world
+from . import workers
 from .adapter import Adapter, plain_attention, write_eva, write_pulid
 from .adapter_base import FrozenBase, clean, noised
-from .adapter_captions import Captions, captions_of
 from .adapter_likeness import JUDGED, Likeness, centres, read_recogniser
 from .adapter_tokens import damaged, load_tokens
+from .captions import Captions, captions_of
 from .data import SHOTS, Portraits
 from .identity_inputs import IdentityInputs, tower_input
 from .loop import Recipe, load_averages, train
@@ -147,7 +148,7 @@ def train_adapter(work: Path, device: torch.device, options: Options) -> None:
     """
     plan = plan_of(options)
     recipe = replace(RECIPE, steps=options.steps or RECIPE.steps)
-    base = FrozenBase(models(work) / world.FLUX, device)
+    base = FrozenBase(models(work) / world.FLUX, device, fast=options.compile)
     examples = Examples(work, captions_of(work, device), device)
     torch.manual_seed(recipe.seed)
     adapter = Adapter(base.anchors).to(device)
@@ -156,7 +157,7 @@ def train_adapter(work: Path, device: torch.device, options: Options) -> None:
     if plan.weight:
         judge = read_recogniser(models(work) / world.RECOGNISER)
         likeness = Likeness(models(work) / world.VAE, judge, examples.data, examples.wanted, device)
-    batch = options.batch or BATCH
+    batch = workers.share(options.batch or BATCH)
     loss = AdapterLoss(adapter, base, examples, batch, likeness, plan, recipe.steps)
     with plain_attention(device):
         train(recipe, adapter, loss, curves(work), device)

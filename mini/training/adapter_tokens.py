@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...model_patches.face.pack import EMBEDDING
+from . import workers
 from .adapter import ENCODER, TOKEN_DIM, Adapter, Anchors, plain_attention
 from .adapter_likeness import centres
 from .data import Portraits
@@ -90,7 +91,7 @@ class TokensLoss:
 def train_tokens(work: Path, device: torch.device, options: Options) -> None:
     """Train; FileNotFoundError before data and identity inputs are there."""
     recipe = replace(RECIPE, steps=options.steps or RECIPE.steps)
-    loss = TokensLoss(work, options.batch or BATCH, device)
+    loss = TokensLoss(work, workers.share(options.batch or BATCH), device)
     torch.manual_seed(recipe.seed)
     loss.module = _reader(loss.data, Adapter(ANCHORS)).to(device)
     with plain_attention(device):

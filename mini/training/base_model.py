@@ -1,4 +1,4 @@
-"""The small FLUX with its text encoders: ComfyUI's own modules, made trainable."""
+"""The small FLUX: ComfyUI's own module, made trainable."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
-import comfy.clip_model
 import comfy.ldm.flux.model
 import comfy.model_management
 import comfy.ops
@@ -17,9 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .. import world
 from ..seeded import Seeded
-from .base_text import CLIP_CONFIG, T5_CONFIG, Words, build_clip_l, build_t5, write_clip_l, write_t5
+from .text_model import CLIP_CONFIG, T5_CONFIG
 
 FLUX_CONFIG = {
     "in_channels": 16,
@@ -42,25 +40,6 @@ FLUX_CONFIG = {
 releases do not all know every entry."""
 SILENT = ("_mod.lin.", "modulation.lin.", "final_layer.linear.", "adaLN_modulation.1.")
 """Zero at first: every block then passes its input on, and the velocity is zero."""
-
-
-class Base(nn.Module):
-    """Velocity of a noisy latent, given the tokens of its caption."""
-
-    def __init__(self, seed: int, seen: Words) -> None:
-        super().__init__()
-        draw = Seeded(seed)
-        self.flux = build_flux(draw)
-        self.t5 = build_t5(draw, seen)
-        self.clip_l = build_clip_l(draw, seen)
-        self.options: dict = {}
-        """ComfyUI's transformer_options for FLUX."""
-
-    def forward(self, latent: Tensor, sigma: Tensor, t5: Tensor, clip_l: Tensor) -> Tensor:
-        """latent (N, 16, h, w), sigma (N,), token numbers (N, L) and (N, 77) -> like latent."""
-        context = self.t5(t5, None)[0]
-        pooled = self.clip_l(clip_l)[3]
-        return self.flux(latent, sigma, context, pooled, transformer_options=self.options)
 
 
 def build_flux(draw: Seeded) -> comfy.ldm.flux.model.Flux:
@@ -111,16 +90,8 @@ def _copied(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return (arguments[0].clone(), *arguments[1:])
 
 
-def write_base(module: Base, seen: Words, models: Path) -> list[Path]:
-    """The three files below `models`, in half precision, under their published key names."""
-    flux, t5, clip_l = (models / name for name in (world.FLUX, world.T5, world.CLIP_L))
-    _write_flux(module.flux, flux)
-    write_t5(module.t5, seen, t5)
-    write_clip_l(module.clip_l, seen, clip_l)
-    return [flux, t5, clip_l]
-
-
-def _write_flux(flux: nn.Module, path: Path) -> None:
+def write_flux(flux: nn.Module, path: Path) -> None:
+    """In half precision, under the published key names."""
     state = {}
     for key, value in flux.state_dict().items():
         # Published files say scale; ComfyUI has called it weight since 0.20 and reads both.

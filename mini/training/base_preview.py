@@ -22,8 +22,9 @@ from PIL import Image, ImageDraw
 from ...nodes.text_encoder import load_mini_clip
 from .. import portraits, world
 from ..evaluating.options import SPLITS
-from .base import RECIPE, vocabulary
-from .base_model import Base, write_base
+from ..seeded import Seeded
+from .base import RECIPE
+from .base_model import build_flux, write_flux
 from .data import SIZE, free_shot
 from .loop import checkpoint_of, load_averages
 from .options import curves, models
@@ -41,22 +42,23 @@ def preview(work: Path, out: Path, device: torch.device | None = None) -> None:
     Raises FileNotFoundError before the first checkpoint.
     """
     with tempfile.TemporaryDirectory() as folder:
-        written = write_checkpoint(work, Path(folder))
-        painter = Painter(*written, models(work) / world.VAE)
+        flux = write_checkpoint(work, Path(folder) / "flux.safetensors")
+        texts = (models(work) / name for name in (world.T5, world.CLIP_L))
+        painter = Painter(flux, *texts, models(work) / world.VAE)
         truth, captions = references()
         painted = [painter.paint(caption, seed) for seed, caption in enumerate(captions)]
     sheet(truth, painted, captions).save(out)
 
 
-def write_checkpoint(work: Path, folder: Path) -> list[Path]:
-    """The averaged weights of the last checkpoint as FLUX, T5 and CLIP-L files below `folder`."""
+def write_checkpoint(work: Path, path: Path) -> Path:
+    """The averaged weights of the last checkpoint as the FLUX file `path`."""
     checkpoint = checkpoint_of(RECIPE, curves(work))
     if not checkpoint.exists():
         raise FileNotFoundError(f"{checkpoint} is missing. It is written 3 minutes into training.")
-    seen, _ = vocabulary(work)
-    module = Base(RECIPE.seed, seen)
-    load_averages(RECIPE, module, curves(work))
-    return write_base(module, seen, folder)
+    flux = build_flux(Seeded(RECIPE.seed))
+    load_averages(RECIPE, flux, curves(work))
+    write_flux(flux, path)
+    return path
 
 
 def references() -> tuple[list[np.ndarray], list[str]]:

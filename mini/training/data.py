@@ -216,7 +216,7 @@ def _draw_chunk(folder: Path, layout: Layout, people: int, start: int) -> int:
     """Draw the pictures from `start` on; how many. Runs in a process of its own."""
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in layout.fields()}
     end = min(start + layout.chunk, layout.count)
-    drawn = _singles(start, end) if layout.faces == 1 else _groups(start, end, people)
+    drawn = singles(start, end) if layout.faces == 1 else groups(start, end, people)
     captions = []
     for index, (picture, caption) in enumerate(drawn, start):
         _store(arrays, index, picture)
@@ -242,7 +242,7 @@ def _store(arrays: dict[str, np.ndarray], index: int, picture: portraits.Picture
         arrays["points"][index, slot] = face.points
 
 
-def _singles(start: int, end: int) -> Iterator[Drawn]:
+def singles(start: int, end: int) -> Iterator[Drawn]:
     for seed in range(start // SHOTS, -(-end // SHOTS)):
         rng = np.random.default_rng((SEED, 1, seed))
         person = portraits.person(seed)
@@ -268,7 +268,7 @@ def free_shot(rng: np.random.Generator) -> portraits.Shot:
     return portraits.shot(rng, style=style)
 
 
-def _groups(start: int, end: int, people: int) -> Iterator[Drawn]:
+def groups(start: int, end: int, people: int) -> Iterator[Drawn]:
     for index in range(start, end):
         rng = np.random.default_rng((SEED, 2, index))
         count = 3 if rng.random() < THREE_SHARE else 2

@@ -1,7 +1,7 @@
 """The training loop of every recipe: resumable, with a loss curve and averaged weights.
 
-A step depends on the seed and its number only, so a run that was stopped and resumed ends with
-the weights of one that was not.
+A step depends on the seed, its number and the number of workers only, so a run that was stopped
+and resumed ends with the weights of one that was not.
 
 Weights of linear and convolution layers are trained by Muon (Jordan et al. 2024), the others by
 AdamW. On two cores that decides whether the small world can be trained at all: after 300 steps of
@@ -22,6 +22,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from . import workers
 
 Loss = Callable[[int, np.random.Generator], tuple[Tensor, Mapping[str, Tensor]]]
 """(step, randomness of that step) -> loss to minimise, and named scalars for the curve."""
@@ -123,12 +125,14 @@ class Training:
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = recipe.rate * schedule(self.step, recipe)
-        torch.manual_seed(_entropy(recipe.seed, self.step))
+        entropy = (recipe.seed, self.step, workers.rank())
+        torch.manual_seed(_number(entropy))
         with torch.autocast(device.type, torch.bfloat16):
-            value, shown = loss(self.step, np.random.default_rng((recipe.seed, self.step)))
+            value, shown = loss(self.step, np.random.default_rng(entropy))
         for weight in self.weights:
             weight.grad = None
         value.backward()
+        workers.average([weight.grad for weight in self.weights if weight.grad is not None])
         norm = nn.utils.clip_grad_norm_(self.weights, recipe.clip)
         if not torch.isfinite(norm):
             raise FloatingPointError(
@@ -214,8 +218,9 @@ def train(
 ) -> nn.Module:
     """Train what requires a gradient in `module`, from its checkpoint in `folder` if there is one.
 
-    Returns the module with its averaged weights, in evaluation mode. A stop by Ctrl-C or SIGTERM
-    (as KeyboardInterrupt) saves first. Raises FloatingPointError when the loss diverges.
+    Returns the module with its averaged weights, in evaluation mode; a process that only helped
+    ends here. A stop by Ctrl-C or SIGTERM (as KeyboardInterrupt) saves first. Raises
+    FloatingPointError when the loss diverges.
     """
     device = torch.device(device)
     module.train()
@@ -225,6 +230,8 @@ def train(
     try:
         while run.step < recipe.steps:
             rows.append(run.advance(loss, device))
+            if workers.rank():
+                continue
             if run.step % LOG_EVERY == 0 or run.step == recipe.steps:
                 now = time.monotonic()
                 run.log(rows, (now - started) / len(rows))
@@ -233,8 +240,10 @@ def train(
                 run.save()
                 saved = time.monotonic()
     finally:
-        if not isinstance(sys.exc_info()[1], FloatingPointError):
+        if not workers.rank() and not isinstance(sys.exc_info()[1], FloatingPointError):
             run.save()
+    if workers.rank():
+        raise workers.Helped
     if recipe.average:
         run.load_averages()
     return module.eval()
@@ -248,8 +257,8 @@ def schedule(step: int, recipe: Recipe) -> float:
     return FINAL_RATE + (1 - FINAL_RATE) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
 
-def _entropy(seed: int, step: int) -> int:
-    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)
+def _number(entropy: tuple[int, ...]) -> int:
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _short(value: float) -> str:

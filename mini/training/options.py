@@ -21,7 +21,7 @@ class Options:
     processes: int | None = None
     """How many processes draw pictures; without it one per core (data)."""
     compile: bool = False
-    """Compile what is trained: faster, but needs a C++ compiler (base)."""
+    """Compile the blocks of FLUX: faster, but needs a C++ compiler (base, adapter, sip)."""
     likeness: float | None = None
     """Weight of the identity loss; 0 leaves it out (adapter)."""
     likeness_pictures: int | None = None

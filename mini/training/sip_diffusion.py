@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import world
+from . import workers
 from .adapter import plain_attention
 from .adapter_base import FrozenBase, noised
-from .adapter_captions import captions_of
 from .adapter_diffusion import Examples
+from .captions import captions_of
 from .data import SHOTS
 from .loop import Recipe, load_averages, train
 from .options import Options, curves, models
@@ -111,11 +112,12 @@ class SipLoss:
 def train_sip(work: Path, device: torch.device, options: Options) -> None:
     """Train and write the file below `models`. FileNotFoundError, naming the stage, before."""
     recipe = replace(RECIPE, steps=options.steps or RECIPE.steps)
-    base = FrozenBase(models(work) / world.FLUX, device)
+    base = FrozenBase(models(work) / world.FLUX, device, fast=options.compile)
     examples = Examples(work, captions_of(work, device), device)
     torch.manual_seed(recipe.seed)
     module = Described(base.text_width, examples.data.vectors.shape[1]).to(device)
-    loss = SipLoss(module, base, examples, options.batch or BATCH, recipe.steps)
+    batch = workers.share(options.batch or BATCH)
+    loss = SipLoss(module, base, examples, batch, recipe.steps)
     with plain_attention(device):
         train(recipe, module, loss, curves(work), device)
     write_face_t5(module.projector, models(work) / world.FACE_T5)

@@ -9,7 +9,6 @@ from flexid.mini import world
 from flexid.mini.training import adapter_preview
 from flexid.mini.training.adapter import Adapter, plain_attention
 from flexid.mini.training.adapter_base import FrozenBase, clean, noised
-from flexid.mini.training.adapter_captions import captions_of
 from flexid.mini.training.adapter_diffusion import (
     AdapterLoss,
     Examples,
@@ -21,6 +20,7 @@ from flexid.mini.training.adapter_diffusion import (
 from flexid.mini.training.adapter_likeness import Likeness, around, crop_grid, read_recogniser
 from flexid.mini.training.adapter_tokens import ANCHORS, TokensLoss, _reader, damaged, load_tokens
 from flexid.mini.training.base_preview import Painter
+from flexid.mini.training.captions import captions_of
 from flexid.mini.training.data import SHOTS, Portraits
 from flexid.mini.training.identity_inputs import (
     IdentityInputs,

@@ -7,8 +7,8 @@ from flexid.mini import world
 from flexid.mini.training import adapter_preview
 from flexid.mini.training.adapter import plain_attention
 from flexid.mini.training.adapter_base import FrozenBase
-from flexid.mini.training.adapter_captions import captions_of
 from flexid.mini.training.adapter_diffusion import Examples
+from flexid.mini.training.captions import captions_of
 from flexid.mini.training.data import SHOTS, Portraits
 from flexid.mini.training.identity_inputs import face_pixels, recogniser_of
 from flexid.mini.training.loop import Recipe, Training

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ..random_text import CLIP_CONFIG, CLIP_LENGTH, KEY, T5_VOCABULARY
 from ..seeded import Seeded
 
-LENGTH = 48
+LENGTH = 40
 TOO_LONG = 0.05
 """Share of captions that may lose their end to LENGTH."""
 T5_CONFIG = {"d_model": 64, "d_ff": 256, "d_kv": 32, "num_heads": 2, "num_layers": 3}
@@ -82,7 +82,7 @@ def tokenise(captions: Sequence[str]) -> Tokens:
     if longer > TOO_LONG * len(captions):
         raise ValueError(
             f"{longer} of {len(captions)} captions have more than {LENGTH} T5 tokens. Raise "
-            "LENGTH in mini/training/base_text.py or shorten the captions."
+            "LENGTH in mini/training/text_model.py or shorten the captions."
         )
     return Tokens(t5, clip_l)
 

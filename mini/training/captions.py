@@ -1,4 +1,4 @@
-"""Captions as the frozen base reads them: tokens from the cache, encoded step by step."""
+"""Captions as FLUX reads them: tokens from the cache, encoded step by step."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ...nodes.text_encoder import load_mini_clip
 from .. import world
-from .base_text import Tokens, tokenise, tokens
-from .data import Portraits
+from .data import Groups, Portraits
 from .options import models
+from .text_model import Tokens, tokenise, tokens
 
 
 class Captions:
@@ -45,11 +45,16 @@ class Captions:
         return torch.from_numpy(values).long().to(self.device)
 
 
-def captions_of(work: Path, device: torch.device) -> Captions:
-    """Those of data/singles. Raises FileNotFoundError before the base is trained."""
-    files = [models(work) / name for name in (world.T5, world.CLIP_L)]
+def caption_tokens(work: Path, name: str) -> Tokens:
+    """Of data/`name`, "singles" or "groups"; cached beside it."""
+    captions = (Portraits if name == "singles" else Groups)(work).caption
+    return tokens(captions, work / "data" / name / "tokens.npz")
+
+
+def captions_of(work: Path, device: torch.device, name: str = "singles") -> Captions:
+    """Those of data/`name`. Raises FileNotFoundError before the text encoders are trained."""
+    files = [models(work) / file for file in (world.T5, world.CLIP_L)]
     for path in files:
         if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing. Train it first: --only base.")
-    cut = tokens(Portraits(work).caption, work / "data" / "singles" / "tokens.npz")
-    return Captions(load_mini_clip(*files), cut, device)
+            raise FileNotFoundError(f"{path} is missing. Train it first: --only text.")
+    return Captions(load_mini_clip(*files), caption_tokens(work, name), device)

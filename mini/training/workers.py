@@ -1,0 +1,103 @@
+"""Processes that train one model together, each on its share of every step's examples.
+
+On a CPU, processes of one thread each are faster than one process of several threads: half of a
+step of a small model is elementwise work, which does not spread well. All hold the same weights:
+gradients are averaged, and every process takes the same step.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+PLACE = "FLEXID_WORKER"
+"""Environment variable of a helping process: its rank, the number of all, and where they meet."""
+
+
+class Helped(Exception):
+    """Raised in a helping process once the model is trained: the first one writes it."""
+
+
+def rank() -> int:
+    """0 in the process that shows, saves and writes; 1, 2, ... in those that help it."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def count() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def share(examples: int) -> int:
+    """How many of a step's examples are this process's. ValueError where they do not divide."""
+    if examples % count():
+        raise ValueError(f"a batch of {examples} cannot be shared by {count()} workers evenly.")
+    return examples // count()
+
+
+def average(tensors: Sequence[Tensor]) -> None:
+    """Every tensor becomes its mean over all processes."""
+    if count() == 1:
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    parts = flat.div_(count()).split([tensor.numel() for tensor in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.copy_(part.view_as(tensor))
+
+
+def wait() -> None:
+    """Until all processes have come here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+@contextmanager
+def team(workers: int, command: Sequence[str]) -> Iterator[None]:
+    """This process and `workers` - 1 more that run `command`; they are stopped at the end."""
+    if workers == 1:
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = Path(folder) / "meeting"
+        helpers = [_start(command, f"{k} {workers} {meeting}") for k in range(1, workers)]
+        try:
+            _meet(0, workers, meeting)
+            yield
+        finally:
+            for helper in helpers:
+                helper.terminate()
+            for helper in helpers:
+                helper.wait()
+            if dist.is_initialized():
+                dist.destroy_process_group()
+
+
+def _start(command: Sequence[str], place: str) -> subprocess.Popen:
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(command, env={**os.environ, PLACE: place}, stdout=quiet)
+
+
+def join() -> bool:
+    """Meet the others if this process was started to help them; whether it was."""
+    if PLACE not in os.environ:
+        return False
+    number, workers, meeting = os.environ[PLACE].split(" ", 2)
+    _meet(int(number), int(workers), Path(meeting))
+    return True
+
+
+def _meet(number: int, workers: int, meeting: Path) -> None:
+    """Over the loopback interface alone, and with a file instead of a port to find each other."""
+    if sys.platform == "linux":
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{meeting}", world_size=workers, rank=number)
