@@ -39,7 +39,10 @@ DROPPED = 0.05
 
 @dataclass(frozen=True)
 class LikenessPlan:
-    """How much the identity loss counts, on how many pictures of a step, from which step on."""
+    """How much the identity loss counts, on how many pictures of a step, from which step on.
+
+    Workers share the pictures.
+    """
 
     weight: float = 0.15
     pictures: int = 6
@@ -138,7 +141,8 @@ def plan_of(options: Options) -> LikenessPlan:
         "pictures": options.likeness_pictures,
         "start": options.likeness_start,
     }
-    return replace(LikenessPlan(), **{k: v for k, v in asked.items() if v is not None})
+    plan = replace(LikenessPlan(), **{k: v for k, v in asked.items() if v is not None})
+    return replace(plan, pictures=workers.share(plan.pictures))
 
 
 def train_adapter(work: Path, device: torch.device, options: Options) -> None:
