@@ -2,28 +2,34 @@
 
 Rectified flow as ComfyUI samples it: a picture at sigma is (1 - sigma) * latent + sigma * noise,
 and the model gives noise - latent.
+
+Two things make it learn faces soon. Errors in faces count for more than errors elsewhere. And its
+middle layers must tell what the renderer drew: alignment with a good representation is what a
+diffusion transformer lacks most (Yu et al. 2024, arXiv:2410.06940), and the renderer's own
+parameters are the best there is.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import world
+from .. import portraits, world
 from ..seeded import Seeded
 from . import workers
-from .base_model import build_flux, trainable, write_flux
-from .base_speed import compiled_blocks
+from .base_blocks import Blocks
+from .base_model import FLUX_CONFIG, build_flux, trainable, write_flux
 from .captions import captions_of
+from .data import SIZE, Groups, Portraits
 from .loop import Recipe, train
 from .options import Options, curves, models
-from .vae_latents import latents
+from .vae_latents import EDGE, latents
 
-RECIPE = Recipe("base", steps=2500, rate=5e-3, warmup=150, decay=0.01, average=0.999)
+RECIPE = Recipe("base", steps=8000, rate=5e-3, warmup=150, decay=0.01, average=0.999)
 BATCH = 64
 GROUP_SHARE = 0.12
 EMPTY_SHARE = 0.12
@@ -31,6 +37,16 @@ EMPTY_SHARE = 0.12
 UNIFORM_SHARE = 0.2
 """Of the noise levels; the others are logit-normal (Esser et al. 2024, arXiv:2403.03206)."""
 SETS = ("singles", "groups")
+FACES_FROM = 3036
+"""The step from which on the two helps below count: first the picture, then the face."""
+FACE = 3.0
+"""What an error in a face counts, where one elsewhere counts 1."""
+TELLING = 0.2
+"""Weight of what the middle layers tell, less at higher noise."""
+MIDDLE = 1
+"""The single block that is watched."""
+LOOKS = 8
+"""How many places the reader of the middle layers looks at."""
 
 
 def train_base(work: Path, device: torch.device, options: Options) -> None:
@@ -40,58 +56,135 @@ def train_base(work: Path, device: torch.device, options: Options) -> None:
     """
     recipe = replace(RECIPE, steps=options.steps or RECIPE.steps)
     examples = Examples(work, device)
-    flux = build_flux(Seeded(recipe.seed)).to(device)
-    blocks = compiled_blocks(flux) if options.compile else {}
-    loss = Loss(flux, blocks, examples, workers.share(options.batch or BATCH))
-    with trainable(flux):
-        train(recipe, flux, loss, curves(work), device)
-    write_flux(flux, models(work) / world.FLUX)
+    module = Watched(recipe.seed, examples.parameters).to(device)
+    blocks = Blocks(module.flux, MIDDLE, options.compile)
+    loss = Loss(module, blocks, examples, workers.share(options.batch or BATCH))
+    with trainable(module):
+        train(recipe, module, loss, curves(work), device)
+    write_flux(module.flux, models(work) / world.FLUX)
+
+
+class Watched(nn.Module):
+    """FLUX with a reader of its middle layers, which is thrown away."""
+
+    def __init__(self, seed: int, parameters: int) -> None:
+        super().__init__()
+        draw, width = Seeded(seed), FLUX_CONFIG["hidden_size"]
+        self.flux = build_flux(draw)
+        self.norm = nn.LayerNorm(width)
+        self.look = nn.Linear(width, LOOKS)
+        self.tell = nn.Linear(LOOKS * width, parameters)
+        with torch.no_grad():
+            for name, part in (("look", self.look), ("tell", self.tell)):
+                part.weight.copy_(draw.linear(name, *part.weight.shape))
+                part.bias.zero_()
+
+    def told(self, tokens: Tensor) -> Tensor:
+        """Picture tokens (N, L, D) -> what the renderer was told, (N, parameters)."""
+        tokens = self.norm(tokens.float())
+        looks = self.look(tokens).float().softmax(1).transpose(1, 2)
+        return self.tell((looks @ tokens).flatten(1)).float()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """N examples; the first M of them show one person.
+
+    latents (N, 16, 16, 16), text (N, T, D), pooled (N, V), weights (N, 1, 16, 16) of mean 1,
+    described (M, parameters).
+    """
+
+    latents: Tensor
+    text: Tensor
+    pooled: Tensor
+    weights: Tensor
+    described: Tensor
 
 
 class Examples:
-    """Latents and encoded captions of everything that was drawn."""
+    """Latents, encoded captions and truth of everything that was drawn."""
 
     def __init__(self, work: Path, device: torch.device) -> None:
         self.device = device
         self.latents = [latents(work, name) for name in SETS]
         self.captions = [captions_of(work, device, name) for name in SETS]
+        singles, groups = Portraits(work), Groups(work)
+        self.boxes = [np.array(singles.box)[:, None], np.array(groups.box)]
+        self.described = described(singles)
 
-    def draw(self, rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """`count` examples, float32: latents (N, 16, 16, 16), text (N, T, D), pooled (N, V)."""
+    @property
+    def parameters(self) -> int:
+        return self.described.shape[1]
+
+    def draw(self, rng: np.random.Generator, count: int) -> Batch:
         in_groups = int(rng.binomial(count, GROUP_SHARE))
-        parts = []
-        for stored, captions, number in zip(
-            self.latents, self.captions, (count - in_groups, in_groups), strict=True
-        ):
+        chosen, parts = [], []
+        for index, number in enumerate((count - in_groups, in_groups)):
+            stored = self.latents[index]
+            rows = np.sort(rng.integers(len(stored), size=number))
+            chosen.append(rows)
             if not number:  # ComfyUI's encoders refuse empty batches
                 continue
-            rows = np.sort(rng.integers(len(stored), size=number))
-            latent = torch.from_numpy(stored[rows]).float().to(self.device)
-            parts.append((latent, *captions(rows, rng.random(number) < EMPTY_SHARE)))
-        latent, text, pooled = (torch.cat(values) for values in zip(*parts, strict=True))
-        return latent, text, pooled
+            latent = torch.from_numpy(stored[rows]).float()
+            weights = torch.from_numpy(face_weights(self.boxes[index][rows]))
+            encoded = self.captions[index](rows, rng.random(number) < EMPTY_SHARE)
+            parts.append((latent.to(self.device), *encoded, weights.to(self.device)))
+        joined = [torch.cat(values) for values in zip(*parts, strict=True)]
+        truth = torch.from_numpy(self.described[chosen[0]]).to(self.device)
+        return Batch(*joined, truth)
+
+
+def described(data: Portraits) -> np.ndarray:
+    """What the renderer was told of each picture of one person, and where it drew the face.
+
+    float32 (N, parameters), each around zero and at about unit variance.
+    """
+    moods = np.eye(len(portraits.EXPRESSIONS))[data.expression]
+    places = np.concatenate([data.angles, data.points.reshape(len(data), -1), moods], axis=1)
+    places = (places - places.mean(0)) / places.std(0).clip(1e-3)
+    return np.concatenate([data.described()[data.person], places], axis=1).astype(np.float32)
+
+
+def face_weights(boxes: np.ndarray) -> np.ndarray:
+    """Boxes (N, F, 4) in pixels -> what the errors of each latent cell count, float32.
+
+    (N, 1, EDGE, EDGE), of mean 1; boxes of nobody are empty.
+    """
+    cells = np.arange(EDGE)
+    scaled = boxes[..., None] * (EDGE / SIZE)
+    across = (np.minimum(scaled[:, :, 2], cells + 1) - np.maximum(scaled[:, :, 0], cells)).clip(0)
+    down = (np.minimum(scaled[:, :, 3], cells + 1) - np.maximum(scaled[:, :, 1], cells)).clip(0)
+    covered = np.einsum("nfy,nfx->nyx", down, across).clip(0, 1)
+    weights = 1 + (FACE - 1) * covered
+    return (weights / weights.mean((1, 2), keepdims=True))[:, None].astype(np.float32)
 
 
 class Loss:
-    """What the loop minimises: the mean squared error of the velocity."""
+    """What the loop minimises: the velocity's squared error, and what the middle cannot tell."""
 
-    def __init__(self, flux: nn.Module, blocks: dict, examples: Examples, batch: int) -> None:
-        self.flux, self.blocks, self.examples, self.batch = flux, blocks, examples, batch
+    def __init__(self, module: Watched, blocks: Blocks, examples: Examples, batch: int) -> None:
+        self.module, self.blocks, self.examples, self.batch = module, blocks, examples, batch
 
     def __call__(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        latent, text, pooled = self.examples.draw(rng, self.batch)
-        sigma = noise_levels(rng, self.batch).to(latent.device)
-        noise = torch.randn_like(latent)
-        level = sigma[:, None, None, None]
-        noisy = (1 - level) * latent + level * noise
-        velocity = self.flux(noisy, sigma, text, pooled, transformer_options=self.blocks)
-        errors = (velocity.float() - (noise - latent)).square().mean((1, 2, 3))
-        late = sigma < 0.5
-        shown = {name: errors[mask] for name, mask in (("fine", late), ("coarse", ~late))}
-        return errors.mean(), {
-            name: part.detach().mean() if len(part) else errors.detach().mean()
-            for name, part in shown.items()
-        }
+        given = self.examples.draw(rng, self.batch)
+        sigma = noise_levels(rng, self.batch).to(given.latents.device)
+        noise, level = torch.randn_like(given.latents), sigma[:, None, None, None]
+        noisy = (1 - level) * given.latents + level * noise
+        velocity = self.module.flux(
+            noisy, sigma, given.text, given.pooled, transformer_options=self.blocks.options
+        )
+        errors = (velocity.float() - (noise - given.latents)).square()
+        alone = len(given.described)
+        told = self.module.told(self.blocks.seen[:alone]) - given.described
+        telling = (told.square().mean(1) * (1 - sigma[:alone])).sum() / self.batch
+        faces = (given.weights > 1).expand_as(errors)
+        shown = {"velocity": errors.mean(), "face": errors[faces].mean()}
+        shown |= {"untold": told.square().mean()}
+        if step < FACES_FROM:
+            loss = errors.mean() + 0 * telling  # no layer may go without a gradient
+        else:
+            loss = (errors * given.weights).mean() + TELLING * telling
+        return loss, {name: value.detach() for name, value in shown.items()}
 
 
 def noise_levels(rng: np.random.Generator, count: int) -> Tensor:

@@ -22,10 +22,9 @@ from PIL import Image, ImageDraw
 from ...nodes.text_encoder import load_mini_clip
 from .. import portraits, world
 from ..evaluating.options import SPLITS
-from ..seeded import Seeded
-from .base import RECIPE
-from .base_model import build_flux, write_flux
-from .data import SIZE, free_shot
+from .base import RECIPE, Watched, described
+from .base_model import write_flux
+from .data import SIZE, Portraits, free_shot
 from .loop import checkpoint_of, load_averages
 from .options import curves, models
 
@@ -55,9 +54,9 @@ def write_checkpoint(work: Path, path: Path) -> Path:
     checkpoint = checkpoint_of(RECIPE, curves(work))
     if not checkpoint.exists():
         raise FileNotFoundError(f"{checkpoint} is missing. It is written 3 minutes into training.")
-    flux = build_flux(Seeded(RECIPE.seed))
-    load_averages(RECIPE, flux, curves(work))
-    write_flux(flux, path)
+    module = Watched(RECIPE.seed, described(Portraits(work)).shape[1])
+    load_averages(RECIPE, module, curves(work))
+    write_flux(module.flux, path)
     return path
 
 

@@ -162,16 +162,49 @@ def test_training_leaves_no_trace(flux):
 
 
 def test_batches_follow_the_recipe(examples):
-    latent, encoded, pooled = examples.draw(np.random.default_rng(0), 2000)
-    assert latent.shape == (2000, 16, 16, 16) and latent.dtype == torch.float32
-    assert encoded.shape == (2000, LENGTH, 64) and pooled.shape == (2000, 64)
+    given = examples.draw(np.random.default_rng(0), 2000)
+    assert given.latents.shape == (2000, 16, 16, 16) and given.latents.dtype == torch.float32
+    assert given.text.shape == (2000, LENGTH, 64) and given.pooled.shape == (2000, 64)
     nothing = examples.captions[0](np.zeros(1, int), np.ones(1, bool))
-    empty = ((encoded - nothing[0]).abs() < 1e-4).all((1, 2))
+    empty = ((given.text - nothing[0]).abs() < 1e-4).all((1, 2))
     assert empty.float().mean().item() == pytest.approx(base.EMPTY_SHARE, abs=0.03)
-    assert torch.allclose(pooled[empty], nothing[1].expand(int(empty.sum()), -1), atol=1e-4)
+    assert torch.allclose(given.pooled[empty], nothing[1].expand(int(empty.sum()), -1), atol=1e-4)
+    alone = len(given.described)
+    assert 1 - alone / 2000 == pytest.approx(base.GROUP_SHARE, abs=0.03)
     groups = torch.from_numpy(examples.latents[1]).float().flatten(1)
-    shared = (latent[:, None, 0, 0] == groups[:, :16][None]).all(-1).any(-1)
-    assert shared.float().mean().item() == pytest.approx(base.GROUP_SHARE, abs=0.03)
+    shared = (given.latents[:, None, 0, 0] == groups[:, :16][None]).all(-1).any(-1)
+    assert shared[alone:].all() and not shared[:alone].any()
+    assert given.described.shape == (alone, examples.parameters)
+
+
+def test_what_was_drawn_is_described_evenly(work):
+    found = base.described(data.Portraits(work))
+    assert found.dtype == np.float32 and abs(found.mean()) < 0.05
+    assert (found.std(0) < 3).all() and (found.std(0) > 0.9).mean() > 0.5
+
+
+def test_errors_in_faces_count_more():
+    boxes = np.zeros((2, 3, 4), np.float32)
+    boxes[0, 0] = 32, 16, 64, 60  # latent cells 4 to 8 across, 2 to 7.5 down
+    weights = base.face_weights(boxes)
+    assert weights.shape == (2, 1, 16, 16) and weights.dtype == np.float32
+    assert weights.mean((1, 2, 3)) == pytest.approx(1) and (weights[1] == 1).all()
+    inside, edge, outside = weights[0, 0, 4, 5], weights[0, 0, 7, 5], weights[0, 0, 0, 0]
+    assert inside / outside == pytest.approx(base.FACE)
+    assert edge / outside == pytest.approx((1 + base.FACE) / 2)
+
+
+def test_the_middle_layers_are_read(flux):
+    """Picture tokens alone, and from the block that is named."""
+    watched = base.Blocks(flux, 1, fast=False)
+    options, seen = watched.options, {}
+    hook = flux.single_blocks[1].register_forward_hook(lambda *call: seen.update(out=call[2]))
+    latent, sigma = torch.randn(2, 16, 8, 8), torch.tensor([0.3, 0.8])
+    with base_model.trainable(flux):
+        flux(latent, sigma, torch.randn(2, 9, 64), torch.randn(2, 64), transformer_options=options)
+    hook.remove()
+    assert watched.seen.shape == (2, 16, 256)
+    assert torch.equal(watched.seen, seen["out"][:, 9:])
 
 
 def test_noise_levels():
@@ -188,6 +221,7 @@ def test_noise_levels():
 def test_training_learns_and_can_be_watched(work, tmp_path, monkeypatch):
     """Few steps on few pictures: the loss falls, files are written, the checkpoint paints."""
     monkeypatch.setattr(base, "RECIPE", base.Recipe("base", 24, 3e-3, warmup=2, average=0.5))
+    monkeypatch.setattr(base, "FACES_FROM", 12)
     base.train_base(work, CPU, Options(batch=8))
     rows = (curves(work) / "base.csv").read_text().splitlines()
     assert float(rows[-1].split(",")[2]) < 1.9  # 2 is the loss of a model that gives zero
