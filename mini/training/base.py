@@ -4,9 +4,9 @@ Rectified flow as ComfyUI samples it: a picture at sigma is (1 - sigma) * latent
 and the model gives noise - latent.
 
 Two things make it learn faces soon. Errors in faces count for more than errors elsewhere. And its
-middle layers must tell what the renderer drew: alignment with a good representation is what a
-diffusion transformer lacks most (Yu et al. 2024, arXiv:2410.06940), and the renderer's own
-parameters are the best there is.
+middle layers must tell what the renderer drew, and each token where the face's points are from its
+own place: alignment with a good representation is what a diffusion transformer lacks most (Yu et
+al. 2024, arXiv:2410.06940), and the renderer's own parameters are the best there is.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .loop import Recipe, train
 from .options import Options, curves, models
 from .vae_latents import EDGE, latents
 
-RECIPE = Recipe("base", steps=8000, rate=5e-3, warmup=150, decay=0.01, average=0.999)
+RECIPE = Recipe("base", steps=8200, rate=5e-3, warmup=150, decay=0.01, average=0.999)
 BATCH = 64
 GROUP_SHARE = 0.12
 EMPTY_SHARE = 0.12
@@ -37,16 +37,17 @@ EMPTY_SHARE = 0.12
 UNIFORM_SHARE = 0.2
 """Of the noise levels; the others are logit-normal (Esser et al. 2024, arXiv:2403.03206)."""
 SETS = ("singles", "groups")
-FACES_FROM = 3036
-"""The step from which on the two helps below count: first the picture, then the face."""
 FACE = 3.0
 """What an error in a face counts, where one elsewhere counts 1."""
 TELLING = 0.2
 """Weight of what the middle layers tell, less at higher noise."""
-MIDDLE = 1
+MIDDLE = 0
 """The single block that is watched."""
 LOOKS = 8
 """How many places the reader of the middle layers looks at."""
+POINTS, TOKENS = 5, EDGE // FLUX_CONFIG["patch_size"]
+NEAR = 32.0
+"""Pixels that count as one on the way to a point."""
 
 
 def train_base(work: Path, device: torch.device, options: Options) -> None:
@@ -74,16 +75,19 @@ class Watched(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.look = nn.Linear(width, LOOKS)
         self.tell = nn.Linear(LOOKS * width, parameters)
+        self.place = nn.Linear(width, 2 * POINTS)
+        parts = {"look": self.look, "tell": self.tell, "place": self.place}
         with torch.no_grad():
-            for name, part in (("look", self.look), ("tell", self.tell)):
+            for name, part in parts.items():
                 part.weight.copy_(draw.linear(name, *part.weight.shape))
                 part.bias.zero_()
 
-    def told(self, tokens: Tensor) -> Tensor:
-        """Picture tokens (N, L, D) -> what the renderer was told, (N, parameters)."""
+    def told(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Picture tokens (N, L, D) -> what the renderer was told (N, parameters), and the way from
+        each token to the face's points (N, L, 2 * POINTS)."""
         tokens = self.norm(tokens.float())
         looks = self.look(tokens).float().softmax(1).transpose(1, 2)
-        return self.tell((looks @ tokens).flatten(1)).float()
+        return self.tell((looks @ tokens).flatten(1)).float(), self.place(tokens).float()
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ class Batch:
     """N examples; the first M of them show one person.
 
     latents (N, 16, 16, 16), text (N, T, D), pooled (N, V), weights (N, 1, 16, 16) of mean 1,
-    described (M, parameters).
+    described (M, parameters), ways (M, L, 2 * POINTS).
     """
 
     latents: Tensor
@@ -99,6 +103,7 @@ class Batch:
     pooled: Tensor
     weights: Tensor
     described: Tensor
+    ways: Tensor
 
 
 class Examples:
@@ -110,7 +115,7 @@ class Examples:
         self.captions = [captions_of(work, device, name) for name in SETS]
         singles, groups = Portraits(work), Groups(work)
         self.boxes = [np.array(singles.box)[:, None], np.array(groups.box)]
-        self.described = described(singles)
+        self.described, self.points = described(singles), np.array(singles.points)
 
     @property
     def parameters(self) -> int:
@@ -130,8 +135,8 @@ class Examples:
             encoded = self.captions[index](rows, rng.random(number) < EMPTY_SHARE)
             parts.append((latent.to(self.device), *encoded, weights.to(self.device)))
         joined = [torch.cat(values) for values in zip(*parts, strict=True)]
-        truth = torch.from_numpy(self.described[chosen[0]]).to(self.device)
-        return Batch(*joined, truth)
+        truth = self.described[chosen[0]], ways(self.points[chosen[0]])
+        return Batch(*joined, *(torch.from_numpy(part).to(self.device) for part in truth))
 
 
 def described(data: Portraits) -> np.ndarray:
@@ -143,6 +148,17 @@ def described(data: Portraits) -> np.ndarray:
     places = np.concatenate([data.angles, data.points.reshape(len(data), -1), moods], axis=1)
     places = (places - places.mean(0)) / places.std(0).clip(1e-3)
     return np.concatenate([data.described()[data.person], places], axis=1).astype(np.float32)
+
+
+def ways(points: np.ndarray) -> np.ndarray:
+    """Points (N, POINTS, 2) in pixels -> the way to them from each token, row by row.
+
+    float32 (N, TOKENS ** 2, 2 * POINTS), at about unit size.
+    """
+    middles = (np.arange(TOKENS) + 0.5) * (SIZE / TOKENS)
+    places = np.stack(np.meshgrid(middles, middles), axis=-1).reshape(-1, 1, 2)
+    found = (points[:, None] - places) / NEAR
+    return found.reshape(len(points), len(places), -1).astype(np.float32)
 
 
 def face_weights(boxes: np.ndarray) -> np.ndarray:
@@ -175,15 +191,14 @@ class Loss:
         )
         errors = (velocity.float() - (noise - given.latents)).square()
         alone = len(given.described)
-        told = self.module.told(self.blocks.seen[:alone]) - given.described
-        telling = (told.square().mean(1) * (1 - sigma[:alone])).sum() / self.batch
+        told, way = self.module.told(self.blocks.seen[:alone])
+        untold = (told - given.described).square().mean(1)
+        astray = (way - given.ways).square().mean((1, 2))
+        telling = ((untold + astray) * (1 - sigma[:alone])).sum() / self.batch
+        loss = (errors * given.weights).mean() + TELLING * telling
         faces = (given.weights > 1).expand_as(errors)
         shown = {"velocity": errors.mean(), "face": errors[faces].mean()}
-        shown |= {"untold": told.square().mean()}
-        if step < FACES_FROM:
-            loss = errors.mean() + 0 * telling  # no layer may go without a gradient
-        else:
-            loss = (errors * given.weights).mean() + TELLING * telling
+        shown |= {"untold": untold.mean(), "astray": astray.mean()}
         return loss, {name: value.detach() for name, value in shown.items()}
 
 

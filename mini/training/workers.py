@@ -74,7 +74,7 @@ def team(workers: int, command: Sequence[str]) -> Iterator[None]:
             yield
         finally:
             for helper in helpers:
-                helper.terminate()
+                helper.kill()  # it may wait for this process, and holds nothing
             for helper in helpers:
                 helper.wait()
             if dist.is_initialized():

@@ -175,6 +175,7 @@ def test_batches_follow_the_recipe(examples):
     shared = (given.latents[:, None, 0, 0] == groups[:, :16][None]).all(-1).any(-1)
     assert shared[alone:].all() and not shared[:alone].any()
     assert given.described.shape == (alone, examples.parameters)
+    assert given.ways.shape == (alone, 64, 10) and given.ways.dtype == torch.float32
 
 
 def test_what_was_drawn_is_described_evenly(work):
@@ -192,6 +193,13 @@ def test_errors_in_faces_count_more():
     inside, edge, outside = weights[0, 0, 4, 5], weights[0, 0, 7, 5], weights[0, 0, 0, 0]
     assert inside / outside == pytest.approx(base.FACE)
     assert edge / outside == pytest.approx((1 + base.FACE) / 2)
+
+
+def test_ways_lead_from_a_token_to_the_points():
+    points = np.tile(np.float32([[[40, 24]]]), (2, base.POINTS, 1))
+    found = base.ways(points).reshape(2, 8, 8, base.POINTS, 2)
+    assert found[0, 1, 2, 0].tolist() == [0, 0]  # the token of pixels 32 to 48 and 16 to 32
+    assert found[1, 1, 0, 3].tolist() == [1, 0] and found[1, 7, 2, 4].tolist() == [0, -3]
 
 
 def test_the_middle_layers_are_read(flux):
@@ -221,7 +229,6 @@ def test_noise_levels():
 def test_training_learns_and_can_be_watched(work, tmp_path, monkeypatch):
     """Few steps on few pictures: the loss falls, files are written, the checkpoint paints."""
     monkeypatch.setattr(base, "RECIPE", base.Recipe("base", 24, 3e-3, warmup=2, average=0.5))
-    monkeypatch.setattr(base, "FACES_FROM", 12)
     base.train_base(work, CPU, Options(batch=8))
     rows = (curves(work) / "base.csv").read_text().splitlines()
     assert float(rows[-1].split(",")[2]) < 1.9  # 2 is the loss of a model that gives zero
