@@ -179,9 +179,14 @@ def test_batches_follow_the_recipe(examples):
 
 
 def test_what_was_drawn_is_described_evenly(work):
-    found = base.described(data.Portraits(work))
-    assert found.dtype == np.float32 and abs(found.mean()) < 0.05
-    assert (found.std(0) < 3).all() and (found.std(0) > 0.9).mean() > 0.5
+    """Identity parameters, then angles, points and expression of each picture."""
+    pictures = data.Portraits(work)
+    found = base.described(pictures)
+    assert found.dtype == np.float32 and found.shape[1] == pictures.vectors.shape[1] + 20
+    assert np.array_equal(found[:6, :-20], np.tile(found[0, :-20], (6, 1)))
+    places = found[:, -20:]
+    assert np.abs(places.mean(0)).max() < 1e-5
+    assert places[:, :13].std(0) == pytest.approx(1, abs=1e-4)
 
 
 def test_errors_in_faces_count_more():

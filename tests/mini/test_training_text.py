@@ -1,10 +1,15 @@
 """Text encoders: they learn what a caption says, and ComfyUI encodes what training encoded."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from flexid.mini import portraits, world
-from flexid.mini.training import data, text, text_labels, text_model
+from flexid.mini import train as command
+from flexid.mini.training import data, text, text_labels, text_model, workers
 from flexid.mini.training.base_model import trainable
 from flexid.mini.training.options import Options, curves, models
 from flexid.nodes.text_encoder import load_mini_clip
@@ -92,6 +97,25 @@ def test_it_learns_what_captions_say(work, corpus, monkeypatch):
     for name in ("tokens", "pooled"):
         assert last[name] < 0.7 * first[name], name
     assert all((models(work) / name).is_file() for name in (world.T5, world.CLIP_L))
+
+
+def test_the_command_shares_a_stage_between_processes(work):
+    """One of them shows, saves and writes."""
+    order = ["--only", "text", "--workers", "2", "--steps", "2", "--batch", "4"]
+    call = [sys.executable, command.__file__, "--work", str(work), *order]
+    for path in (models(work) / world.T5, curves(work) / "text.csv", curves(work) / "text.ckpt"):
+        path.unlink(missing_ok=True)
+    done = subprocess.run(call, capture_output=True, text=True, env=dict(os.environ), timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("text: done after") == 1
+    assert len((curves(work) / "text.csv").read_text().splitlines()) == 2
+    assert (models(work) / world.T5).is_file()
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(work, monkeypatch):
+    monkeypatch.setattr(workers, "count", lambda: 3)
+    with pytest.raises(ValueError, match="batch of 128 cannot be shared by 3 workers"):
+        text.train_text(work, CPU, Options())
 
 
 def test_gradients_reach_everything(encoders, corpus):
