@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from .. import portraits, world
 from ..seeded import Seeded
 from . import workers
+from .adapter_base import noised
 from .base_blocks import Blocks
 from .base_model import FLUX_CONFIG, build_flux, trainable, write_flux
 from .captions import captions_of
@@ -184,12 +185,11 @@ class Loss:
     def __call__(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         given = self.examples.draw(rng, self.batch)
         sigma = noise_levels(rng, self.batch).to(given.latents.device)
-        noise, level = torch.randn_like(given.latents), sigma[:, None, None, None]
-        noisy = (1 - level) * given.latents + level * noise
+        noisy, wanted = noised(given.latents, sigma)
         velocity = self.module.flux(
             noisy, sigma, given.text, given.pooled, transformer_options=self.blocks.options
         )
-        errors = (velocity.float() - (noise - given.latents)).square()
+        errors = (velocity.float() - wanted).square()
         alone = len(given.described)
         told, way = self.module.told(self.blocks.seen[:alone])
         untold = (told - given.described).square().mean(1)

@@ -54,12 +54,6 @@ def average(tensors: Sequence[Tensor]) -> None:
         tensor.copy_(part.view_as(tensor))
 
 
-def wait() -> None:
-    """Until all processes have come here."""
-    if dist.is_initialized():
-        dist.barrier()
-
-
 @contextmanager
 def team(workers: int, command: Sequence[str]) -> Iterator[None]:
     """This process and `workers` - 1 more that run `command`; they are stopped at the end."""
