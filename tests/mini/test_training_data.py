@@ -54,7 +54,7 @@ def test_labels_belong_to_their_pictures(work):
     assert (width > 20).all() and (width < 128).all()
     centre = singles.points.mean(1)
     assert (centre > singles.box[:, :2]).all() and (centre < singles.box[:, 2:]).all()
-    again = list(data._singles(6, 12))
+    again = list(data.singles(6, 12))
     for index, (picture, caption) in enumerate(again, 6):
         shot = picture.people[0][1]
         assert singles.caption[index] == caption
