@@ -142,7 +142,7 @@ def picture(rng: np.random.Generator, people: Sequence[tuple[Person, Shot]]) -> 
     framing = []
     for index in range(count):
         if count == 1:
-            scale, x = rng.uniform(0.225, 0.292), rng.uniform(0.44, 0.56)
+            scale, x = rng.uniform(0.33, 0.355), rng.uniform(0.48, 0.52)
         elif count == 2:
             scale, x = rng.uniform(0.158, 0.178), (0.27, 0.73)[index] + rng.uniform(-0.02, 0.02)
         else:

@@ -30,7 +30,7 @@ from .loop import Recipe, train
 from .options import Options, curves, models
 from .vae_latents import EDGE, latents
 
-RECIPE = Recipe("base", steps=8200, rate=5e-3, warmup=150, decay=0.01, average=0.999)
+RECIPE = Recipe("base", steps=20000, rate=5e-3, warmup=150, decay=0.01, average=0.999)
 BATCH = 64
 GROUP_SHARE = 0.12
 EMPTY_SHARE = 0.12
@@ -38,7 +38,7 @@ EMPTY_SHARE = 0.12
 UNIFORM_SHARE = 0.2
 """Of the noise levels; the others are logit-normal (Esser et al. 2024, arXiv:2403.03206)."""
 SETS = ("singles", "groups")
-FACE = 3.0
+FACE = 4.0
 """What an error in a face counts, where one elsewhere counts 1."""
 TELLING = 0.2
 """Weight of what the middle layers tell, less at higher noise."""

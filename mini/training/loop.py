@@ -1,7 +1,8 @@
 """The training loop of every recipe: resumable, with a loss curve and averaged weights.
 
 A step depends on the seed, its number and the number of workers only, so a run that was stopped
-and resumed ends with the weights of one that was not.
+and resumed ends with the weights of one that was not. (With several workers, up to LOG_EVERY steps
+of Muon's momentum are lost by a stop.)
 
 Weights of linear and convolution layers are trained by Muon (Jordan et al. 2024), the others by
 AdamW. On two cores that decides whether the small world can be trained at all: after 300 steps of
@@ -63,6 +64,8 @@ class Training:
         self.weights = [p for p in module.parameters() if p.requires_grad]
         self.averages = [p.detach().clone() for p in self.weights]
         self.matrices = [(p, nn.Parameter(_as_matrix(p.detach(), p))) for p in _layers(module)]
+        self.owners = workers.dealt([v.numel() * min(v.shape) for _, v in self.matrices])
+        """The worker that takes Muon's step, which is costly, for each matrix."""
         self.optimisers = self._optimisers()
         folder.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.exists():
@@ -139,13 +142,28 @@ class Training:
                 f"{recipe.name}: the gradient is {norm.item()} at step {self.step}; the last "
                 f"checkpoint is {self.checkpoint}. Lower the rate ({recipe.rate})."
             )
-        for weight, view in self.matrices:
-            view.grad = None if weight.grad is None else _as_matrix(weight.grad, weight)
+        for (weight, view), owner in zip(self.matrices, self.owners, strict=True):
+            mine = owner == workers.rank() and weight.grad is not None
+            view.grad = _as_matrix(weight.grad, weight) if mine else None
         for optimiser in self.optimisers:
             optimiser.step()
+        workers.hand_out([view for _, view in self.matrices], self.owners)
         self.step += 1
+        if self.step % LOG_EVERY == 0:
+            self._share_momentum()
         self._average()
         return {"loss": value.item(), **{k: float(v) for k, v in shown.items()}}
+
+    def _share_momentum(self) -> None:
+        """So that the first worker can save all of it."""
+        if workers.count() == 1 or not self.matrices:
+            return
+        muon = self.optimisers[0].state
+        momenta = [
+            muon[view].setdefault("momentum_buffer", torch.zeros_like(view))
+            for _, view in self.matrices
+        ]
+        workers.hand_out(momenta, self.owners)
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -236,7 +254,7 @@ def train(
                 now = time.monotonic()
                 run.log(rows, (now - started) / len(rows))
                 started, rows = now, []
-            if time.monotonic() - saved > SAVE_SECONDS:
+            if run.step % LOG_EVERY == 0 and time.monotonic() - saved > SAVE_SECONDS:
                 run.save()
                 saved = time.monotonic()
     finally:

@@ -2,7 +2,7 @@
 
 On a CPU, processes of one thread each are faster than one process of several threads: half of a
 step of a small model is elementwise work, which does not spread well. All hold the same weights:
-gradients are averaged, and every process takes the same step.
+gradients are averaged, each process works out a share of the step, and hands it to the others.
 """
 
 from __future__ import annotations
@@ -52,6 +52,31 @@ def average(tensors: Sequence[Tensor]) -> None:
     parts = flat.div_(count()).split([tensor.numel() for tensor in tensors])
     for tensor, part in zip(tensors, parts, strict=True):
         tensor.copy_(part.view_as(tensor))
+
+
+def dealt(costs: Sequence[int]) -> list[int]:
+    """The process that each piece of work falls to, so that all have about as much to do."""
+    loads, owners = [0] * count(), [0] * len(costs)
+    for index in sorted(range(len(costs)), key=lambda one: -costs[one]):
+        owners[index] = loads.index(min(loads))
+        loads[owners[index]] += costs[index]
+    return owners
+
+
+@torch.no_grad()
+def hand_out(tensors: Sequence[Tensor], owners: Sequence[int]) -> None:
+    """Every tensor becomes what its owner holds."""
+    if count() == 1:
+        return
+    for owner in range(count()):
+        owned = [one for one, process in zip(tensors, owners, strict=True) if process == owner]
+        if not owned:
+            continue
+        flat = torch.cat([tensor.flatten() for tensor in owned])
+        dist.broadcast(flat, owner)
+        if owner != rank():
+            for tensor, part in zip(owned, flat.split([t.numel() for t in owned]), strict=True):
+                tensor.copy_(part.view_as(tensor))
 
 
 @contextmanager
