@@ -47,10 +47,19 @@ def average(tensors: Sequence[Tensor]) -> None:
     """Every tensor becomes its mean over all processes."""
     if count() == 1:
         return
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    flat = _joined(tensors)
     dist.all_reduce(flat)
-    parts = flat.div_(count()).split([tensor.numel() for tensor in tensors])
-    for tensor, part in zip(tensors, parts, strict=True):
+    _part(flat.div_(count()), tensors)
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """One message is sent faster than many."""
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+def _part(flat: Tensor, tensors: Sequence[Tensor]) -> None:
+    """Put the values of `flat` where `_joined` took them from."""
+    for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
         tensor.copy_(part.view_as(tensor))
 
 
@@ -72,11 +81,10 @@ def hand_out(tensors: Sequence[Tensor], owners: Sequence[int]) -> None:
         owned = [one for one, process in zip(tensors, owners, strict=True) if process == owner]
         if not owned:
             continue
-        flat = torch.cat([tensor.flatten() for tensor in owned])
+        flat = _joined(owned)
         dist.broadcast(flat, owner)
         if owner != rank():
-            for tensor, part in zip(owned, flat.split([t.numel() for t in owned]), strict=True):
-                tensor.copy_(part.view_as(tensor))
+            _part(flat, owned)
 
 
 @contextmanager
