@@ -88,15 +88,3 @@ class FrozenBase:
                 return inject(image)
 
         return run
-
-
-def noised(latents: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """Latents (B, C, h, w) at sigma, and the velocity that leads away from them."""
-    noise = torch.randn_like(latents)
-    share = sigma[:, None, None, None]
-    return latents + share * (noise - latents), noise - latents
-
-
-def clean(noisy: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
-    """The latents that a prediction stands for."""
-    return noisy - sigma[:, None, None, None] * velocity

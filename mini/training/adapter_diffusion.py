@@ -19,11 +19,12 @@ from torch import Tensor
 from .. import world
 from . import workers
 from .adapter import Adapter, plain_attention, write_eva, write_pulid
-from .adapter_base import FrozenBase, clean, noised
+from .adapter_base import FrozenBase
 from .adapter_likeness import JUDGED, Likeness, centres, read_recogniser
 from .adapter_tokens import damaged, load_tokens
 from .captions import Captions, captions_of
 from .data import SHOTS, Portraits
+from .flow import clean, face_weights, noised
 from .identity_inputs import IdentityInputs, tower_input
 from .loop import Recipe, load_averages, train
 from .options import Options, curves, models
@@ -60,6 +61,10 @@ class Examples:
 
     def targets(self, rows: np.ndarray) -> Tensor:
         return torch.from_numpy(self.latents[rows]).float().to(self.device)
+
+    def weights(self, rows: np.ndarray) -> Tensor:
+        """What errors count in these pictures: (B, 1, h, w), most in the face."""
+        return torch.from_numpy(face_weights(self.data.box[rows][:, None])).to(self.device)
 
 
 def pairs(rng: np.random.Generator, people: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -103,7 +108,7 @@ class AdapterLoss:
         injections = self.adapter.injections(self.tokens(reference, ~nobody))
         text = self.examples.captions(target, wordless)
         found = self.base.velocity(noisy, sigma, *text, injections)
-        loss = (found - wanted).square().mean()
+        loss = ((found - wanted).square() * self.examples.weights(target)).mean()
         shown = {"velocity": loss.detach()}
         if self.likeness is not None:
             level = sigma.cpu().numpy()

@@ -1,8 +1,5 @@
 """Trains FLUX, from nothing, on encoded pictures and their captions; the text encoders are frozen.
 
-Rectified flow as ComfyUI samples it: a picture at sigma is (1 - sigma) * latent + sigma * noise,
-and the model gives noise - latent.
-
 Two things make it learn faces soon. Errors in faces count for more than errors elsewhere. And its
 middle layers must tell what the renderer drew, and each token where the face's points are from its
 own place: alignment with a good representation is what a diffusion transformer lacks most (Yu et
@@ -21,16 +18,16 @@ from torch import Tensor, nn
 from .. import portraits, world
 from ..seeded import Seeded
 from . import workers
-from .adapter_base import noised
 from .base_blocks import Blocks
 from .base_model import FLUX_CONFIG, build_flux, trainable, write_flux
 from .captions import captions_of
 from .data import SIZE, Groups, Portraits
+from .flow import face_weights, noised
 from .loop import Recipe, train
 from .options import Options, curves, models
 from .vae_latents import EDGE, latents
 
-RECIPE = Recipe("base", steps=20000, rate=5e-3, warmup=150, decay=0.01, average=0.999)
+RECIPE = Recipe("base", steps=17700, rate=5e-3, warmup=150, decay=0.01, average=0.999)
 BATCH = 64
 GROUP_SHARE = 0.12
 EMPTY_SHARE = 0.12
@@ -38,8 +35,6 @@ EMPTY_SHARE = 0.12
 UNIFORM_SHARE = 0.2
 """Of the noise levels; the others are logit-normal (Esser et al. 2024, arXiv:2403.03206)."""
 SETS = ("singles", "groups")
-FACE = 4.0
-"""What an error in a face counts, where one elsewhere counts 1."""
 TELLING = 0.2
 """Weight of what the middle layers tell, less at higher noise."""
 MIDDLE = 0
@@ -160,20 +155,6 @@ def ways(points: np.ndarray) -> np.ndarray:
     places = np.stack(np.meshgrid(middles, middles), axis=-1).reshape(-1, 1, 2)
     found = (points[:, None] - places) / NEAR
     return found.reshape(len(points), len(places), -1).astype(np.float32)
-
-
-def face_weights(boxes: np.ndarray) -> np.ndarray:
-    """Boxes (N, F, 4) in pixels -> what the errors of each latent cell count, float32.
-
-    (N, 1, EDGE, EDGE), of mean 1; boxes of nobody are empty.
-    """
-    cells = np.arange(EDGE)
-    scaled = boxes[..., None] * (EDGE / SIZE)
-    across = (np.minimum(scaled[:, :, 2], cells + 1) - np.maximum(scaled[:, :, 0], cells)).clip(0)
-    down = (np.minimum(scaled[:, :, 3], cells + 1) - np.maximum(scaled[:, :, 1], cells)).clip(0)
-    covered = np.einsum("nfy,nfx->nyx", down, across).clip(0, 1)
-    weights = 1 + (FACE - 1) * covered
-    return (weights / weights.mean((1, 2), keepdims=True))[:, None].astype(np.float32)
 
 
 class Loss:

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from .. import world
 from . import workers
 from .adapter import plain_attention
-from .adapter_base import FrozenBase, noised
+from .adapter_base import FrozenBase
 from .adapter_diffusion import Examples
 from .captions import captions_of
 from .data import SHOTS
+from .flow import noised
 from .loop import Recipe, load_averages, train
 from .options import Options, curves, models
 from .sip import FACE, Projector, write_face_t5
@@ -106,7 +107,8 @@ class SipLoss:
         leaned = self.module.projector.lean(patches, text.float(), scope, alpha)
         sigma = self.base.sigmas(rng, len(target))
         noisy, wanted = noised(self.examples.targets(target), sigma)
-        return (self.base.velocity(noisy, sigma, leaned, pooled, {}) - wanted).square().mean()
+        errors = (self.base.velocity(noisy, sigma, leaned, pooled, {}) - wanted).square()
+        return (errors * self.examples.weights(target)).mean()
 
 
 def train_sip(work: Path, device: torch.device, options: Options) -> None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from flexid.mini import world
 from flexid.mini.training import adapter_preview
 from flexid.mini.training.adapter import Adapter, plain_attention
-from flexid.mini.training.adapter_base import FrozenBase, clean, noised
+from flexid.mini.training.adapter_base import FrozenBase
 from flexid.mini.training.adapter_diffusion import (
     AdapterLoss,
     Examples,
@@ -197,6 +197,30 @@ def test_gradients_reach_everything_through_the_frozen_base(work):
     assert all(p.grad is None for p in base.net.parameters())
 
 
+@pytest.mark.parametrize("where", ["face", "elsewhere"])
+def test_errors_in_the_face_count_more(work, base, adapter, monkeypatch, where):
+    """A prediction that is wrong by one in the face alone, or everywhere else alone."""
+    examples = Examples(work, captions_of(work, CPU), CPU)
+    loss = AdapterLoss(adapter, base, examples, 4, None, LikenessPlan(), 10)
+    seen = {}
+
+    def velocity(noisy, sigma, *rest):
+        wanted = (noisy - examples.targets(seen["rows"])) / sigma[:, None, None, None]
+        heavy = (examples.weights(seen["rows"]) > 1).float()
+        seen["wrong"] = heavy if where == "face" else 1 - heavy
+        return wanted + seen["wrong"]
+
+    def targets(rows, targets=examples.targets):
+        seen["rows"] = rows
+        return targets(rows)
+
+    monkeypatch.setattr(base, "velocity", velocity)
+    monkeypatch.setattr(examples, "targets", targets)
+    counted = float(loss(0, np.random.default_rng(1))[0])
+    plain = float(seen["wrong"].expand(4, 16, 16, 16).mean())
+    assert counted > 1.3 * plain if where == "face" else counted < 0.9 * plain
+
+
 def test_the_tokens_stage_learns_and_hands_on(work, tmp_path):
     loss = TokensLoss(work, 8, CPU)
     torch.manual_seed(0)
@@ -235,12 +259,9 @@ def test_a_twentieth_is_dropped_each_way():
         assert share.mean() == pytest.approx(0.05, abs=0.01)
 
 
-def test_predictions_lead_back_to_the_picture(base):
-    latents = torch.randn(3, 16, 4, 4, generator=torch.Generator().manual_seed(0))
+def test_noise_levels_are_those_of_a_sampler(base):
     sigma = base.sigmas(np.random.default_rng(0), 3)
     assert ((0 < sigma) & (sigma < 1)).all()
-    noisy, velocity = noised(latents, sigma)
-    torch.testing.assert_close(clean(noisy, velocity, sigma), latents, atol=1e-5, rtol=1e-4)
 
 
 def test_damage_spares_white():

@@ -189,17 +189,6 @@ def test_what_was_drawn_is_described_evenly(work):
     assert places[:, :13].std(0) == pytest.approx(1, abs=1e-4)
 
 
-def test_errors_in_faces_count_more():
-    boxes = np.zeros((2, 3, 4), np.float32)
-    boxes[0, 0] = 32, 16, 64, 60  # latent cells 4 to 8 across, 2 to 7.5 down
-    weights = base.face_weights(boxes)
-    assert weights.shape == (2, 1, 16, 16) and weights.dtype == np.float32
-    assert weights.mean((1, 2, 3)) == pytest.approx(1) and (weights[1] == 1).all()
-    inside, edge, outside = weights[0, 0, 4, 5], weights[0, 0, 7, 5], weights[0, 0, 0, 0]
-    assert inside / outside == pytest.approx(base.FACE)
-    assert edge / outside == pytest.approx((1 + base.FACE) / 2)
-
-
 def test_ways_lead_from_a_token_to_the_points():
     points = np.tile(np.float32([[[40, 24]]]), (2, base.POINTS, 1))
     found = base.ways(points).reshape(2, 8, 8, base.POINTS, 2)

@@ -1,0 +1,27 @@
+"""Noise, the way back from it, and what errors count."""
+
+import numpy as np
+import pytest
+import torch
+from flexid.mini.training import flow
+
+pytestmark = pytest.mark.comfy
+
+
+def test_predictions_lead_back_to_the_picture():
+    latents = torch.randn(3, 16, 4, 4, generator=torch.Generator().manual_seed(0))
+    sigma = torch.tensor([0.05, 0.5, 0.95])
+    noisy, velocity = flow.noised(latents, sigma)
+    torch.testing.assert_close(noisy[1], latents[1] + velocity[1] / 2)
+    torch.testing.assert_close(flow.clean(noisy, velocity, sigma), latents, atol=1e-5, rtol=1e-4)
+
+
+def test_errors_in_faces_count_more():
+    boxes = np.zeros((2, 3, 4), np.float32)
+    boxes[0, 0] = 32, 16, 64, 60  # latent cells 4 to 8 across, 2 to 7.5 down
+    weights = flow.face_weights(boxes)
+    assert weights.shape == (2, 1, 16, 16) and weights.dtype == np.float32
+    assert weights.mean((1, 2, 3)) == pytest.approx(1) and (weights[1] == 1).all()
+    inside, edge, outside = weights[0, 0, 4, 5], weights[0, 0, 7, 5], weights[0, 0, 0, 0]
+    assert inside / outside == pytest.approx(flow.FACE)
+    assert edge / outside == pytest.approx((1 + flow.FACE) / 2)
