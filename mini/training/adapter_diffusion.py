@@ -30,7 +30,7 @@ from .loop import Recipe, load_averages, train
 from .options import Options, curves, models
 from .vae_latents import latents
 
-RECIPE = Recipe("adapter", steps=2800, rate=8e-4, warmup=100, decay=0.02, seed=22)
+RECIPE = Recipe("adapter", steps=2600, rate=8e-4, warmup=100, decay=0.02, seed=22)
 BATCH = 32
 SITTING = 0.5
 """Share of pairs that are two frames of one sitting."""
@@ -45,9 +45,9 @@ class LikenessPlan:
     Workers share the pictures.
     """
 
-    weight: float = 0.25
-    pictures: int = 8
-    start: float = 0.15
+    weight: float = 0.5
+    pictures: int = 16
+    start: float = 0.1
     """Share of the run."""
 
 
