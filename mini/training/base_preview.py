@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw
 
 from ...nodes.text_encoder import load_mini_clip
 from .. import portraits, world
+from ..evaluating import rows
 from ..evaluating.options import SPLITS
 from .base import RECIPE, Watched, described
 from .base_model import write_flux
@@ -31,7 +32,8 @@ from .options import curves, models
 FIRST_SEED = SPLITS["tune"]
 """People who are neither trained on nor held out."""
 ALONE, TOGETHER = 12, 4
-STEPS, CFG = 20, 3.0
+SAMPLING = rows.settings()
+"""Previews are sampled as evaluations are."""
 COLUMNS, TEXT, LINE = 4, 52, 42
 
 
@@ -94,8 +96,9 @@ class Painter:
     def sample(self, model: ModelPatcher, positive: list, seed: int) -> np.ndarray:
         """uint8 (128, 128, 3), by this model or a patched clone of it."""
         empty = torch.zeros(1, 16, SIZE // 8, SIZE // 8)
+        noise, how = comfy.sample.prepare_noise(empty, seed), SAMPLING
         latent = comfy.sample.sample(
-            model, comfy.sample.prepare_noise(empty, seed), STEPS, CFG, "euler", "simple",
+            model, noise, how.steps, how.cfg, how.sampler, how.scheduler,
             positive, self.encode(""), empty, disable_pbar=True, seed=seed,
         )  # fmt: skip
         image = self.vae.decode(latent)[0].cpu().float()

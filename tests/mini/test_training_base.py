@@ -15,6 +15,7 @@ import pytest
 import torch
 from flexid.mini import train as command
 from flexid.mini import world
+from flexid.mini.evaluating import rows
 from flexid.mini.seeded import Seeded
 from flexid.mini.training import base, base_model, base_preview, data, text, vae, vae_latents
 from flexid.mini.training.options import Options, curves, models
@@ -224,10 +225,10 @@ def test_training_learns_and_can_be_watched(work, tmp_path, monkeypatch):
     """Few steps on few pictures: the loss falls, files are written, the checkpoint paints."""
     monkeypatch.setattr(base, "RECIPE", base.Recipe("base", 24, 3e-3, warmup=2, average=0.5))
     base.train_base(work, CPU, Options(batch=8))
-    rows = (curves(work) / "base.csv").read_text().splitlines()
-    assert float(rows[-1].split(",")[2]) < 1.9  # 2 is the loss of a model that gives zero
+    curve = (curves(work) / "base.csv").read_text().splitlines()
+    assert float(curve[-1].split(",")[2]) < 1.9  # 2 is the loss of a model that gives zero
     assert (models(work) / world.FLUX).stat().st_size < 20e6
-    for name, value in (("ALONE", 1), ("TOGETHER", 1), ("STEPS", 3)):
+    for name, value in (("ALONE", 1), ("TOGETHER", 1), ("SAMPLING", rows.settings(steps=3))):
         monkeypatch.setattr(base_preview, name, value)
     base_preview.preview(work, tmp_path / "sheet.png")
     page = np.asarray(base_preview.Image.open(tmp_path / "sheet.png"))
