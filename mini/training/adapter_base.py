@@ -8,14 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import comfy.sd
-import numpy as np
 import torch
 from torch import Tensor
 
 from .adapter import Anchors
 from .adapter_blocks import Inject, bound, replacements
 
-TIMES = 1001
 GUIDANCE = 4.0
 """For bases with a guidance embedding; the paper's."""
 
@@ -40,19 +38,10 @@ class FrozenBase:
         self.runs = bound(self.net, fast)
         doubles, singles = len(self.net.double_blocks), len(self.net.single_blocks)
         self.anchors = Anchors(self.net.hidden_size, doubles, singles)
-        # The sampler walks percents evenly ("simple", "normal"), so training draws them evenly.
-        percents = np.linspace(0, 1, TIMES)
-        self.course = np.array([float(self.sampling.percent_to_sigma(p)) for p in percents])
 
     @property
     def text_width(self) -> int:
         return self.net.params.context_in_dim
-
-    def sigmas(self, rng: np.random.Generator, count: int) -> Tensor:
-        """(count,) as a sampler meets them: one in each of `count` equal parts of a run."""
-        percents = (rng.permutation(count) + rng.random(count)) / count
-        drawn = np.interp(percents * (TIMES - 1), np.arange(TIMES), self.course)
-        return torch.from_numpy(drawn).float().to(self.device)
 
     def velocity(
         self,

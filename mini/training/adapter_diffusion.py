@@ -24,13 +24,22 @@ from .adapter_likeness import JUDGED, Likeness, centres, read_recogniser
 from .adapter_tokens import damaged, load_tokens
 from .captions import Captions, captions_of
 from .data import SHOTS, Portraits
-from .flow import clean, face_weights, noised
+from .flow import clean, early_sigmas, face_weights, noised
 from .identity_inputs import IdentityInputs, tower_input
 from .loop import Recipe, load_averages, train
 from .options import Options, curves, models
 from .vae_latents import latents
 
-RECIPE = Recipe("adapter", steps=2600, rate=8e-4, warmup=100, decay=0.02, seed=22)
+RECIPE = Recipe(
+    "adapter",
+    steps=3600,
+    rate=3e-3,
+    warmup=100,
+    decay=0.02,
+    seed=22,
+    # They know who somebody is from the first stage, and forget it at the rate of new layers.
+    shares={"tower": 0.13, "encoder": 0.13},
+)
 BATCH = 32
 SITTING = 0.5
 """Share of pairs that are two frames of one sitting."""
@@ -103,7 +112,7 @@ class AdapterLoss:
         people = len(self.examples.data) // SHOTS
         reference, target = pairs(rng, people, self.batch)
         wordless, nobody = drops(rng, self.batch)
-        sigma = self.base.sigmas(rng, self.batch)
+        sigma = early_sigmas(rng, self.batch).to(self.base.device)
         noisy, wanted = noised(self.examples.targets(target), sigma)
         injections = self.adapter.injections(self.tokens(reference, ~nobody))
         text = self.examples.captions(target, wordless)

@@ -25,7 +25,7 @@ from .recogniser import Recogniser
 WINDOW = 11
 """Side of what is decoded around the face, in latent cells of 8 pixels: 88 of 128 pixels hold the
 recogniser's crop of nearly every face, at less than half the cost."""
-JUDGED = (0.25, 0.8)
+JUDGED = (0.4, 0.9)
 """Sigmas between which a prediction is judged: below, the noisy picture shows the face already;
 above, the prediction is a blur."""
 

@@ -27,6 +27,13 @@ def clean(noisy: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
     return noisy - sigma[:, None, None, None] * velocity
 
 
+def early_sigmas(rng: np.random.Generator, count: int) -> Tensor:
+    """(count,) between 0 and 1, twice as many at full noise as in the middle, none at 0: one in
+    each of `count` equal parts of that distribution. Who somebody is, is decided early in a run."""
+    parts = (rng.permutation(count) + rng.random(count)) / count
+    return torch.from_numpy(np.sqrt(parts)).float()
+
+
 def face_weights(boxes: np.ndarray) -> np.ndarray:
     """Boxes (N, F, 4) in pixels -> what the errors of each latent cell count, float32.
 

@@ -17,8 +17,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +51,13 @@ class Recipe:
     average: float = 0.999
     """Decay per step of the exponential average that is kept; 0 keeps the last weights."""
     seed: int = 0
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Part of the module -> the share of the rate that it learns at; the others at the whole."""
+
+    def share(self, name: str) -> float:
+        """Of the parameter of that name."""
+        found = (share for part, share in self.shares.items() if name.startswith(f"{part}."))
+        return next(found, 1.0)
 
 
 class Training:
@@ -78,19 +86,34 @@ class Training:
         rest = [p for p in self.weights if id(p) not in taken]
         tables, vectors = [p for p in rest if p.ndim > 1], [p for p in rest if p.ndim < 2]
         groups = [
-            {"params": part, "weight_decay": share}
+            {**group, "weight_decay": share}
             for part, share in ((tables, decay), (vectors, 0.0))
-            if part
+            for group in self._by_share(part, part)
         ]
         made: list[torch.optim.Optimizer] = []
         if self.matrices:
-            views = [view for _, view in self.matrices]
+            layers, views = zip(*self.matrices, strict=True)
             made.append(
-                torch.optim.Muon(views, lr=rate, weight_decay=decay, adjust_lr_fn=ADAMW_SIZED)
+                torch.optim.Muon(
+                    self._by_share(layers, views),
+                    lr=rate,
+                    weight_decay=decay,
+                    adjust_lr_fn=ADAMW_SIZED,
+                )
             )
         if groups:
             made.append(torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99), fused=True))
         return made
+
+    def _by_share(
+        self, weights: Sequence[nn.Parameter], stepped: Sequence[nn.Parameter]
+    ) -> list[dict[str, Any]]:
+        """What is stepped, in groups of one share of the rate each: that of the module's weight."""
+        names = {id(parameter): name for name, parameter in self.module.named_parameters()}
+        groups: dict[float, list[nn.Parameter]] = {}
+        for weight, one in zip(weights, stepped, strict=True):
+            groups.setdefault(self.recipe.share(names[id(weight)]), []).append(one)
+        return [{"params": params, "share": share} for share, params in groups.items()]
 
     def _resume(self) -> None:
         saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
@@ -127,7 +150,7 @@ class Training:
         recipe = self.recipe
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
-                group["lr"] = recipe.rate * schedule(self.step, recipe)
+                group["lr"] = recipe.rate * group["share"] * schedule(self.step, recipe)
         entropy = (recipe.seed, self.step, workers.rank())
         torch.manual_seed(_number(entropy))
         with torch.autocast(device.type, torch.bfloat16):

@@ -24,7 +24,7 @@ from .adapter_base import FrozenBase
 from .adapter_diffusion import Examples
 from .captions import captions_of
 from .data import SHOTS
-from .flow import noised
+from .flow import early_sigmas, noised
 from .loop import Recipe, load_averages, train
 from .options import Options, curves, models
 from .sip import FACE, Projector, write_face_t5
@@ -105,7 +105,7 @@ class SipLoss:
         scope = captions.written(target) | everywhere
         alpha = torch.from_numpy(rng.uniform(*ALPHAS, len(target))).float().to(device)
         leaned = self.module.projector.lean(patches, text.float(), scope, alpha)
-        sigma = self.base.sigmas(rng, len(target))
+        sigma = early_sigmas(rng, len(target)).to(device)
         noisy, wanted = noised(self.examples.targets(target), sigma)
         errors = (self.base.velocity(noisy, sigma, leaned, pooled, {}) - wanted).square()
         return (errors * self.examples.weights(target)).mean()

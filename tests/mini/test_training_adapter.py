@@ -259,11 +259,6 @@ def test_a_twentieth_is_dropped_each_way():
         assert share.mean() == pytest.approx(0.05, abs=0.01)
 
 
-def test_noise_levels_are_those_of_a_sampler(base):
-    sigma = base.sigmas(np.random.default_rng(0), 3)
-    assert ((0 < sigma) & (sigma < 1)).all()
-
-
 def test_damage_spares_white():
     torch.manual_seed(0)
     grey = torch.full((4, 1, 16, 16), 0.4)

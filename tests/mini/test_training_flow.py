@@ -16,6 +16,13 @@ def test_predictions_lead_back_to_the_picture():
     torch.testing.assert_close(flow.clean(noisy, velocity, sigma), latents, atol=1e-5, rtol=1e-4)
 
 
+def test_more_is_learnt_early_in_a_run():
+    sigma = flow.early_sigmas(np.random.default_rng(0), 1000)
+    assert sigma.dtype == torch.float32 and ((0 < sigma) & (sigma < 1)).all()
+    counts = torch.histc(sigma, 4, 0, 1) / len(sigma)
+    assert counts.numpy() == pytest.approx([1 / 16, 3 / 16, 5 / 16, 7 / 16], abs=0.01)
+
+
 def test_errors_in_faces_count_more():
     boxes = np.zeros((2, 3, 4), np.float32)
     boxes[0, 0] = 32, 16, 64, 60  # latent cells 4 to 8 across, 2 to 7.5 down

@@ -52,6 +52,31 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(tmp_path):
     assert steps[0] == steps[1]
 
 
+def test_parts_learn_at_their_share_of_the_rate(tmp_path):
+    """Layers (Muon) and their biases (AdamW); a share of nothing keeps a part as it is."""
+    moved = {}
+    for share in (1.0, 0.1, 0.0):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        recipe = Recipe("shares", 1, 0.05, warmup=1, average=0.0, shares={"0": share})
+        train(recipe, model, loss_of_both(model), tmp_path / str(share))
+        after = [parameter.detach() for parameter in model.parameters()]
+        moved[share] = [float((a - b).norm()) for a, b in zip(after, before, strict=True)]
+    first, last = slice(0, 2), slice(2, 4)
+    assert moved[0.0][first] == [0, 0] and all(value > 0 for value in moved[1.0])
+    assert moved[0.1][first] == pytest.approx([value / 10 for value in moved[1.0][first]], rel=1e-3)
+    assert moved[0.1][last] == moved[0.0][last] == moved[1.0][last]
+
+
+def loss_of_both(model):
+    def loss(step, rng):
+        x = torch.from_numpy(rng.normal(size=(64, 2))).float()
+        return (model(x).float() - x.sum(1, keepdim=True) - 1).square().mean(), {}
+
+    return loss
+
+
 def test_memory_layout_makes_no_difference(tmp_path):
     trained = []
     for layout in (torch.contiguous_format, torch.channels_last):
