@@ -29,7 +29,7 @@ from .loop import Recipe, load_averages, train
 from .options import Options, curves, models
 from .sip import FACE, Projector, write_face_t5
 
-RECIPE = Recipe("sip", steps=1200, rate=1e-3, warmup=100, decay=0.02, seed=23)
+RECIPE = Recipe("sip", steps=800, rate=1e-3, warmup=100, decay=0.02, seed=23)
 BATCH = 32
 ALPHAS = (0.05, 0.2)
 CONTENT = 0.5

@@ -6,12 +6,14 @@ import json
 import numpy as np
 import pytest
 from flexid.mini import estimators, world
-from flexid.mini.evaluating import measures, people, prompts, rows
+from flexid.mini.evaluating import measures, people, prompts, report, rows
+from flexid.mini.evaluating.figures import METRICS
 from flexid.mini.evaluating.run import noise_seed
 from flexid.mini.evaluating.studio import Studio
 from flexid.mini.training import faces_evaluate, faces_held_out
 from flexid.mini.training.install import EVALUATION
 from flexid.model_patches.face.analyser import load_analyser
+from flexid.model_patches.metrics import Figure
 
 pytestmark = pytest.mark.comfy
 
@@ -58,6 +60,18 @@ def test_the_published_figures_are_those_of_these_files():
     for name, digest in figures["weights"].items():
         found = hashlib.sha256((world.WEIGHTS / name).read_bytes()).hexdigest()
         assert found == digest, f"{name} is newer than its figures: run start.py evaluate again"
+
+
+@needs_all
+def test_the_readme_shows_the_published_figures():
+    """Every cell of the table, as `start.py evaluate` would print it."""
+    stated = json.loads((EVALUATION / "figures.json").read_text(encoding="utf-8"))
+    page = (EVALUATION.parents[1] / "README.md").read_text(encoding="utf-8")
+    for row in stated["rows"].values():
+        found = {name: value and Figure(**value) for name, value in row["figures"].items()}
+        cells = [report.shown(metric, found[metric]) for metric in METRICS]
+        assert f"| {' | '.join([row['title'], *cells])} |" in page, row["title"]
+    assert f"| {' | '.join(METRICS.values())} |" in page
 
 
 def test_the_detector_finds_drawn_faces(analyser, singles, found):
