@@ -86,8 +86,8 @@ class Training:
         rest = [p for p in self.weights if id(p) not in taken]
         tables, vectors = [p for p in rest if p.ndim > 1], [p for p in rest if p.ndim < 2]
         groups = [
-            {**group, "weight_decay": share}
-            for part, share in ((tables, decay), (vectors, 0.0))
+            {**group, "weight_decay": shrinking}
+            for part, shrinking in ((tables, decay), (vectors, 0.0))
             for group in self._by_share(part, part)
         ]
         made: list[torch.optim.Optimizer] = []
@@ -119,7 +119,11 @@ class Training:
         saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         self.module.load_state_dict(saved["module"])
         for optimiser, state in zip(self.optimisers, saved["optimisers"], strict=True):
+            shares = [group["share"] for group in optimiser.param_groups]
             optimiser.load_state_dict(state)
+            # The recipe's: a checkpoint may be older than they are, or than their latest values.
+            for group, share in zip(optimiser.param_groups, shares, strict=True):
+                group["share"] = share
         for average, value in zip(self.averages, saved["averages"], strict=True):
             average.copy_(value)
         self.step = saved["step"]

@@ -52,6 +52,23 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(tmp_path):
     assert steps[0] == steps[1]
 
 
+def test_a_checkpoint_older_than_shares_goes_on(tmp_path):
+    whole = module()
+    train(RECIPE, whole, loss_of(whole), tmp_path / "whole")
+    broken = module()
+    with pytest.raises(KeyboardInterrupt):
+        train(RECIPE, broken, loss_of(broken, stop_at=37), tmp_path / "broken")
+    path = tmp_path / "broken" / "line.ckpt"
+    saved = torch.load(path, weights_only=True)
+    for optimiser in saved["optimisers"]:
+        for group in optimiser["param_groups"]:
+            del group["share"]
+    torch.save(saved, path)
+    resumed = module()
+    train(RECIPE, resumed, loss_of(resumed), tmp_path / "broken")
+    assert torch.equal(whole.weight, resumed.weight)
+
+
 def test_parts_learn_at_their_share_of_the_rate(tmp_path):
     """Layers (Muon) and their biases (AdamW); a share of nothing keeps a part as it is."""
     moved = {}
