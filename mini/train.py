@@ -28,6 +28,7 @@ STAGES = {
     "identity_inputs": "identity_inputs:build",
     "adapter_tokens": "adapter_tokens:train_tokens",
     "adapter": "adapter_diffusion:train_adapter",
+    "adapter_drawn": "adapter_drawn:train_drawn",
     "sip": "sip_diffusion:train_sip",
 }
 """In this order. Name -> "module:function" in mini/training, called as (work, device, options)."""
@@ -41,11 +42,12 @@ MADE = {
     "base": ("FLUX",),
     "adapter_tokens": ("EVA", "PULID"),
     "adapter": ("EVA", "PULID"),
+    "adapter_drawn": ("EVA", "PULID"),
     "sip": ("FACE_T5",),
 }
 """Stage -> its finished files, by their names in mini/world.py; where they are, it is done."""
 
-SHARED = ("text", "base", "adapter_tokens", "adapter", "sip")
+SHARED = ("text", "base", "adapter_tokens", "adapter", "adapter_drawn", "sip")
 """Stages that --workers trains with several processes."""
 
 PREVIEWS = {

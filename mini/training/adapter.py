@@ -22,6 +22,7 @@ from ...model_patches.face.pack import EMBEDDING
 from ...model_patches.identity.idformer import IDFormer, IDFormerDims
 from ...model_patches.inject.cross_attention import cross_attention
 from ...model_patches.inject.flux import DOUBLE_STRIDE, SINGLE_STRIDE
+from .. import world
 from ..random_adapter import HEADS_KEY
 from .adapter_blocks import Inject
 
@@ -126,6 +127,12 @@ def _start(tower: EvaTower, encoder: IDFormer) -> None:
 def plain_attention(device: torch.device) -> AbstractContextManager:
     """On a CPU the fused attention's backward pass is the slowest part of a step; not so this."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+
+
+def write_files(adapter: Adapter, folder: Path) -> None:
+    """Both files, below a models folder."""
+    write_eva(adapter.tower, folder / world.EVA)
+    write_pulid(adapter, folder / world.PULID)
 
 
 def write_eva(tower: nn.Module, path: Path) -> None:

@@ -89,7 +89,10 @@ def bound(flux: nn.Module, fast: bool) -> dict[tuple[str, int], Run]:
         for kind, (run, blocks) in kinds.items()
         for number, block in enumerate(blocks)
     }
-    return {place: torch.compile(run) if fast else run for place, run in made.items()}
+    # Each shape has its own code: the general one is slower.
+    return {
+        place: torch.compile(run, dynamic=False) if fast else run for place, run in made.items()
+    }
 
 
 def replacements(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .. import world
 from . import workers
-from .adapter import Adapter, plain_attention, write_eva, write_pulid
+from .adapter import Adapter, plain_attention
 from .adapter_base import FrozenBase
 from .adapter_likeness import JUDGED, Likeness, centres, read_recogniser
 from .adapter_tokens import damaged, load_tokens
@@ -26,7 +26,7 @@ from .captions import Captions, captions_of
 from .data import SHOTS, Portraits
 from .flow import clean, early_sigmas, face_weights, noised
 from .identity_inputs import IdentityInputs, tower_input
-from .loop import Recipe, load_averages, train
+from .loop import Recipe, checkpoint_of, load_averages, train
 from .options import Options, curves, models
 from .vae_latents import latents
 
@@ -101,12 +101,13 @@ class AdapterLoss:
         base: FrozenBase,
         examples: Examples,
         batch: int,
-        likeness: Likeness | None,
-        plan: LikenessPlan,
-        steps: int,
+        likeness: Likeness | None = None,
+        plan: LikenessPlan | None = None,
+        steps: int = 0,
     ) -> None:
+        """Without `likeness` the plan and the number of steps play no part."""
         self.adapter, self.base, self.examples, self.batch = adapter, base, examples, batch
-        self.likeness, self.plan, self.steps = likeness, plan, steps
+        self.likeness, self.plan, self.steps = likeness, plan or LikenessPlan(), steps
 
     def __call__(self, step: int, rng: np.random.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
         people = len(self.examples.data) // SHOTS
@@ -159,8 +160,13 @@ def plan_of(options: Options) -> LikenessPlan:
     return replace(plan, pictures=workers.share(plan.pictures))
 
 
+def open_likeness(work: Path, examples: Examples, device: torch.device) -> Likeness:
+    judge = read_recogniser(models(work) / world.RECOGNISER)
+    return Likeness(models(work) / world.VAE, judge, examples.data, examples.wanted, device)
+
+
 def train_adapter(work: Path, device: torch.device, options: Options) -> None:
-    """Train from the tokens' stage on and write both files below `models`.
+    """Train from the tokens' stage on; what it learns is in its checkpoint.
 
     Raises FileNotFoundError, naming the stage, for whatever is not there yet.
     """
@@ -171,22 +177,16 @@ def train_adapter(work: Path, device: torch.device, options: Options) -> None:
     torch.manual_seed(recipe.seed)
     adapter = Adapter(base.anchors).to(device)
     load_tokens(work, adapter)
-    likeness = None
-    if plan.weight:
-        judge = read_recogniser(models(work) / world.RECOGNISER)
-        likeness = Likeness(models(work) / world.VAE, judge, examples.data, examples.wanted, device)
+    likeness = open_likeness(work, examples, device) if plan.weight else None
     batch = workers.share(options.batch or BATCH)
     loss = AdapterLoss(adapter, base, examples, batch, likeness, plan, recipe.steps)
     with plain_attention(device):
         train(recipe, adapter, loss, curves(work), device)
-    write_files(adapter, models(work))
 
 
-def write_files(adapter: Adapter, folder: Path) -> None:
-    write_eva(adapter.tower, folder / world.EVA)
-    write_pulid(adapter, folder / world.PULID)
-
-
-def load_trained(work: Path, adapter: Adapter) -> int:
-    """The adapter as trained so far (averaged weights); the step, 0 before the first checkpoint."""
-    return load_averages(RECIPE, adapter, curves(work))
+def load_diffusion(work: Path, adapter: Adapter) -> None:
+    """The averaged weights of this stage, finished or not. FileNotFoundError before it began."""
+    if not load_averages(RECIPE, adapter, curves(work)):
+        raise FileNotFoundError(
+            f"{checkpoint_of(RECIPE, curves(work))} is missing. Train it first: --only adapter."
+        )

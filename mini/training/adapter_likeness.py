@@ -1,7 +1,7 @@
 """PuLID's identity loss: decode what the model predicts, and ask the recogniser who it is.
 
-Only where the prediction is a picture, and the noisy one no longer. The face is where the target
-picture has it.
+Of one step's prediction only where that is a picture, and the noisy one no longer; the face is
+where the target picture has it. Of a drawn picture the face is where the detector finds it.
 """
 
 from __future__ import annotations
@@ -106,9 +106,16 @@ class Likeness:
     def __call__(self, latents: Tensor, rows: np.ndarray) -> Tensor:
         """latents (B, 16, 16, 16) as predicted, for the pictures `rows` -> cosines (B,)."""
         parts, grid = around(latents, crop_grid(self.data.points[rows]))
-        pictures = self.vae.decode(self.format.process_out(parts).to(self.device))
+        return self.cosines(self.decoded(parts), grid, rows)
+
+    def decoded(self, latents: Tensor) -> Tensor:
+        """(B, 16, h, w) -> (B, 3, 8 h, 8 w) in -1..1, or a little beyond."""
+        return self.vae.decode(self.format.process_out(latents).to(self.device)).float()
+
+    def cosines(self, pictures: Tensor, grid: Tensor, rows: np.ndarray) -> Tensor:
+        """Pictures whose faces `grid` cuts out, against the people of the pictures `rows`: (B,)."""
         crops = F.grid_sample(
-            pictures.float(), grid.to(self.device), padding_mode="zeros", align_corners=False
+            pictures, grid.to(self.device), padding_mode="zeros", align_corners=False
         ).clamp(-1, 1)
         found = F.normalize(self.recogniser(crops).float(), dim=-1)
         people = torch.from_numpy(np.array(self.data.person[rows])).to(self.device)

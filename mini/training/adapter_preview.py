@@ -31,8 +31,8 @@ from ...model_patches.inject.sip import Wording, apply_sip
 from ...model_patches.inject.vfa import apply_vfa
 from .. import portraits, world
 from ..evaluating.measures import largest
-from .adapter import Adapter
-from .adapter_diffusion import load_trained, write_files
+from .adapter import Adapter, write_files
+from .adapter_drawn import load_trained
 from .adapter_tokens import ANCHORS
 from .base_preview import FIRST_SEED, Painter
 from .data import SIZE, Portraits
@@ -57,9 +57,9 @@ Prepare = Callable[[Face, str], Prepared]
 
 
 def preview_adapter(work: Path, out: Path, device: torch.device) -> None:
-    """Apply VFA at weight 1, last checkpoint. FileNotFoundError before the base is trained."""
+    """Apply VFA at weight 1, last checkpoint. FileNotFoundError before there is one."""
     adapter = Adapter(ANCHORS)
-    step = load_trained(work, adapter)
+    stage = load_trained(work, adapter)
     painter = _painter(work)
     with tempfile.TemporaryDirectory() as folder:
         write_files(adapter, Path(folder))
@@ -70,7 +70,7 @@ def preview_adapter(work: Path, out: Path, device: torch.device) -> None:
             identity = encode_identity(opened, vision, [face]).identity
             return apply_vfa(painter.model, opened, identity), painter.encode(prompt)
 
-        sheet(work, painter, prepare, f"VFA, step {step}").save(out)
+        sheet(work, painter, prepare, f"VFA: {stage}").save(out)
 
 
 def preview_sip(work: Path, out: Path, device: torch.device) -> None:

@@ -7,21 +7,23 @@ import torch
 import torch.nn.functional as F
 from flexid.mini import world
 from flexid.mini.training import adapter_preview
-from flexid.mini.training.adapter import Adapter, plain_attention
+from flexid.mini.training.adapter import Adapter, plain_attention, write_files
 from flexid.mini.training.adapter_base import FrozenBase
 from flexid.mini.training.adapter_diffusion import (
     AdapterLoss,
     Examples,
     LikenessPlan,
     drops,
+    open_likeness,
     pairs,
-    write_files,
 )
-from flexid.mini.training.adapter_likeness import Likeness, around, crop_grid, read_recogniser
+from flexid.mini.training.adapter_drawn import DrawnLoss
+from flexid.mini.training.adapter_likeness import around, crop_grid, read_recogniser
 from flexid.mini.training.adapter_tokens import ANCHORS, TokensLoss, _reader, damaged, load_tokens
 from flexid.mini.training.base_preview import Painter
 from flexid.mini.training.captions import captions_of
 from flexid.mini.training.data import SHOTS, Portraits
+from flexid.mini.training.drawing import CFG, Resemblance, Wishes, draw
 from flexid.mini.training.identity_inputs import (
     IdentityInputs,
     face_pixels,
@@ -39,7 +41,7 @@ from flexid.model_patches.face.align import arcface_crop
 from flexid.model_patches.identity.adapter import load_adapter
 from flexid.model_patches.identity.encode import encode_identity
 from flexid.model_patches.inject.vfa import apply_vfa
-from identity_world import CPU, build
+from identity_world import CPU, KnownFaces, build
 
 pytestmark = pytest.mark.comfy
 PICTURE = 7
@@ -126,13 +128,10 @@ def test_tokens_are_those_of_the_pack(adapter, identity, face):
     assert not torch.allclose(mine, identity.tokens["pulid_flux"], atol=1e-2)
 
 
-def velocity(base, adapter, tokens, noise, text):
-    with torch.no_grad(), plain_attention(CPU):
-        injections = adapter.injections(tokens) if tokens is not None else {}
-        return base.velocity(noise, torch.ones(1), *text, injections)
-
-
-def test_a_step_of_apply_vfa_is_the_training_forward(work, base, adapter, opened, identity, face):
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_run_with_apply_vfa_is_what_training_draws(
+    work, base, adapter, opened, identity, face, steps
+):
     """CFG included: the negative prompt gets what dropped captions and dropped identities get."""
     painter = Painter(*(models(work) / n for n in (world.FLUX, world.T5, world.CLIP_L, world.VAE)))
     captions, row = captions_of(work, CPU), np.array([PICTURE])
@@ -149,10 +148,10 @@ def test_a_step_of_apply_vfa_is_the_training_forward(work, base, adapter, opened
     made = comfy.sample.sample(
         model,
         noise,
-        1,
-        2.0,
+        steps,
+        CFG,
         "euler",
-        "simple",
+        "sgm_uniform",
         positive,
         negative,
         empty,
@@ -160,12 +159,13 @@ def test_a_step_of_apply_vfa_is_the_training_forward(work, base, adapter, opened
         seed=5,
     )
     one, nobody = (trained_tokens(adapter, face, present) for present in (True, False))
-    with_face = velocity(base, adapter, one, noise, captions(row, np.array([False])))
-    without = velocity(base, adapter, nobody, noise, captions(row, np.array([True])))
-    mine = noise - (without + 2.0 * (with_face - without))
+    text, pooled = captions(np.repeat(row, 2), np.array([True, False]))
+    injections = adapter.injections(torch.cat((nobody, one)))
+    with torch.no_grad(), plain_attention(CPU):
+        mine = draw(base, noise, Wishes(text, pooled, injections), steps)
+        alone = draw(base, noise, Wishes(text, pooled, {}), steps)
     torch.testing.assert_close(base.format.process_in(made), mine, atol=5e-3, rtol=5e-3)
-    plain = velocity(base, adapter, None, noise, captions(row, np.array([False])))
-    assert (with_face - plain).norm() > 0.05 * plain.norm()
+    assert (mine - alone).norm() > 0.05 * alone.norm()
 
 
 def test_bfloat16_is_the_same_base(work, base):
@@ -179,15 +179,19 @@ def test_bfloat16_is_the_same_base(work, base):
     assert (one - other).norm() < 0.05 * one.norm()
 
 
-def test_gradients_reach_everything_through_the_frozen_base(work):
+@pytest.mark.parametrize("stage", ["adapter", "adapter_drawn"])
+def test_gradients_reach_everything_through_the_frozen_base(work, stage):
     base = FrozenBase(models(work) / world.FLUX, CPU)
     examples = Examples(work, captions_of(work, CPU), CPU)
-    judge = read_recogniser(models(work) / world.RECOGNISER)
-    likeness = Likeness(models(work) / world.VAE, judge, examples.data, examples.wanted, CPU)
+    likeness = open_likeness(work, examples, CPU)
     torch.manual_seed(0)
     adapter = Adapter(base.anchors)
-    plan = LikenessPlan(weight=1.0, pictures=2, start=0.0)
-    loss = AdapterLoss(adapter, base, examples, 8, likeness, plan, 10)
+    if stage == "adapter":
+        plan = LikenessPlan(weight=1.0, pictures=2, start=0.0)
+        loss = AdapterLoss(adapter, base, examples, 8, likeness, plan, 10)
+    else:
+        faces = KnownFaces(examples.data.points[:3])
+        loss = DrawnLoss(AdapterLoss(adapter, base, examples, 3), Resemblance(likeness, faces))
     with plain_attention(CPU), torch.autocast("cpu", torch.bfloat16):
         value, shown = loss(0, np.random.default_rng(0))
     value.backward()
@@ -201,7 +205,7 @@ def test_gradients_reach_everything_through_the_frozen_base(work):
 def test_errors_in_the_face_count_more(work, base, adapter, monkeypatch, where):
     """A prediction that is wrong by one in the face alone, or everywhere else alone."""
     examples = Examples(work, captions_of(work, CPU), CPU)
-    loss = AdapterLoss(adapter, base, examples, 4, None, LikenessPlan(), 10)
+    loss = AdapterLoss(adapter, base, examples, 4)
     seen = {}
 
     def velocity(noisy, sigma, *rest):
@@ -308,3 +312,20 @@ def test_the_window_shows_the_recogniser_the_same_face(work):
     ]
     inner = [crop[..., 16:-16, 16:-16] for crop in seen]
     torch.testing.assert_close(*inner, atol=0.05, rtol=0)
+
+
+def test_a_drawn_face_is_judged_where_it_is_found(work):
+    """Latents of real pictures: at the renderer's points as the window of one step's judge, and
+    nothing for a picture without a face."""
+    examples = Examples(work, captions_of(work, CPU), CPU)
+    likeness, rows = open_likeness(work, examples, CPU), np.array([1, 5, 9])
+    points = np.array(examples.data.points[rows])
+    points[1] = np.nan
+    with torch.no_grad():
+        found = Resemblance(likeness, KnownFaces(points))(examples.targets(rows), rows)
+        window = likeness(examples.targets(rows), rows)
+        nobody = Resemblance(likeness, KnownFaces(np.full_like(points, np.nan)))
+        assert not nobody(examples.targets(rows), rows).any()
+    assert found[1] == 0
+    # The decoder sees beyond the window.
+    torch.testing.assert_close(found[[0, 2]], window[[0, 2]], atol=0.05, rtol=0)

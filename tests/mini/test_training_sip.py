@@ -7,9 +7,10 @@ from flexid.mini import world
 from flexid.mini.training import adapter_preview
 from flexid.mini.training.adapter import plain_attention
 from flexid.mini.training.adapter_base import FrozenBase
-from flexid.mini.training.adapter_diffusion import Examples
+from flexid.mini.training.adapter_diffusion import Examples, open_likeness
 from flexid.mini.training.captions import captions_of
 from flexid.mini.training.data import SHOTS, Portraits
+from flexid.mini.training.drawing import Resemblance
 from flexid.mini.training.identity_inputs import face_pixels, recogniser_of
 from flexid.mini.training.loop import Recipe, Training
 from flexid.mini.training.options import models
@@ -20,7 +21,7 @@ from flexid.model_patches.identity.sip import encode_sip
 from flexid.model_patches.identity.sip_faceclip import FaceClipProjector
 from flexid.model_patches.inject.sip import Wording, apply_sip
 from flexid.nodes.text_encoder import load_mini_clip
-from identity_world import CPU, build
+from identity_world import CPU, KnownFaces, build
 
 pytestmark = pytest.mark.comfy
 PICTURE = 2
@@ -88,12 +89,15 @@ def test_gradients_reach_everything_through_the_frozen_base(work, tmp_path):
     examples = Examples(work, captions_of(work, CPU), CPU)
     torch.manual_seed(0)
     module = Described(base.text_width, examples.data.vectors.shape[1])
-    loss = SipLoss(module, base, examples, 6, 4)
+    faces = KnownFaces(examples.data.points[:4])
+    resemblance = Resemblance(open_likeness(work, examples, CPU), faces)
+    loss = SipLoss(module, base, examples, resemblance, 6, 4, 1)
     run = Training(Recipe("sip", 4, 1e-3, warmup=1), module, tmp_path)
     with plain_attention(CPU):
         first = run.advance(loss, CPU)
+        assert first["velocity"] == first["alike"] == 0
         second = run.advance(loss, CPU)
-    assert first["velocity"] == 0 and second["velocity"] > 0
+    assert second["velocity"] > 0 and second["alike"] != 0
     silent = [
         name
         for name, parameter in module.named_parameters()
@@ -109,7 +113,7 @@ def test_the_face_encoder_alone_learns_first(work, tmp_path):
     examples = Examples(work, captions_of(work, CPU), CPU)
     torch.manual_seed(0)
     module = Described(base.text_width, examples.data.vectors.shape[1])
-    loss = SipLoss(module, base, examples, 8, 10_000)
+    loss = SipLoss(module, base, examples, None, 8, 4, 10_000)
     run = Training(Recipe("sip", 10_000, 2e-3, warmup=5), module, tmp_path)
     with plain_attention(CPU):
         values = [run.advance(loss, CPU)["described"] for _ in range(50)]

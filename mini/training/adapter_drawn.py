@@ -1,0 +1,93 @@
+"""Third stage of the adapter: it draws whole pictures, and the recogniser says who they show.
+
+The second stage's loss, on one step's prediction, comes to a stand where that is a blur; the early
+steps, which decide who somebody is, hardly learn from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import world
+from . import workers
+from .adapter import Adapter, plain_attention, write_files
+from .adapter_base import FrozenBase
+from .adapter_diffusion import RECIPE as BEFORE
+from .adapter_diffusion import AdapterLoss, Examples, load_diffusion, open_likeness, pairs
+from .captions import captions_of
+from .data import SHOTS
+from .drawing import Resemblance, Wishes, draw, open_resemblance
+from .loop import Recipe, load_averages, train
+from .options import Options, curves, models
+
+RECIPE = Recipe(
+    "adapter_drawn",
+    steps=1200,
+    rate=2e-3,
+    warmup=20,
+    decay=0.02,
+    average=0.99,
+    seed=24,
+    shares=BEFORE.shares,
+)
+BATCH = 16
+"""Drawn pictures per step, and as many examples of the second stage."""
+WEIGHT = 1.0
+"""Of the identity loss; the second stage's loss keeps the pictures what they are, and has 1."""
+
+
+class DrawnLoss:
+    """What the loop minimises."""
+
+    def __init__(self, kept: AdapterLoss, resemblance: Resemblance) -> None:
+        self.kept, self.resemblance = kept, resemblance
+
+    def __call__(self, step: int, rng: np.random.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
+        velocity, shown = self.kept(step, rng)
+        alike = self.alike(rng)
+        return velocity + WEIGHT * (1 - alike), {**shown, "alike": alike.detach()}
+
+    def alike(self, rng: np.random.Generator) -> Tensor:
+        """Mean cosine of new pictures by captions of pictures of the referenced people."""
+        base, examples, count = self.kept.base, self.kept.examples, self.kept.batch
+        reference, target = pairs(rng, len(examples.data) // SHOTS, count)
+        negative = np.arange(2 * count) < count
+        tokens = self.kept.tokens(np.tile(reference, 2), ~negative)
+        text, pooled = examples.captions(np.tile(target, 2), negative)
+        noise = torch.randn_like(examples.targets(target))
+        wishes = Wishes(text, pooled, self.kept.adapter.injections(tokens))
+        return self.resemblance(draw(base, noise, wishes), target).mean()
+
+
+def train_drawn(work: Path, device: torch.device, options: Options) -> None:
+    """Train from the second stage on and write both files below `models`.
+
+    Raises FileNotFoundError, naming the stage, for whatever is not there yet.
+    """
+    recipe = replace(RECIPE, steps=options.steps or RECIPE.steps)
+    base = FrozenBase(models(work) / world.FLUX, device, fast=options.compile)
+    examples = Examples(work, captions_of(work, device), device)
+    adapter = Adapter(base.anchors).to(device)
+    load_diffusion(work, adapter)
+    resemblance = open_resemblance(models(work), open_likeness(work, examples, device))
+    kept = AdapterLoss(adapter, base, examples, workers.share(options.batch or BATCH))
+    with plain_attention(device):
+        train(recipe, adapter, DrawnLoss(kept, resemblance), curves(work), device)
+    write_files(adapter, models(work))
+
+
+def load_trained(work: Path, adapter: Adapter) -> str:
+    """The adapter as trained so far (averaged weights); how far that is.
+
+    FileNotFoundError before the second stage began.
+    """
+    if step := load_averages(RECIPE, adapter, curves(work)):
+        return f"{RECIPE.name}, step {step}"
+    load_diffusion(work, adapter)
+    return BEFORE.name
