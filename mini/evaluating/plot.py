@@ -12,6 +12,11 @@ from .rows import Row
 INK, FAINT, PAPER = "#22252b", "#9aa0aa", "#fbfaf7"
 COLOURS = {"none": "#8a9099", "rigid": "#c8553d", "gated": "#2f6f9f"}
 WHOLE, SIP = "#1f8a5b", "#b58a2b"
+PLACES = (
+    ((-9, -15), "right"), ((9, 8), "left"), ((9, -15), "left"), ((-9, 8), "right"),
+    ((9, 22), "left"), ((9, -29), "left"), ((-9, -29), "right"), ((-9, 22), "right"),
+)  # fmt: skip
+"""Where a title may stand: offset from its point, and the side of the title that is there."""
 NAMES = {"similarity": "identity kept: FaceSim to the reference photo", "edit": "edit obeyed, %"}
 
 
@@ -37,7 +42,9 @@ def plot(study: Study, path: Path) -> None:
         _point(axes, row, x, y)
     _frame(axes, NAMES.get(across, "face found, %"))
     _words(sheet, study)
-    FigureCanvasAgg(sheet).print_png(str(path))
+    canvas = FigureCanvasAgg(sheet)
+    _labels(axes, points, canvas.get_renderer())
+    canvas.print_png(str(path))
 
 
 def colour(row: Row) -> str:
@@ -57,14 +64,34 @@ def _point(axes: Any, row: Row, x: Figure, y: Figure) -> None:
     spread = [[100 * (x.mean - x.low)], [100 * (x.high - x.mean)]]
     height = [[y.mean - y.low], [y.high - y.mean]]
     axes.errorbar(*place, xerr=spread, yerr=height, color=shade, lw=1.1, alpha=0.6, zorder=3)
-    size = 130 if row.anchor == "gated" and row.sip else 70
+    size = 130 if _is_whole(row) else 70
     axes.scatter(*place, s=size, color=shade, edgecolor=PAPER, linewidth=1.4, zorder=4)
-    bold = "bold" if size > 100 else "normal"
-    offset, side = ((-9, -15), "right") if row.anchor == "rigid" else ((9, 8), "left")
-    axes.annotate(
-        row.title, place, offset, textcoords="offset points", ha=side, color=shade, fontsize=9.5,
-        fontweight=bold, zorder=5,
-    )  # fmt: skip
+
+
+def _is_whole(row: Row) -> bool:
+    return row.anchor == "gated" and row.sip
+
+
+def _labels(axes: Any, points: list[tuple[Row, Figure, Figure]], renderer: Any) -> None:
+    """A title beside each point, in the first of PLACES where it hides no other title or point."""
+    from matplotlib.transforms import Bbox
+
+    spots = [axes.transData.transform((100 * x.mean, y.mean)) for _, x, y in points]
+    taken = [Bbox.from_bounds(left - 8, low - 8, 16, 16) for left, low in spots]
+    for row, x, y in points:
+        for offset, side in PLACES:
+            title = axes.annotate(
+                row.title, (100 * x.mean, y.mean), offset, textcoords="offset points", ha=side,
+                color=colour(row), fontsize=9.5, zorder=5,
+                fontweight="bold" if _is_whole(row) else "normal",
+            )  # fmt: skip
+            box = title.get_window_extent(renderer)
+            if not any(box.overlaps(other) for other in taken):
+                break
+            title.remove()
+        else:
+            axes.add_artist(title)
+        taken.append(box)
 
 
 def _frame(axes: Any, across: str) -> None:

@@ -31,7 +31,7 @@ from ...model_patches.inject.sip import Wording, apply_sip
 from ...model_patches.inject.vfa import apply_vfa
 from .. import portraits, world
 from ..evaluating.measures import largest
-from .adapter import Adapter, write_files
+from .adapter import write_files
 from .adapter_drawn import load_trained
 from .adapter_tokens import ANCHORS
 from .base_preview import FIRST_SEED, Painter
@@ -58,8 +58,7 @@ Prepare = Callable[[Face, str], Prepared]
 
 def preview_adapter(work: Path, out: Path, device: torch.device) -> None:
     """Apply VFA at weight 1, last checkpoint. FileNotFoundError before there is one."""
-    adapter = Adapter(ANCHORS)
-    stage = load_trained(work, adapter)
+    adapter, stage = load_trained(work, ANCHORS)
     painter = _painter(work)
     with tempfile.TemporaryDirectory() as folder:
         write_files(adapter, Path(folder))

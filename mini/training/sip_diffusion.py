@@ -32,7 +32,7 @@ from .loop import Recipe, load_averages, train
 from .options import Options, curves, models
 from .sip import FACE, Projector, write_face_t5
 
-RECIPE = Recipe("sip", steps=900, rate=2e-3, warmup=100, decay=0.02, average=0.99, seed=23)
+RECIPE = Recipe("sip", steps=600, rate=2e-3, warmup=100, decay=0.02, average=0.99, seed=23)
 BATCH = 32
 DRAWN = 16
 """Examples of a step once the base takes part, and as many drawn pictures."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from flexid.mini import world
-from flexid.mini.training import adapter_preview
+from flexid.mini.training import adapter_diffusion, adapter_drawn, adapter_preview
 from flexid.mini.training.adapter import Adapter, plain_attention, write_files
 from flexid.mini.training.adapter_base import FrozenBase
 from flexid.mini.training.adapter_diffusion import (
@@ -17,7 +17,7 @@ from flexid.mini.training.adapter_diffusion import (
     open_likeness,
     pairs,
 )
-from flexid.mini.training.adapter_drawn import DrawnLoss
+from flexid.mini.training.adapter_drawn import DrawnLoss, fused, load_trained
 from flexid.mini.training.adapter_likeness import around, crop_grid, read_recogniser
 from flexid.mini.training.adapter_tokens import ANCHORS, TokensLoss, _reader, damaged, load_tokens
 from flexid.mini.training.base_preview import Painter
@@ -329,3 +329,32 @@ def test_a_drawn_face_is_judged_where_it_is_found(work):
     assert found[1] == 0
     # The decoder sees beyond the window.
     torch.testing.assert_close(found[[0, 2]], window[[0, 2]], atol=0.05, rtol=0)
+
+
+def test_the_files_lie_between_the_two_stages(base):
+    second, third = Adapter(base.anchors), Adapter(base.anchors)
+    before = {name: value.clone() for name, value in second.state_dict().items()}
+    between = fused(second, third, 0.75).state_dict()
+    for name, value in third.state_dict().items():
+        expected = 0.25 * before[name] + 0.75 * value
+        torch.testing.assert_close(between[name], expected, msg=name)
+
+
+def test_the_preview_shows_the_latest_stage(base, tmp_path):
+    with pytest.raises(FileNotFoundError, match="--only adapter"):
+        load_trained(tmp_path, base.anchors)
+    runs, second, third = tmp_path / "runs", Adapter(base.anchors), Adapter(base.anchors)
+    _finished(adapter_diffusion.RECIPE, second, runs, 3)
+    shown, stage = load_trained(tmp_path, base.anchors)
+    assert stage == "adapter" and torch.equal(shown.encoder.proj_out, second.encoder.proj_out)
+    _finished(adapter_drawn.RECIPE, third, runs, 5)
+    shown, stage = load_trained(tmp_path, base.anchors)
+    assert stage == "adapter_drawn, step 5"
+    expected = fused(second, third, adapter_drawn.FUSED).encoder.proj_out
+    assert torch.equal(shown.encoder.proj_out, expected)
+
+
+def _finished(recipe, adapter, folder, step):
+    run = Training(recipe, adapter, folder)
+    run.step = step
+    run.save()

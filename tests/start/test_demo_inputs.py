@@ -57,7 +57,7 @@ def test_the_sample_portrait_comes_with_the_requirements(tmp_path):
     here = Environment(tmp_path.__class__(sys.executable), tmp_path, tmp_path, "cpu")
     demo.prepare_photo(here, "sample", tmp_path / "portrait.png")
     with image.open(tmp_path / "portrait.png") as portrait:
-        assert portrait.size == (512, 512) and portrait.mode == "RGB"
+        assert portrait.size == (128, 128) and portrait.mode == "RGB"
 
 
 def test_a_server_that_dies_is_reported_with_its_last_words(tmp_path, monkeypatch, capsys):
