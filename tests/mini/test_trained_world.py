@@ -112,10 +112,11 @@ def similarity(analyser):
 @needs_all
 def test_more_anchor_is_more_of_the_person(similarity):
     assert similarity["alone"] < 0.25
-    assert similarity["alone"] + 0.1 < similarity["vfa-0.5"] < similarity["vfa-1"]
+    assert similarity["alone"] + 0.2 < similarity["vfa-0.5"] < similarity["vfa-1"]
+    assert similarity["vfa-1"] > 0.5
 
 
 @needs_all
-def test_the_gate_keeps_the_person(similarity):
-    assert similarity["vfa-cag"] > similarity["alone"] + 0.25
-    assert similarity["sip-vfa-cag"] > similarity["alone"] + 0.25
+def test_the_gate_keeps_the_person_and_less_than_the_rigid_anchor(similarity):
+    for gated in ("vfa-cag", "sip-vfa-cag"):
+        assert similarity["alone"] + 0.3 < similarity[gated] < similarity["vfa-1"]
