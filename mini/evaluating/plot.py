@@ -43,7 +43,7 @@ def plot(study: Study, path: Path) -> None:
     _frame(axes, NAMES.get(across, "face found, %"))
     _words(sheet, study)
     canvas = FigureCanvasAgg(sheet)
-    _labels(axes, points, canvas.get_renderer())
+    label(axes, points, canvas.get_renderer())
     canvas.print_png(str(path))
 
 
@@ -72,7 +72,7 @@ def _is_whole(row: Row) -> bool:
     return row.anchor == "gated" and row.sip
 
 
-def _labels(axes: Any, points: list[tuple[Row, Figure, Figure]], renderer: Any) -> None:
+def label(axes: Any, points: list[tuple[Row, Figure, Figure]], renderer: Any) -> None:
     """A title beside each point, in the first of PLACES where it hides no other title or point."""
     from matplotlib.transforms import Bbox
 

@@ -135,6 +135,26 @@ def test_the_plot_shows_every_row(tmp_path, estimators):
         assert (np.abs(pixels - np.array(wanted)).max(1) <= 2).sum() > 150, row.title
 
 
+def test_titles_of_rows_in_one_place_hide_neither_each_other_nor_the_point():
+    pytest.importorskip("matplotlib")
+    from flexid.mini.evaluating.plot import label
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Sheet
+
+    sheet = Sheet(figsize=(8, 6))
+    axes = sheet.add_subplot()
+    axes.set(xlim=(0, 100), ylim=(0, 1))
+    renderer = FigureCanvasAgg(sheet).get_renderer()
+    same = measures.metrics.Figure(0.5, 0.5, 0.5, 9)
+    crowd = [rows.rigid(1.0), rows.VFA_CAG, rows.WHOLE, rows.SIP_ONLY]
+    label(axes, [(row, same, same) for row in crowd], renderer)
+    boxes = [text.get_window_extent(renderer) for text in axes.texts]
+    assert [text.get_text() for text in axes.texts] == [row.title for row in crowd]
+    for one, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:one])
+        assert not box.contains(*axes.transData.transform((50, 0.5)))
+
+
 # What is seen in a picture
 
 ANGRY_LEFT = Prompt("a", "t", expression="angry", yaw=-30, style="oil")
