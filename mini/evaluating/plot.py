@@ -79,18 +79,16 @@ def label(axes: Any, points: list[tuple[Row, Figure, Figure]], renderer: Any) ->
     spots = [axes.transData.transform((100 * x.mean, y.mean)) for _, x, y in points]
     taken = [Bbox.from_bounds(left - 8, low - 8, 16, 16) for left, low in spots]
     for row, x, y in points:
+        title = axes.annotate(
+            row.title, (100 * x.mean, y.mean), (0, 0), textcoords="offset points",
+            color=colour(row), fontsize=9.5, zorder=5,
+            fontweight="bold" if _is_whole(row) else "normal",
+        )  # fmt: skip
         for offset, side in PLACES:
-            title = axes.annotate(
-                row.title, (100 * x.mean, y.mean), offset, textcoords="offset points", ha=side,
-                color=colour(row), fontsize=9.5, zorder=5,
-                fontweight="bold" if _is_whole(row) else "normal",
-            )  # fmt: skip
+            title.set(position=offset, ha=side)
             box = title.get_window_extent(renderer)
             if not any(box.overlaps(other) for other in taken):
                 break
-            title.remove()
-        else:
-            axes.add_artist(title)
         taken.append(box)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .. import world
 from . import workers
-from .adapter import Adapter, plain_attention
+from .adapter import Adapter, Anchors, plain_attention
 from .adapter_base import FrozenBase
 from .adapter_likeness import JUDGED, Likeness, centres, read_recogniser
 from .adapter_tokens import damaged, load_tokens
@@ -184,9 +184,11 @@ def train_adapter(work: Path, device: torch.device, options: Options) -> None:
         train(recipe, adapter, loss, curves(work), device)
 
 
-def load_diffusion(work: Path, adapter: Adapter) -> None:
-    """The averaged weights of this stage, finished or not. FileNotFoundError before it began."""
+def load_diffusion(work: Path, anchors: Anchors) -> Adapter:
+    """With this stage's averaged weights, finished or not. FileNotFoundError before it began."""
+    adapter = Adapter(anchors)
     if not load_averages(RECIPE, adapter, curves(work)):
         raise FileNotFoundError(
             f"{checkpoint_of(RECIPE, curves(work))} is missing. Train it first: --only adapter."
         )
+    return adapter

@@ -42,7 +42,6 @@ BATCH = 16
 """Drawn pictures per step, and as many examples of the second stage."""
 WEIGHT = 1.0
 """Of the identity loss; the second stage's loss keeps the pictures what they are, and has 1."""
-
 FUSED = 0.77
 """What the files hold: this share of the third stage's weights, the rest of the second's."""
 
@@ -78,19 +77,12 @@ def train_drawn(work: Path, device: torch.device, options: Options) -> None:
     recipe = replace(RECIPE, steps=options.steps or RECIPE.steps)
     base = FrozenBase(models(work) / world.FLUX, device, fast=options.compile)
     examples = Examples(work, captions_of(work, device), device)
-    adapter = second_stage(work, base.anchors).to(device)
+    adapter = load_diffusion(work, base.anchors).to(device)
     resemblance = open_resemblance(models(work), open_likeness(work, examples, device))
     kept = AdapterLoss(adapter, base, examples, workers.share(options.batch or BATCH))
     with plain_attention(device):
         train(recipe, adapter, DrawnLoss(kept, resemblance), curves(work), device)
-    write_files(fused(second_stage(work, base.anchors), adapter.cpu(), FUSED), models(work))
-
-
-def second_stage(work: Path, anchors: Anchors) -> Adapter:
-    """Raises FileNotFoundError before it began."""
-    adapter = Adapter(anchors)
-    load_diffusion(work, adapter)
-    return adapter
+    write_files(fused(load_diffusion(work, base.anchors), adapter.cpu(), FUSED), models(work))
 
 
 @torch.no_grad()
@@ -107,7 +99,7 @@ def load_trained(work: Path, anchors: Anchors) -> tuple[Adapter, str]:
     FileNotFoundError before the second stage began.
     """
     third = Adapter(anchors)
-    second = second_stage(work, anchors)
+    second = load_diffusion(work, anchors)
     step = load_averages(RECIPE, third, curves(work))
     if not step:
         return second, BEFORE.name

@@ -38,12 +38,18 @@ def test_it_learns(tmp_path):
     assert "bias" in rows[0]
 
 
-def test_a_stopped_run_goes_on_as_if_nothing_had_happened(tmp_path):
+def whole_and_broken(tmp_path):
+    """The module of a run in "whole"; one in "broken" was stopped."""
     whole = module()
     train(RECIPE, whole, loss_of(whole), tmp_path / "whole")
     broken = module()
     with pytest.raises(KeyboardInterrupt):
         train(RECIPE, broken, loss_of(broken, stop_at=37), tmp_path / "broken")
+    return whole
+
+
+def test_a_stopped_run_goes_on_as_if_nothing_had_happened(tmp_path):
+    whole = whole_and_broken(tmp_path)
     resumed = module()
     train(RECIPE, resumed, loss_of(resumed), tmp_path / "broken")
     assert torch.equal(whole.weight, resumed.weight)
@@ -53,11 +59,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(tmp_path):
 
 
 def test_a_checkpoint_older_than_shares_goes_on(tmp_path):
-    whole = module()
-    train(RECIPE, whole, loss_of(whole), tmp_path / "whole")
-    broken = module()
-    with pytest.raises(KeyboardInterrupt):
-        train(RECIPE, broken, loss_of(broken, stop_at=37), tmp_path / "broken")
+    whole = whole_and_broken(tmp_path)
     path = tmp_path / "broken" / "line.ckpt"
     saved = torch.load(path, weights_only=True)
     for optimiser in saved["optimisers"]:
