@@ -28,7 +28,9 @@ STAGES = {
     "identity_inputs": "identity_inputs:build",
     "adapter_tokens": "adapter_tokens:train_tokens",
     "adapter": "adapter_diffusion:train_adapter",
+    "critic": "estimators:train_critic",
     "adapter_drawn": "adapter_drawn:train_drawn",
+    "sip_face": "sip_face:train_face",
     "sip": "sip_diffusion:train_sip",
 }
 """In this order. Name -> "module:function" in mini/training, called as (work, device, options)."""
@@ -43,11 +45,12 @@ MADE = {
     "adapter_tokens": ("EVA", "PULID"),
     "adapter": ("EVA", "PULID"),
     "adapter_drawn": ("EVA", "PULID"),
+    "sip_face": ("FACE_T5",),
     "sip": ("FACE_T5",),
 }
 """Stage -> its finished files, by their names in mini/world.py; where they are, it is done."""
 
-SHARED = ("text", "base", "adapter_tokens", "adapter", "adapter_drawn", "sip")
+SHARED = ("text", "base", "adapter_tokens", "adapter", "adapter_drawn", "sip_face", "sip")
 """Stages that --workers trains with several processes."""
 
 PREVIEWS = {

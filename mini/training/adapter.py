@@ -24,7 +24,7 @@ from ...model_patches.inject.cross_attention import cross_attention
 from ...model_patches.inject.flux import DOUBLE_STRIDE, SINGLE_STRIDE
 from .. import world
 from ..random_adapter import HEADS_KEY
-from .adapter_blocks import Inject
+from .adapter_blocks import Injections
 
 TOWER = TowerDims(width=128, depth=6, patch=14, grid=8, mlp=320, output=128)
 TOKEN_DIM = 256
@@ -99,12 +99,19 @@ class Adapter(nn.Module):
         condition = torch.cat((embedding, pooled.float()), dim=-1)[:, None]
         return self.encoder(_only(condition, present), _only(hidden, present))
 
-    def injections(self, tokens: Tensor) -> dict[tuple[str, int], Inject]:
-        """Block -> what it adds to the image tokens at weight 1."""
+    def injections(self, tokens: Tensor, weight: Tensor | None = None) -> Injections:
+        """Block -> what it adds to the image tokens; weight (B,), without it 1."""
         return {
-            block: partial(layer, tokens)
+            block: partial(_weighted, layer, tokens, weight)
             for block, layer in zip(self.anchors.blocks, self.layers, strict=True)
         }
+
+
+def _weighted(
+    layer: CrossAttention, tokens: Tensor, weight: Tensor | None, image: Tensor
+) -> Tensor:
+    residual = layer(tokens, image)
+    return residual if weight is None else residual * weight[:, None, None].to(residual.dtype)
 
 
 def _only(values: Tensor, present: Tensor) -> Tensor:

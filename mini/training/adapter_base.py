@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .adapter import Anchors
-from .adapter_blocks import Inject, bound, replacements
+from .adapter_blocks import Inject, Injections, bound, replacements
 
 GUIDANCE = 4.0
 """For bases with a guidance embedding; the paper's."""
@@ -49,7 +49,7 @@ class FrozenBase:
         sigma: Tensor,
         text: Tensor,
         pooled: Tensor,
-        injections: dict[tuple[str, int], Inject],
+        injections: Injections,
     ) -> Tensor:
         """noisy (B, 16, h, w), sigma (B,), text (B, T, D), pooled (B, V) -> float32 like noisy."""
         extra = {}

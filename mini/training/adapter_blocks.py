@@ -6,7 +6,7 @@ take the blocks' places through `patches_replace`; nothing is assigned to the mo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 Inject = Callable[[Tensor], Tensor]
 """Image tokens (B, L, D) after a block -> what to add to them."""
+Injections = Mapping[tuple[str, int], Inject]
+"""By the block's place."""
 
 
 def _modulated(x: Tensor, norm: nn.Module, mod: Any) -> Tensor:
@@ -95,9 +97,7 @@ def bound(flux: nn.Module, fast: bool) -> dict[tuple[str, int], Run]:
     }
 
 
-def replacements(
-    runs: dict[tuple[str, int], Run], injections: dict[tuple[str, int], Inject]
-) -> dict:
+def replacements(runs: dict[tuple[str, int], Run], injections: Injections) -> dict:
     """`patches_replace` entries for every block; some are followed by an injection."""
     wrap = {"double_block": _double, "single_block": _single}
     return {place: wrap[place[0]](run, injections.get(place)) for place, run in runs.items()}

@@ -8,7 +8,7 @@ which is the rigidity that FlexID's gate is there for. Source of the losses: PuL
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,12 +20,13 @@ from .. import world
 from . import workers
 from .adapter import Adapter, Anchors, plain_attention
 from .adapter_base import FrozenBase
-from .adapter_likeness import JUDGED, Likeness, centres, read_recogniser
+from .adapter_likeness import JUDGED, Likeness, centres
 from .adapter_tokens import damaged, load_tokens
 from .captions import Captions, captions_of
 from .data import SHOTS, Portraits
 from .flow import clean, early_sigmas, face_weights, noised
 from .identity_inputs import IdentityInputs, tower_input
+from .judges import read_recogniser
 from .loop import Recipe, checkpoint_of, load_averages, train
 from .options import Options, curves, models
 from .vae_latents import latents
@@ -66,10 +67,14 @@ class Examples:
     def __init__(self, work: Path, captions: Captions, device: torch.device) -> None:
         self.data, self.inputs = Portraits(work), IdentityInputs(work)
         self.latents, self.captions, self.device = latents(work, "singles"), captions, device
-        self.wanted = centres(self.inputs.arrays["embedding"], self.data.person)
+        self.centres = centres(self.inputs.arrays["embedding"], self.data.person).to(device)
 
     def targets(self, rows: np.ndarray) -> Tensor:
         return torch.from_numpy(self.latents[rows]).float().to(self.device)
+
+    def people(self, rows: np.ndarray) -> Tensor:
+        """(B, 512) mean unit embeddings of the people in these pictures."""
+        return self.centres[torch.from_numpy(np.array(self.data.person[rows])).to(self.device)]
 
     def weights(self, rows: np.ndarray) -> Tensor:
         """What errors count in these pictures: (B, 1, h, w), most in the face."""
@@ -84,6 +89,22 @@ def pairs(rng: np.random.Generator, people: int, batch: int) -> tuple[np.ndarray
     target = np.where(sitting, 1 - reference, other)
     first = rng.integers(people, size=batch) * SHOTS
     return first + reference, first + target
+
+
+def strangers(rng: np.random.Generator, people: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Picture numbers of references and targets: one person in two free views."""
+    first = rng.integers(people, size=batch) * SHOTS
+    reference = rng.integers(SHOTS, size=batch)
+    # The two frames of a sitting count as one view: never one for the other.
+    step = rng.integers(1, SHOTS, size=batch)
+    target = (reference + step) % SHOTS
+    sitting = (reference < 2) & (target < 2)
+    target = np.where(sitting, rng.integers(2, SHOTS, size=batch), target)
+    return first + reference, first + target
+
+
+Views = Callable[[np.random.Generator, int, int], tuple[np.ndarray, np.ndarray]]
+"""(randomness, people, batch) -> picture numbers of references and targets."""
 
 
 def drops(rng: np.random.Generator, batch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -104,14 +125,16 @@ class AdapterLoss:
         likeness: Likeness | None = None,
         plan: LikenessPlan | None = None,
         steps: int = 0,
+        views: Views = pairs,
     ) -> None:
         """Without `likeness` the plan and the number of steps play no part."""
         self.adapter, self.base, self.examples, self.batch = adapter, base, examples, batch
         self.likeness, self.plan, self.steps = likeness, plan or LikenessPlan(), steps
+        self.views = views
 
     def __call__(self, step: int, rng: np.random.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
         people = len(self.examples.data) // SHOTS
-        reference, target = pairs(rng, people, self.batch)
+        reference, target = self.views(rng, people, self.batch)
         wordless, nobody = drops(rng, self.batch)
         sigma = early_sigmas(rng, self.batch).to(self.base.device)
         noisy, wanted = noised(self.examples.targets(target), sigma)
@@ -160,9 +183,10 @@ def plan_of(options: Options) -> LikenessPlan:
     return replace(plan, pictures=workers.share(plan.pictures))
 
 
-def open_likeness(work: Path, examples: Examples, device: torch.device) -> Likeness:
+def open_likeness(work: Path, examples: Examples) -> Likeness:
     judge = read_recogniser(models(work) / world.RECOGNISER)
-    return Likeness(models(work) / world.VAE, judge, examples.data, examples.wanted, device)
+    vae = models(work) / world.VAE
+    return Likeness(vae, judge, examples.data, examples.people, examples.device)
 
 
 def train_adapter(work: Path, device: torch.device, options: Options) -> None:
@@ -177,7 +201,7 @@ def train_adapter(work: Path, device: torch.device, options: Options) -> None:
     torch.manual_seed(recipe.seed)
     adapter = Adapter(base.anchors).to(device)
     load_tokens(work, adapter)
-    likeness = open_likeness(work, examples, device) if plan.weight else None
+    likeness = open_likeness(work, examples) if plan.weight else None
     batch = workers.share(options.batch or BATCH)
     loss = AdapterLoss(adapter, base, examples, batch, likeness, plan, recipe.steps)
     with plain_attention(device):

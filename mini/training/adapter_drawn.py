@@ -8,7 +8,7 @@ the likeness and most of the obedience (as Wortsman et al. found for fine-tuning
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,15 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...model_patches.cag import Knobs
 from .. import world
 from . import workers
 from .adapter import Adapter, Anchors, plain_attention, write_files
 from .adapter_base import FrozenBase
+from .adapter_blocks import Injections
 from .adapter_diffusion import RECIPE as BEFORE
-from .adapter_diffusion import AdapterLoss, Examples, load_diffusion, open_likeness, pairs
+from .adapter_diffusion import AdapterLoss, Examples, load_diffusion, strangers
 from .captions import captions_of
+from .critic import Critic, open_critic
 from .data import SHOTS
-from .drawing import Resemblance, Wishes, draw, open_resemblance
+from .drawing import Drawing, open_drawing
 from .loop import Recipe, load_averages, train
 from .options import Options, curves, models
 
@@ -40,6 +43,13 @@ RECIPE = Recipe(
 )
 BATCH = 16
 """Drawn pictures per step, and as many examples of the second stage."""
+WEIGHTS = (0.5, 1.0)
+"""Of the injection, drawn freely for each picture: users and gates take less than the whole."""
+GATED = 0.5
+"""Share of the pictures on a course over time."""
+GATE = Knobs()
+STRAYED = 0.5
+"""Weight of the critic's loss."""
 WEIGHT = 1.0
 """Of the identity loss; the second stage's loss keeps the pictures what they are, and has 1."""
 FUSED = 0.77
@@ -49,24 +59,42 @@ FUSED = 0.77
 class DrawnLoss:
     """What the loop minimises."""
 
-    def __init__(self, kept: AdapterLoss, resemblance: Resemblance) -> None:
-        self.kept, self.resemblance = kept, resemblance
+    def __init__(self, kept: AdapterLoss, drawing: Drawing, critic: Critic) -> None:
+        self.kept, self.drawing, self.critic = kept, drawing, critic
 
     def __call__(self, step: int, rng: np.random.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
         velocity, shown = self.kept(step, rng)
-        alike = self.alike(rng)
-        return velocity + WEIGHT * (1 - alike), {**shown, "alike": alike.detach()}
+        alike, strayed = self.drawn(rng)
+        loss = velocity + WEIGHT * (1 - alike) + STRAYED * strayed
+        return loss, {**shown, "alike": alike.detach(), "strayed": strayed.detach()}
 
-    def alike(self, rng: np.random.Generator) -> Tensor:
-        """Mean cosine of new pictures by captions of pictures of the referenced people."""
-        base, examples, count = self.kept.base, self.kept.examples, self.kept.batch
-        reference, target = pairs(rng, len(examples.data) // SHOTS, count)
-        negative = np.arange(2 * count) < count
-        tokens = self.kept.tokens(np.tile(reference, 2), ~negative)
-        text, pooled = examples.captions(np.tile(target, 2), negative)
-        noise = torch.randn_like(examples.targets(target))
-        wishes = Wishes(text, pooled, self.kept.adapter.injections(tokens))
-        return self.resemblance(draw(base, noise, wishes), target).mean()
+    def drawn(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Of new pictures by captions of pictures of the referenced people: their mean cosine, and
+        how far they are from the same pictures without anybody."""
+        kept, drawing, count = self.kept, self.drawing, self.kept.batch
+        reference, target = kept.views(rng, len(kept.examples.data) // SHOTS, count)
+        noise, (positive, negative) = drawing.noise(target), drawing.captions(target)
+        with torch.no_grad():
+            plain = drawing(noise, positive, negative)
+            nobody = kept.tokens(reference, np.zeros(count, bool))
+        somebody = kept.tokens(reference, np.ones(count, bool))
+        course = weights(rng, count)
+
+        def injected(sigma: float) -> Injections:
+            return kept.adapter.injections(somebody, course(sigma).to(noise))
+
+        positive = replace(positive, injections=injected)
+        negative = replace(negative, injections=lambda _: kept.adapter.injections(nobody))
+        drawn = drawing(noise, positive, negative)
+        return drawing.alike(drawn, target).mean(), self.critic(plain, drawn)
+
+
+def weights(rng: np.random.Generator, count: int) -> Callable[[float], Tensor]:
+    """Sigma -> weights (count,) of the injection: half of them constant, half on a course over
+    time as the context-aware gate's, T = 1 - kappa (2 sigma - 1)."""
+    weight = torch.from_numpy(rng.uniform(*WEIGHTS, count))
+    kappa = torch.from_numpy(rng.random(count) * (rng.random(count) < GATED))
+    return lambda sigma: (weight * (1 - kappa * (2 * sigma - 1))).clamp(max=GATE.w_max)
 
 
 def train_drawn(work: Path, device: torch.device, options: Options) -> None:
@@ -78,10 +106,12 @@ def train_drawn(work: Path, device: torch.device, options: Options) -> None:
     base = FrozenBase(models(work) / world.FLUX, device, fast=options.compile)
     examples = Examples(work, captions_of(work, device), device)
     adapter = load_diffusion(work, base.anchors).to(device)
-    resemblance = open_resemblance(models(work), open_likeness(work, examples, device))
-    kept = AdapterLoss(adapter, base, examples, workers.share(options.batch or BATCH))
+    drawing = open_drawing(work, base, examples)
+    batch = workers.share(options.batch or BATCH)
+    kept = AdapterLoss(adapter, base, examples, batch, views=strangers)
+    loss = DrawnLoss(kept, drawing, open_critic(work, device))
     with plain_attention(device):
-        train(recipe, adapter, DrawnLoss(kept, resemblance), curves(work), device)
+        train(recipe, adapter, loss, curves(work), device)
     write_files(fused(load_diffusion(work, base.anchors), adapter.cpu(), FUSED), models(work))
 
 

@@ -6,6 +6,7 @@ where the target picture has it. Of a drawn picture the face is where the detect
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import comfy.latent_formats
@@ -17,10 +18,8 @@ from comfy.taesd.taesd import TAESD
 from torch import Tensor, nn
 
 from ...model_patches.face.align import ARCFACE_112, similarity
-from ..conv_layers import folded
 from .data import SIZE, Portraits
 from .identity_inputs import SIDE
-from .recogniser import Recogniser
 
 WINDOW = 11
 """Side of what is decoded around the face, in latent cells of 8 pixels: 88 of 128 pixels hold the
@@ -28,26 +27,6 @@ recogniser's crop of nearly every face, at less than half the cost."""
 JUDGED = (0.4, 0.9)
 """Sigmas between which a prediction is judged: below, the noisy picture shows the face already;
 above, the prediction is a blur."""
-
-
-def read_recogniser(path: Path) -> nn.Module:
-    """The network of recogniser.onnx as a torch module. Raises ValueError for another one."""
-    import onnx
-    from onnx import numpy_helper
-
-    stored = [numpy_helper.to_array(part) for part in onnx.load(str(path)).graph.initializer]
-    module = folded(Recogniser())
-    wanted = list(module.parameters())
-    found = [value for value in stored if value.dtype in (np.float16, np.float32)]
-    if [value.shape for value in found] != [tuple(part.shape) for part in wanted]:
-        raise ValueError(
-            f"{path} has {len(found)} weights, not the {len(wanted)} of the network in "
-            "recogniser.py. Train it again: --only recogniser."
-        )
-    with torch.no_grad():
-        for parameter, value in zip(wanted, found, strict=True):
-            parameter.copy_(torch.from_numpy(value.astype(np.float32)))
-    return module.eval().requires_grad_(False)
 
 
 def crop_grid(points: np.ndarray) -> Tensor:
@@ -91,17 +70,17 @@ class Likeness:
         vae: Path,
         recogniser: nn.Module,
         data: Portraits,
-        wanted: Tensor,
+        wanted: Callable[[np.ndarray], Tensor],
         device: torch.device,
     ) -> None:
-        """`wanted` (people, 512): unit embeddings, see `centres`."""
+        """`wanted`: picture numbers -> unit embeddings (B, 512) of who they should show."""
         module = TAESD(latent_channels=comfy.latent_formats.Flux().latent_channels)
         module.load_state_dict(comfy.utils.load_torch_file(str(vae)))
         layout = torch.channels_last
         self.vae = module.requires_grad_(False).to(device, memory_format=layout)
         self.recogniser = recogniser.to(device, memory_format=layout)
         self.format, self.data, self.device = comfy.latent_formats.Flux(), data, device
-        self.wanted = wanted.to(device)
+        self.wanted = wanted
 
     def __call__(self, latents: Tensor, rows: np.ndarray) -> Tensor:
         """latents (B, 16, 16, 16) as predicted, for the pictures `rows` -> cosines (B,)."""
@@ -118,5 +97,4 @@ class Likeness:
             pictures, grid.to(self.device), padding_mode="zeros", align_corners=False
         ).clamp(-1, 1)
         found = F.normalize(self.recogniser(crops).float(), dim=-1)
-        people = torch.from_numpy(np.array(self.data.person[rows])).to(self.device)
-        return (found * self.wanted[people]).sum(-1)
+        return (found * self.wanted(rows).to(self.device)).sum(-1)

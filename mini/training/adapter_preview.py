@@ -35,11 +35,10 @@ from .adapter import write_files
 from .adapter_drawn import load_trained
 from .adapter_tokens import ANCHORS
 from .base_preview import FIRST_SEED, Painter
-from .data import SIZE, Portraits
+from .data import SIZE
 from .identity_inputs import recogniser_of
 from .options import models
 from .sip import write_face_t5
-from .sip_diffusion import Described
 from .sip_diffusion import load_trained as load_projector
 
 PROMPTS = (
@@ -76,11 +75,10 @@ def preview_sip(work: Path, out: Path, device: torch.device) -> None:
     """Apply SIP at its default α with the last checkpoint. Raises like `preview_adapter`."""
     painter = _painter(work)
     width = painter.model.get_model_object("diffusion_model").params.context_in_dim
-    described = Described(width, Portraits(work).vectors.shape[1])
-    step = load_projector(work, described)
+    trained, step = load_projector(work, width)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / Path(world.FACE_T5).name
-        write_face_t5(described.projector, path)
+        write_face_t5(trained, path)
         projector = FaceClipProjector(load_faceclip(path))
 
         def prepare(face: Face, prompt: str) -> Prepared:

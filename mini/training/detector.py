@@ -163,8 +163,12 @@ def train_detector(work: Path, device: torch.device, options: Options) -> None:
 
 
 def write_detector(model: Detector, path: Path) -> None:
-    """Write the ONNX file: nine outputs, kind by kind and stride by stride, as SCRFD's."""
-    net = folded(model).cpu()
+    """Write the ONNX file."""
+    graph_of(folded(model).cpu()).write(path)
+
+
+def graph_of(net: Detector) -> Graph:
+    """Of the folded network: nine outputs, kind by kind and stride by stride, as SCRFD's."""
     graph = Graph("flexid_mini_detector")
     flow = graph.add(net.stem, graph.input("input.1", (1, 3, SIDE, SIDE)))
     levels = []
@@ -181,7 +185,7 @@ def write_detector(model: Detector, path: Path) -> None:
             merged = graph.op("Add", levels[index], larger)
         answers[STRIDES[index]] = graph.add(net.heads[index], graph.add(net.shared, merged))
     _outputs(graph, answers)
-    graph.write(path)
+    return graph
 
 
 NEAREST = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}

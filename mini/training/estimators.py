@@ -21,6 +21,8 @@ from .loop import Recipe, train
 from .options import Options, curves, models
 
 RECIPE = Recipe("estimators", steps=1800, rate=2e-3, warmup=100, decay=0.02, seed=13)
+CRITIC = replace(RECIPE, name="critic", steps=1000, seed=14)
+"""The adapter's, see critic.py."""
 BATCH = 96
 GROUP_SHARE = 0.15
 SHIFT, ZOOM = 0.05, 0.1
@@ -62,7 +64,20 @@ def train_estimators(work: Path, device: torch.device, options: Options) -> None
 
     Raises FileNotFoundError before the data is drawn.
     """
-    recipe = replace(RECIPE, steps=options.steps or RECIPE.steps)
+    _train(RECIPE, models(work) / ESTIMATORS, work, device, options)
+
+
+def train_critic(work: Path, device: torch.device, options: Options) -> None:
+    """The same beside the checkpoints: it is no file of the pack."""
+    _train(CRITIC, critic_file(curves(work)), work, device, options)
+
+
+def critic_file(folder: Path) -> Path:
+    return folder / f"{CRITIC.name}.safetensors"
+
+
+def _train(recipe: Recipe, path: Path, work: Path, device: torch.device, options: Options) -> None:
+    recipe = replace(recipe, steps=options.steps or recipe.steps)
     sample, batch = Sample(work), options.batch or BATCH
     torch.manual_seed(recipe.seed)
     model = Estimators(len(EXPRESSIONS), len(STYLES))
@@ -99,4 +114,4 @@ def train_estimators(work: Path, device: torch.device, options: Options) -> None
         model.style(network_input(pictures).to(device))
 
     recalibrate(model, forward, CALIBRATION)
-    save_estimators(model, models(work) / ESTIMATORS, list(EXPRESSIONS), list(STYLES))
+    save_estimators(model, path, list(EXPRESSIONS), list(STYLES))

@@ -35,20 +35,27 @@ def fuser_of(width: int) -> FuserDims:
     )
 
 
+def face_encoder() -> FaceVit:
+    """One to be trained."""
+    face = FaceVit(FACE).requires_grad_(True)
+    with torch.no_grad():  # the pack leaves it empty because it loads it
+        nn.init.normal_(face.pos_embed, std=0.02)
+    return face
+
+
 class Projector(nn.Module):
     """Face and prompt -> the prompt leaning towards the person."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, face: FaceVit | None = None) -> None:
+        """Without `face` with a new one."""
         super().__init__()
-        self.face = FaceVit(FACE)
-        self.fuser = Fuser(fuser_of(width))
-        self.requires_grad_(True)
+        self.face = face or face_encoder()
+        self.fuser = Fuser(fuser_of(width)).requires_grad_(True)
         self._start()
 
     @torch.no_grad()
     def _start(self) -> None:
         """What the pack leaves empty because it loads it."""
-        nn.init.normal_(self.face.pos_embed, std=0.02)
         for name, parameter in self.fuser.named_parameters():
             if "gamma_" in name:
                 nn.init.ones_(parameter)

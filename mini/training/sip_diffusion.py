@@ -1,10 +1,9 @@
 """Teaches the semantic projector: the frozen base, reading the changed text, draws the person.
 
-First the face encoder alone learns to tell the renderer's identity parameters, which costs little;
-then all of it learns through the base, as the adapter does: on one step's error, and on whole
-drawn pictures, of which the recogniser says who they show. References and targets are drawn freely,
-never from one sitting: what both have in common is the person. α spans what the pack uses (0.1, and
-0.05 to 0.15 under the context-aware gate), and a little more.
+Second stage, behind `sip_face.py`. As the adapter it learns on one step's error, and on whole drawn
+pictures, of which the recogniser says who they show. References and targets are drawn freely, never
+from one sitting: what both have in common is the person. α spans what the pack uses (0.1, and 0.05
+to 0.15 under the context-aware gate) and more: a longer residual teaches more.
 """
 
 from __future__ import annotations
@@ -15,103 +14,57 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import world
 from . import workers
 from .adapter import plain_attention
 from .adapter_base import FrozenBase
-from .adapter_diffusion import Examples, open_likeness
+from .adapter_diffusion import Examples, strangers
 from .adapter_drawn import WEIGHT
 from .captions import captions_of
-from .data import SHOTS
-from .drawing import Resemblance, Wishes, draw, open_resemblance
+from .data import SHOTS, Portraits
+from .drawing import Drawing, open_drawing
 from .flow import early_sigmas, noised
 from .loop import Recipe, load_averages, train
 from .options import Options, curves, models
-from .sip import FACE, Projector, write_face_t5
+from .sip import Projector, write_face_t5
+from .sip_face import Described, Reader, load_face, new_reader, softened
 
-RECIPE = Recipe("sip", steps=600, rate=2e-3, warmup=100, decay=0.02, average=0.99, seed=23)
-BATCH = 32
-DRAWN = 16
-"""Examples of a step once the base takes part, and as many drawn pictures."""
-ALPHAS = (0.05, 0.2)
+RECIPE = Recipe("sip", steps=1200, rate=2e-3, warmup=40, decay=0.02, average=0.99, seed=23)
+BATCH = 16
+"""Examples of a step, and as many drawn pictures."""
+ALPHAS = (0.05, 0.3)
 CONTENT = 0.5
 """Share of rows where only the written tokens move, as with scope "content"."""
-ALONE = 0.65
-"""Share of the run in which the face encoder learns without the base."""
 DESCRIBED = 0.1
-"""Weight of the identity parameters' error, once the base takes part."""
+"""Weight of the first stage's loss."""
 
 
-class Described(nn.Module):
-    """The projector with a reader of its face tokens, which is thrown away."""
+class Taught(nn.Module):
+    """The projector, and who reads its face tokens."""
 
-    def __init__(self, width: int, parameters: int) -> None:
+    def __init__(self, width: int, reader: Reader) -> None:
         super().__init__()
-        self.projector = Projector(width)
-        self.head = nn.Sequential(
-            nn.Linear(FACE.tokens * 8, 256), nn.GELU(), nn.Linear(256, parameters)
-        )
-        self.narrow = nn.Linear(FACE.width, 8)
-
-    def describe(self, patches: Tensor) -> Tensor:
-        return self.head(self.narrow(patches).flatten(1)).float()
-
-
-def strangers(rng: np.random.Generator, people: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Picture numbers of references and targets: one person in two free views."""
-    first = rng.integers(people, size=batch) * SHOTS
-    reference = rng.integers(SHOTS, size=batch)
-    # The two frames of a sitting count as one view: never one for the other.
-    step = rng.integers(1, SHOTS, size=batch)
-    target = (reference + step) % SHOTS
-    sitting = (reference < 2) & (target < 2)
-    target = np.where(sitting, rng.integers(2, SHOTS, size=batch), target)
-    return first + reference, first + target
-
-
-def softened(pixels: Tensor) -> Tensor:
-    """(B, 3, S, S) in 0..1: brighter or darker, tinted, noisier, by chance."""
-    count, device = len(pixels), pixels.device
-    tint = 1 + 0.16 * (torch.rand(count, 3, 1, 1, device=device) - 0.5)
-    level = 0.05 * torch.rand(count, 1, 1, 1, device=device).square()
-    return (pixels * tint + level * torch.randn_like(pixels)).clamp(0, 1)
+        self.projector, self.teller = Projector(width, reader.face), reader.teller
 
 
 class SipLoss:
-    """What the loop minimises. `batch` examples at first, `drawn` once the base takes part."""
+    """What the loop minimises."""
 
-    def __init__(
-        self,
-        module: Described,
-        base: FrozenBase,
-        examples: Examples,
-        resemblance: Resemblance,
-        batch: int,
-        drawn: int,
-        steps: int,
-    ) -> None:
-        self.module, self.base, self.examples = module, base, examples
-        self.resemblance, self.batch, self.drawn, self.steps = resemblance, batch, drawn, steps
-        self.vectors = torch.from_numpy(examples.data.described()).to(base.device)
+    def __init__(self, module: Taught, drawing: Drawing, batch: int) -> None:
+        self.module, self.drawing, self.batch = module, drawing, batch
+        self.base, self.examples = drawing.base, drawing.examples
+        self.described = Described(self.examples.data, self.base.device)
 
     def __call__(self, step: int, rng: np.random.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
-        device, examples = self.base.device, self.examples
-        alone = step < ALONE * self.steps
-        count = self.batch if alone else self.drawn
-        reference, target = strangers(rng, len(examples.data) // SHOTS, count)
-        pixels = softened(examples.inputs.face(reference).to(device))
+        reference, target = strangers(rng, len(self.examples.data) // SHOTS, self.batch)
+        pixels = softened(self.examples.inputs.face(reference).to(self.base.device))
         patches = self.module.projector.patches(pixels)
-        people = torch.from_numpy(np.array(examples.data.person[reference])).to(device)
-        described = F.mse_loss(self.module.describe(patches), self.vectors[people])
-        velocity = alike = torch.zeros((), device=device)
-        loss = described
-        if not alone:
-            velocity = self.velocity(patches, target, rng)
-            alike = self.alike(patches, target, rng)
-            loss = velocity + WEIGHT * (1 - alike) + DESCRIBED * described
+        described = self.described(self.module.teller(patches), reference)
+        velocity = self.velocity(patches, target, rng)
+        alike = self.alike(patches, target, rng)
+        loss = velocity + WEIGHT * (1 - alike) + DESCRIBED * described
         shown = {"described": described, "velocity": velocity, "alike": alike}
         return loss, {name: value.detach() for name, value in shown.items()}
 
@@ -126,12 +79,11 @@ class SipLoss:
 
     def alike(self, patches: Tensor, target: np.ndarray, rng: np.random.Generator) -> Tensor:
         """Mean cosine of new pictures by the targets' captions."""
-        count = len(target)
-        text, pooled = self.examples.captions(np.tile(target, 2), np.arange(2 * count) < count)
-        leaned = self.leaned(patches, text[count:], target, rng)
-        wishes = Wishes(torch.cat((text[:count], leaned)), pooled, {})
-        noise = torch.randn_like(self.examples.targets(target))
-        return self.resemblance(draw(self.base, noise, wishes), target).mean()
+        positive, negative = self.drawing.captions(target)
+        leaned = self.leaned(patches, positive.text, target, rng)
+        positive = replace(positive, text=leaned)
+        drawn = self.drawing(self.drawing.noise(target), positive, negative)
+        return self.drawing.alike(drawn, target).mean()
 
     def leaned(
         self, patches: Tensor, text: Tensor, target: np.ndarray, rng: np.random.Generator
@@ -150,15 +102,17 @@ def train_sip(work: Path, device: torch.device, options: Options) -> None:
     base = FrozenBase(models(work) / world.FLUX, device, fast=options.compile)
     examples = Examples(work, captions_of(work, device), device)
     torch.manual_seed(recipe.seed)
-    module = Described(base.text_width, examples.data.vectors.shape[1]).to(device)
-    resemblance = open_resemblance(models(work), open_likeness(work, examples, device))
-    batch, drawn = (workers.share(options.batch or count) for count in (BATCH, DRAWN))
-    loss = SipLoss(module, base, examples, resemblance, batch, drawn, recipe.steps)
+    reader = new_reader(examples.data.vectors.shape[1])
+    load_face(work, reader)
+    module = Taught(base.text_width, reader).to(device)
+    drawing = open_drawing(work, base, examples)
+    loss = SipLoss(module, drawing, workers.share(options.batch or BATCH))
     with plain_attention(device):
         train(recipe, module, loss, curves(work), device)
     write_face_t5(module.projector, models(work) / world.FACE_T5)
 
 
-def load_trained(work: Path, module: Described) -> int:
-    """The projector as trained so far (averaged weights); the step, 0 before the first."""
-    return load_averages(RECIPE, module, curves(work))
+def load_trained(work: Path, width: int) -> tuple[Projector, int]:
+    """The projector for a T5 of that width as trained so far; the step, 0 before the first."""
+    module = Taught(width, new_reader(Portraits(work).vectors.shape[1]))
+    return module.projector, load_averages(RECIPE, module, curves(work))

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from flexid.mini import estimators, world
 from flexid.mini.evaluating import measures, people, prompts, report, rows
 from flexid.mini.evaluating.figures import METRICS
@@ -12,6 +13,7 @@ from flexid.mini.evaluating.run import noise_seed
 from flexid.mini.evaluating.studio import Studio
 from flexid.mini.training import faces_evaluate, faces_held_out
 from flexid.mini.training.install import EVALUATION
+from flexid.mini.training.judges import Finder, read_detector
 from flexid.model_patches.face.analyser import load_analyser
 from flexid.model_patches.metrics import Figure
 
@@ -80,6 +82,19 @@ def test_the_detector_finds_drawn_faces(analyser, singles, found):
     for seen, drawn in ((found, singles), (in_groups, groups)):
         figures = faces_evaluate.detection(seen, drawn)
         assert figures["recall"] >= 0.98 and figures["spurious per picture"] <= 0.05
+
+
+def test_the_recipes_find_the_faces_that_the_pack_finds(singles, faces):
+    """The detector as a torch module, in one batch."""
+    find = Finder(read_detector(world.WEIGHTS / world.DETECTOR), torch.device("cpu"))
+    pictures = np.stack([one.image for one in singles]).transpose(0, 3, 1, 2)
+    seen = find(torch.from_numpy(pictures).float() / 127.5 - 1)
+    assert seen.there.all()
+    for mine, theirs in ((seen.points, "points"), (seen.boxes.reshape(-1, 2, 2), "box")):
+        known = np.stack([np.reshape(getattr(face, theirs), (-1, 2)) for face in faces])
+        away = np.abs(mine.numpy() - known).mean((1, 2))
+        assert np.median(away) < 0.1 and away.max() < 2.5
+    assert not find(torch.zeros(1, 3, 128, 128)).there.any()
 
 
 def test_the_recogniser_tells_people_apart(analyser, singles, faces):

@@ -4,18 +4,19 @@ import numpy as np
 import pytest
 import torch
 from flexid.mini import world
-from flexid.mini.training import adapter_preview
+from flexid.mini.training import adapter_preview, sip_diffusion, sip_face
 from flexid.mini.training.adapter import plain_attention
 from flexid.mini.training.adapter_base import FrozenBase
 from flexid.mini.training.adapter_diffusion import Examples, open_likeness
 from flexid.mini.training.captions import captions_of
-from flexid.mini.training.data import SHOTS, Portraits
-from flexid.mini.training.drawing import Resemblance
+from flexid.mini.training.data import Portraits
+from flexid.mini.training.drawing import Drawing
 from flexid.mini.training.identity_inputs import face_pixels, recogniser_of
 from flexid.mini.training.loop import Recipe, Training
-from flexid.mini.training.options import models
+from flexid.mini.training.options import Options, models
 from flexid.mini.training.sip import Projector, write_face_t5
-from flexid.mini.training.sip_diffusion import Described, SipLoss, strangers
+from flexid.mini.training.sip_diffusion import SipLoss, Taught, load_trained
+from flexid.mini.training.sip_face import Described, FaceLoss, load_face, new_reader
 from flexid.model_patches.encoders.faceclip import load_faceclip
 from flexid.model_patches.identity.sip import encode_sip
 from flexid.model_patches.identity.sip_faceclip import FaceClipProjector
@@ -84,20 +85,30 @@ def test_the_prompt_leans_as_in_training(work, projector, face, tmp_path, scope)
     torch.testing.assert_close(turned, 0.1 * where.float(), atol=1e-4, rtol=1e-3)
 
 
-def test_gradients_reach_everything_through_the_frozen_base(work, tmp_path):
-    base = FrozenBase(models(work) / world.FLUX, CPU)
-    examples = Examples(work, captions_of(work, CPU), CPU)
+@pytest.fixture(scope="module")
+def base(work):
+    return FrozenBase(models(work) / world.FLUX, CPU)
+
+
+@pytest.fixture(scope="module")
+def examples(work):
+    return Examples(work, captions_of(work, CPU), CPU)
+
+
+def reader_of(examples):
     torch.manual_seed(0)
-    module = Described(base.text_width, examples.data.vectors.shape[1])
+    return new_reader(examples.data.vectors.shape[1])
+
+
+def test_gradients_reach_everything_through_the_frozen_base(work, base, examples, tmp_path):
+    module = Taught(base.text_width, reader_of(examples))
     faces = KnownFaces(examples.data.points[:4])
-    resemblance = Resemblance(open_likeness(work, examples, CPU), faces)
-    loss = SipLoss(module, base, examples, resemblance, 6, 4, 1)
+    drawing = Drawing(base, examples, open_likeness(work, examples), faces)
+    loss = SipLoss(module, drawing, 4)
     run = Training(Recipe("sip", 4, 1e-3, warmup=1), module, tmp_path)
     with plain_attention(CPU):
-        first = run.advance(loss, CPU)
-        assert first["velocity"] == first["alike"] == 0
-        second = run.advance(loss, CPU)
-    assert second["velocity"] > 0 and second["alike"] != 0
+        shown = run.advance(loss, CPU)
+    assert shown["velocity"] > 0 and shown["alike"] != 0
     silent = [
         name
         for name, parameter in module.named_parameters()
@@ -108,20 +119,25 @@ def test_gradients_reach_everything_through_the_frozen_base(work, tmp_path):
     assert silent == [f"projector.fuser.fuser.encoder.text_layers.{last}.norm2.bias"]
 
 
-def test_the_face_encoder_alone_learns_first(work, tmp_path):
-    base = FrozenBase(models(work) / world.FLUX, CPU)
-    examples = Examples(work, captions_of(work, CPU), CPU)
-    torch.manual_seed(0)
-    module = Described(base.text_width, examples.data.vectors.shape[1])
-    loss = SipLoss(module, base, examples, None, 8, 4, 10_000)
-    run = Training(Recipe("sip", 10_000, 2e-3, warmup=5), module, tmp_path)
+def test_the_face_encoder_learns_alone(examples, tmp_path):
+    reader = reader_of(examples)
+    loss = FaceLoss(reader, examples.inputs, Described(examples.data, CPU), 8)
+    run = Training(Recipe("sip_face", 10_000, 2e-3, warmup=5), reader, tmp_path)
     with plain_attention(CPU):
         values = [run.advance(loss, CPU)["described"] for _ in range(50)]
     assert np.mean(values[-8:]) < 0.7 * np.mean(values[:4])
 
 
-def test_targets_share_no_sitting_with_their_reference():
-    reference, target = strangers(np.random.default_rng(0), 50, 4000)
-    assert (reference // SHOTS == target // SHOTS).all() and (reference != target).all()
-    assert not ((reference % SHOTS < 2) & (target % SHOTS < 2)).any()
-    assert set(target % SHOTS) == set(range(SHOTS))
+def test_the_projector_starts_with_the_face_encoder_of_the_first_stage(work, base):
+    """And what the second stage trains of it is what its file holds."""
+    with pytest.raises(FileNotFoundError, match="--only sip_face"):
+        sip_diffusion.train_sip(work, CPU, Options(steps=1, batch=2))
+    sip_face.train_face(work, CPU, Options(steps=2, batch=2))
+    trained = new_reader(Portraits(work).vectors.shape[1])
+    load_face(work, trained)
+    projector, step = load_trained(work, base.text_width)
+    assert step == 0
+    shapes = {name: value.shape for name, value in projector.face.state_dict().items()}
+    assert shapes == {name: value.shape for name, value in trained.face.state_dict().items()}
+    module = Taught(base.text_width, trained)
+    assert module.projector.face is trained.face and module.teller is trained.teller
