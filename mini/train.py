@@ -28,9 +28,9 @@ STAGES = {
     "identity_inputs": "identity_inputs:build",
     "adapter_tokens": "adapter_tokens:train_tokens",
     "adapter": "adapter_diffusion:train_adapter",
-    "critic": "estimators:train_critic",
     "adapter_drawn": "adapter_drawn:train_drawn",
     "sip_face": "sip_face:train_face",
+    "critic": "estimators:train_critic",
     "sip": "sip_diffusion:train_sip",
 }
 """In this order. Name -> "module:function" in mini/training, called as (work, device, options)."""

@@ -1,5 +1,5 @@
-"""What keeps the adapter obedient: a picture with the person must say what the same picture without
-the person says. PuLID's alignment loss (arXiv 2404.16022), on expression, pose and style.
+"""What keeps the projector obedient: a picture with its residual must say what the same picture
+without it says. PuLID's alignment loss (arXiv 2404.16022), on expression, pose and style.
 
 The critic that compares them is the recipe of the estimators with another seed: those judge the
 evaluation, so nothing is trained against them.
@@ -32,8 +32,8 @@ class Critic:
         self.net: Estimators = estimator.net.to(device)
 
     def __call__(self, plain: Drawn, drawn: Drawn) -> Tensor:
-        """Distance of `drawn` from `plain`, the same pictures without the person: divergence of
-        expression and style, and the heads' angles. 0 where a face is missing."""
+        """Distance of `drawn` from `plain`, the same pictures without what is trained: divergence
+        of expression and style, and the heads' angles. 0 where a face is missing."""
         both = plain.faces.there & drawn.faces.there
         if not both.any():
             return torch.zeros((), device=both.device)

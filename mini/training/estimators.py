@@ -22,7 +22,7 @@ from .options import Options, curves, models
 
 RECIPE = Recipe("estimators", steps=1800, rate=2e-3, warmup=100, decay=0.02, seed=13)
 CRITIC = replace(RECIPE, name="critic", steps=1000, seed=14)
-"""The adapter's, see critic.py."""
+"""Of the projector's recipe, see critic.py."""
 BATCH = 96
 GROUP_SHARE = 0.15
 SHIFT, ZOOM = 0.05, 0.1

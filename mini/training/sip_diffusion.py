@@ -2,8 +2,10 @@
 
 Second stage, behind `sip_face.py`. As the adapter it learns on one step's error, and on whole drawn
 pictures, of which the recogniser says who they show. References and targets are drawn freely, never
-from one sitting: what both have in common is the person. α spans what the pack uses (0.1, and 0.05
-to 0.15 under the context-aware gate) and more: a longer residual teaches more.
+from one sitting: what both have in common is the person. In some of the pictures the adapter draws
+the person, too, as in a graph with both; there above all a residual drowns what else the text says,
+so a critic compares each picture with the one without it. α spans what the pack uses (0.1, and 0.05
+to 0.15 under the context-aware gate), and a little more.
 """
 
 from __future__ import annotations
@@ -18,11 +20,14 @@ from torch import Tensor, nn
 
 from .. import world
 from . import workers
-from .adapter import plain_attention
+from .adapter import Adapter, plain_attention
 from .adapter_base import FrozenBase
+from .adapter_blocks import Injections
 from .adapter_diffusion import Examples, strangers
 from .adapter_drawn import WEIGHT
+from .adapter_drawn import load_trained as load_adapter
 from .captions import captions_of
+from .critic import Critic, open_critic
 from .data import SHOTS, Portraits
 from .drawing import Drawing, open_drawing
 from .flow import early_sigmas, noised
@@ -31,12 +36,16 @@ from .options import Options, curves, models
 from .sip import Projector, write_face_t5
 from .sip_face import Described, Reader, load_face, new_reader, softened
 
-RECIPE = Recipe("sip", steps=1200, rate=2e-3, warmup=40, decay=0.02, average=0.99, seed=23)
-BATCH = 16
+RECIPE = Recipe("sip", steps=763, rate=2e-3, warmup=40, decay=0.02, average=0.99, seed=23)
+BATCH = 128
 """Examples of a step, and as many drawn pictures."""
-ALPHAS = (0.05, 0.3)
+ALPHAS = (0.05, 0.2)
 CONTENT = 0.5
 """Share of rows where only the written tokens move, as with scope "content"."""
+BESIDE, WEIGHTS = 0.6, (0.5, 1.0)
+"""Share of the pictures with the adapter at work, and its weight in them."""
+STRAYED = 0.3
+"""Weight of the critic's loss."""
 DESCRIBED = 0.1
 """Weight of the first stage's loss."""
 
@@ -49,11 +58,34 @@ class Taught(nn.Module):
         self.projector, self.teller = Projector(width, reader.face), reader.teller
 
 
+class Company:
+    """The trained adapter, beside which the projector works in a graph."""
+
+    def __init__(self, adapter: Adapter, examples: Examples) -> None:
+        self.adapter = adapter.requires_grad_(False).to(examples.device)
+        self.examples = examples
+
+    @torch.no_grad()
+    def injections(self, rows: np.ndarray, weight: Tensor) -> tuple[Injections, Injections]:
+        """Of the people in these pictures at weights (B,); and of nobody, for CFG's negatives."""
+        inputs, device = self.examples.inputs, self.examples.device
+        pixels, embedding = inputs.tower(rows).to(device), inputs.embedding(rows).to(device)
+        present = torch.ones(len(rows), dtype=torch.bool, device=device)
+        somebody, nobody = (
+            self.adapter.injections(self.adapter.tokens(pixels, embedding, one), weight)
+            for one in (present, ~present)
+        )
+        return somebody, nobody
+
+
 class SipLoss:
     """What the loop minimises."""
 
-    def __init__(self, module: Taught, drawing: Drawing, batch: int) -> None:
+    def __init__(
+        self, module: Taught, drawing: Drawing, company: Company, critic: Critic, batch: int
+    ) -> None:
         self.module, self.drawing, self.batch = module, drawing, batch
+        self.company, self.critic = company, critic
         self.base, self.examples = drawing.base, drawing.examples
         self.described = Described(self.examples.data, self.base.device)
 
@@ -63,9 +95,10 @@ class SipLoss:
         patches = self.module.projector.patches(pixels)
         described = self.described(self.module.teller(patches), reference)
         velocity = self.velocity(patches, target, rng)
-        alike = self.alike(patches, target, rng)
-        loss = velocity + WEIGHT * (1 - alike) + DESCRIBED * described
-        shown = {"described": described, "velocity": velocity, "alike": alike}
+        drawn = self.drawn(patches, reference, target, rng)
+        loss = velocity + WEIGHT * (1 - drawn["alike"])
+        loss = loss + STRAYED * drawn["strayed"] + DESCRIBED * described
+        shown = {"described": described, "velocity": velocity, **drawn}
         return loss, {name: value.detach() for name, value in shown.items()}
 
     def velocity(self, patches: Tensor, target: np.ndarray, rng: np.random.Generator) -> Tensor:
@@ -77,13 +110,26 @@ class SipLoss:
         errors = (self.base.velocity(noisy, sigma, leaned, pooled, {}) - wanted).square()
         return (errors * self.examples.weights(target)).mean()
 
-    def alike(self, patches: Tensor, target: np.ndarray, rng: np.random.Generator) -> Tensor:
-        """Mean cosine of new pictures by the targets' captions."""
-        positive, negative = self.drawing.captions(target)
-        leaned = self.leaned(patches, positive.text, target, rng)
-        positive = replace(positive, text=leaned)
-        drawn = self.drawing(self.drawing.noise(target), positive, negative)
-        return self.drawing.alike(drawn, target).mean()
+    def drawn(
+        self, patches: Tensor, reference: np.ndarray, target: np.ndarray, rng: np.random.Generator
+    ) -> dict[str, Tensor]:
+        """Of new pictures by the targets' captions: their mean cosine, what the residual adds to
+        it, and how far they stray from the same pictures without it."""
+        count = len(target)
+        beside = (rng.random(count) < BESIDE) * rng.uniform(*WEIGHTS, count)
+        weight = torch.from_numpy(beside).float().to(self.base.device)
+        said, unsaid = self.drawing.captions(target)
+        somebody, nobody = self.company.injections(reference, weight)
+        said, unsaid = replace(said, injections=somebody), replace(unsaid, injections=nobody)
+        noise = self.drawing.noise(target)
+        with torch.no_grad():
+            plain = self.drawing(noise, said, unsaid)
+        leaned = self.leaned(patches, said.text, target, rng)
+        drawn = self.drawing(noise, replace(said, text=leaned), unsaid)
+        alike = self.drawing.alike(drawn, target)
+        gained = alike.detach() - self.drawing.alike(plain, target)
+        strayed = self.critic(plain, drawn)
+        return {"alike": alike.mean(), "gained": gained.mean(), "strayed": strayed}
 
     def leaned(
         self, patches: Tensor, text: Tensor, target: np.ndarray, rng: np.random.Generator
@@ -105,8 +151,10 @@ def train_sip(work: Path, device: torch.device, options: Options) -> None:
     reader = new_reader(examples.data.vectors.shape[1])
     load_face(work, reader)
     module = Taught(base.text_width, reader).to(device)
-    drawing = open_drawing(work, base, examples)
-    loss = SipLoss(module, drawing, workers.share(options.batch or BATCH))
+    drawing = open_drawing(work, base, examples, chained=False)
+    company = Company(load_adapter(work, base.anchors)[0], examples)
+    batch = workers.share(options.batch or BATCH)
+    loss = SipLoss(module, drawing, company, open_critic(work, device), batch)
     with plain_attention(device):
         train(recipe, module, loss, curves(work), device)
     write_face_t5(module.projector, models(work) / world.FACE_T5)

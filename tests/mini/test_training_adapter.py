@@ -1,16 +1,11 @@
 """What the adapter's recipe trains is what the pack runs, and it learns."""
 
-from dataclasses import replace
-
 import comfy.sample
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from flexid.mini import world
-from flexid.mini.conv_layers import folded
-from flexid.mini.estimators import Estimator, Estimators, face_crop
-from flexid.mini.portraits import EXPRESSIONS, STYLES
 from flexid.mini.training import adapter_diffusion, adapter_drawn, adapter_preview
 from flexid.mini.training.adapter import (
     ENCODER,
@@ -29,12 +24,11 @@ from flexid.mini.training.adapter_diffusion import (
     pairs,
     strangers,
 )
-from flexid.mini.training.adapter_drawn import DrawnLoss, fused, load_trained, weights
+from flexid.mini.training.adapter_drawn import DrawnLoss, fused, load_trained
 from flexid.mini.training.adapter_likeness import around, crop_grid
 from flexid.mini.training.adapter_tokens import ANCHORS, TokensLoss, _reader, damaged, load_tokens
 from flexid.mini.training.base_preview import Painter
 from flexid.mini.training.captions import captions_of
-from flexid.mini.training.critic import Critic, face_crops
 from flexid.mini.training.data import SHOTS, Portraits
 from flexid.mini.training.drawing import CFG, Conditioning, Drawing, Drawn, draw
 from flexid.mini.training.identity_inputs import (
@@ -48,12 +42,10 @@ from flexid.mini.training.identity_inputs import (
 from flexid.mini.training.judges import read_recogniser
 from flexid.mini.training.loop import Recipe, Training
 from flexid.mini.training.options import models
-from flexid.model_patches.cag import Knobs, gates_for
 from flexid.model_patches.encoders.eva_clip import load_eva_clip
 from flexid.model_patches.encoders.faceclip_pixels import faceclip_pixels
 from flexid.model_patches.encoders.whiten import eva_pixels
 from flexid.model_patches.face.align import arcface_crop
-from flexid.model_patches.gates import Moment
 from flexid.model_patches.identity.adapter import load_adapter
 from flexid.model_patches.identity.encode import encode_identity
 from flexid.model_patches.inject.vfa import apply_vfa
@@ -177,8 +169,8 @@ def test_a_run_with_apply_vfa_is_what_training_draws(
     one, nobody = (trained_tokens(adapter, face, present) for present in (True, False))
     said, unsaid = (captions(row, np.array([dropped])) for dropped in (False, True))
     with torch.no_grad(), plain_attention(CPU):
-        positive = Conditioning(*said, lambda _: adapter.injections(one))
-        negative = Conditioning(*unsaid, lambda _: adapter.injections(nobody))
+        positive = Conditioning(*said, adapter.injections(one))
+        negative = Conditioning(*unsaid, adapter.injections(nobody))
         mine = draw(base, noise, positive, negative, steps)
         alone = draw(base, noise, Conditioning(*said), Conditioning(*unsaid), steps)
     torch.testing.assert_close(base.format.process_in(made), mine, atol=5e-3, rtol=5e-3)
@@ -209,15 +201,13 @@ def test_gradients_reach_everything_through_the_frozen_base(work, stage):
     else:
         drawing = Drawing(base, examples, likeness, KnownFaces(examples.data.points[:3]))
         kept = AdapterLoss(adapter, base, examples, 3, views=strangers)
-        loss = DrawnLoss(kept, drawing, new_critic())
+        loss = DrawnLoss(kept, drawing)
     with plain_attention(CPU), torch.autocast("cpu", torch.bfloat16):
         value, shown = loss(0, np.random.default_rng(0))
     value.backward()
     silent = [n for n, p in adapter.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []
-    assert set(shown) == {"velocity", "alike"} | (
-        {"strayed"} if stage == "adapter_drawn" else set()
-    )
+    assert {"velocity", "alike"} == set(shown)
     assert all(p.grad is None for p in base.net.parameters())
 
 
@@ -362,50 +352,6 @@ def test_a_drawn_face_is_judged_where_it_is_found(work, base):
     torch.testing.assert_close(found[[0, 2]], window[[0, 2]], atol=0.05, rtol=0)
 
 
-def new_critic():
-    torch.manual_seed(0)
-    net = folded(Estimators(len(EXPRESSIONS), len(STYLES)))
-    return Critic(Estimator(net, list(EXPRESSIONS), list(STYLES)), CPU)
-
-
-def as_drawn(data, rows):
-    """Known pictures as if they were drawn."""
-    pictures = torch.from_numpy(np.array(data.images[rows])).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return Drawn(pictures.requires_grad_(), KnownFaces(data.points[rows])(pictures))
-
-
-def test_the_critic_counts_what_else_has_changed(work):
-    data, critic = Portraits(work), new_critic()
-    plain, other = as_drawn(data, [0, 6, 12]), as_drawn(data, [3, 9, 15])
-    assert critic(plain, plain).abs() < 1e-5
-    strayed = critic(plain, other)
-    strayed.backward()
-    assert strayed > 0 and other.pictures.grad.any() and plain.pictures.grad is None
-
-
-def test_without_a_face_nothing_is_compared(work):
-    data, critic = Portraits(work), new_critic()
-    plain, other = as_drawn(data, [0, 6]), as_drawn(data, [3, 9])
-    nobody = KnownFaces(np.full((2, 5, 2), np.nan))(other.pictures)
-    assert critic(plain, Drawn(other.pictures, nobody)) == 0
-    one = Drawn(other.pictures, replace(other.faces, there=torch.tensor([True, False])))
-    torch.manual_seed(3)
-    alone = critic(as_drawn(data, [0]), as_drawn(data, [3]))
-    torch.manual_seed(3)
-    torch.testing.assert_close(critic(plain, one), alone)
-
-
-def test_the_critic_sees_the_estimators_crop(work):
-    data, rows = Portraits(work), [0, 7, 14]
-    boxes = torch.from_numpy(np.array(data.box[rows]))
-    pictures = torch.from_numpy(np.array(data.images[rows])).permute(0, 3, 1, 2).float()
-    mine = face_crops(pictures, boxes, torch.zeros(3, 2), torch.ones(3)).permute(0, 2, 3, 1)
-    for number, row in enumerate(rows):
-        theirs = face_crop(np.array(data.images[row]), data.box[row])
-        # OpenCV rounds places to a 32nd of a pixel.
-        assert (mine[number] - torch.from_numpy(theirs).float()).abs().mean() < 1
-
-
 def test_the_weight_scales_what_is_injected(base, adapter):
     torch.manual_seed(0)
     tokens, image = (
@@ -416,27 +362,6 @@ def test_the_weight_scales_what_is_injected(base, adapter):
     for place, inject in whole.items():
         expected = inject(image) * torch.tensor([0.0, 0.5])[:, None, None]
         torch.testing.assert_close(part[place](image), expected)
-
-
-def test_some_pictures_are_drawn_on_the_gates_course():
-    course = weights(np.random.default_rng(0), 400)
-    first, middle, last = (course(sigma) for sigma in (1.0, 0.5, 0.0))
-    assert (middle >= 0.5).all() and (middle <= 1).all()
-    constant = first == last
-    assert constant.float().mean() == pytest.approx(0.5, abs=0.1)
-    assert (first <= middle).all() and (middle <= last).all() and (last <= 1.5).all()
-
-
-def test_that_course_is_the_gates(monkeypatch):
-    """Of a prompt without intent, at the kappa that was drawn."""
-    monkeypatch.setattr(adapter_drawn, "WEIGHTS", (1.0, 1.0))
-    monkeypatch.setattr(adapter_drawn, "GATED", 1.0)
-    course = weights(np.random.default_rng(1), 1)
-    kappa = 1 - course(1.0).item()
-    _, gate = gates_for(0.0, Knobs(kappa_vis=kappa))
-    for sigma in (1.0, 0.8, 0.5, 0.1, 0.0):
-        moment = Moment(sigma=sigma, percent=1 - sigma, progress=1 - sigma)
-        assert course(sigma).item() == pytest.approx(gate.weight(moment))
 
 
 def test_the_files_lie_between_the_two_stages(base):

@@ -1,21 +1,27 @@
 """What the projector's recipe trains is what Apply SIP runs, and gradients reach all of it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from flexid.mini import world
+from flexid.mini.conv_layers import folded
+from flexid.mini.estimators import Estimator, Estimators, face_crop
+from flexid.mini.portraits import EXPRESSIONS, STYLES
 from flexid.mini.training import adapter_preview, sip_diffusion, sip_face
-from flexid.mini.training.adapter import plain_attention
+from flexid.mini.training.adapter import Adapter, plain_attention
 from flexid.mini.training.adapter_base import FrozenBase
 from flexid.mini.training.adapter_diffusion import Examples, open_likeness
 from flexid.mini.training.captions import captions_of
+from flexid.mini.training.critic import Critic, face_crops
 from flexid.mini.training.data import Portraits
-from flexid.mini.training.drawing import Drawing
+from flexid.mini.training.drawing import Drawing, Drawn
 from flexid.mini.training.identity_inputs import face_pixels, recogniser_of
 from flexid.mini.training.loop import Recipe, Training
 from flexid.mini.training.options import Options, models
 from flexid.mini.training.sip import Projector, write_face_t5
-from flexid.mini.training.sip_diffusion import SipLoss, Taught, load_trained
+from flexid.mini.training.sip_diffusion import Company, SipLoss, Taught, load_trained
 from flexid.mini.training.sip_face import Described, FaceLoss, load_face, new_reader
 from flexid.model_patches.encoders.faceclip import load_faceclip
 from flexid.model_patches.identity.sip import encode_sip
@@ -104,11 +110,15 @@ def test_gradients_reach_everything_through_the_frozen_base(work, base, examples
     module = Taught(base.text_width, reader_of(examples))
     faces = KnownFaces(examples.data.points[:4])
     drawing = Drawing(base, examples, open_likeness(work, examples), faces)
-    loss = SipLoss(module, drawing, 4)
+    torch.manual_seed(1)
+    company = Company(Adapter(base.anchors), examples)
+    loss = SipLoss(module, drawing, company, new_critic(), 4)
     run = Training(Recipe("sip", 4, 1e-3, warmup=1), module, tmp_path)
     with plain_attention(CPU):
         shown = run.advance(loss, CPU)
-    assert shown["velocity"] > 0 and shown["alike"] != 0
+    assert shown["velocity"] > 0 and shown["alike"] != 0 and shown["gained"] != 0
+    assert shown["strayed"] > 0
+    assert all(p.grad is None for p in company.adapter.parameters())
     silent = [
         name
         for name, parameter in module.named_parameters()
@@ -117,6 +127,50 @@ def test_gradients_reach_everything_through_the_frozen_base(work, base, examples
     # The difference form takes it out.
     last = len(module.projector.fuser.fuser.encoder.text_layers) - 1
     assert silent == [f"projector.fuser.fuser.encoder.text_layers.{last}.norm2.bias"]
+
+
+def new_critic():
+    torch.manual_seed(0)
+    net = folded(Estimators(len(EXPRESSIONS), len(STYLES)))
+    return Critic(Estimator(net, list(EXPRESSIONS), list(STYLES)), CPU)
+
+
+def as_drawn(data, rows):
+    """Known pictures as if they were drawn."""
+    pictures = torch.from_numpy(np.array(data.images[rows])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return Drawn(pictures.requires_grad_(), KnownFaces(data.points[rows])(pictures))
+
+
+def test_the_critic_counts_what_else_has_changed(work):
+    data, critic = Portraits(work), new_critic()
+    plain, other = as_drawn(data, [0, 6, 12]), as_drawn(data, [3, 9, 15])
+    assert critic(plain, plain).abs() < 1e-5
+    strayed = critic(plain, other)
+    strayed.backward()
+    assert strayed > 0 and other.pictures.grad.any() and plain.pictures.grad is None
+
+
+def test_without_a_face_nothing_is_compared(work):
+    data, critic = Portraits(work), new_critic()
+    plain, other = as_drawn(data, [0, 6]), as_drawn(data, [3, 9])
+    nobody = KnownFaces(np.full((2, 5, 2), np.nan))(other.pictures)
+    assert critic(plain, Drawn(other.pictures, nobody)) == 0
+    one = Drawn(other.pictures, replace(other.faces, there=torch.tensor([True, False])))
+    torch.manual_seed(3)
+    alone = critic(as_drawn(data, [0]), as_drawn(data, [3]))
+    torch.manual_seed(3)
+    torch.testing.assert_close(critic(plain, one), alone)
+
+
+def test_the_critic_sees_the_estimators_crop(work):
+    data, rows = Portraits(work), [0, 7, 14]
+    boxes = torch.from_numpy(np.array(data.box[rows]))
+    pictures = torch.from_numpy(np.array(data.images[rows])).permute(0, 3, 1, 2).float()
+    mine = face_crops(pictures, boxes, torch.zeros(3, 2), torch.ones(3)).permute(0, 2, 3, 1)
+    for number, row in enumerate(rows):
+        theirs = face_crop(np.array(data.images[row]), data.box[row])
+        # OpenCV rounds places to a 32nd of a pixel.
+        assert (mine[number] - torch.from_numpy(theirs).float()).abs().mean() < 1
 
 
 def test_the_face_encoder_learns_alone(examples, tmp_path):
