@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -152,6 +152,23 @@ def write_pulid(adapter: Adapter, path: Path) -> None:
     tensors = {f"pulid_encoder.{k}": v for k, v in adapter.encoder.state_dict().items()}
     tensors |= {f"pulid_ca.{k}": v for k, v in adapter.layers.state_dict().items()}
     _write(path, tensors, torch.bfloat16, {HEADS_KEY: str(adapter.layers[0].heads)})
+
+
+def read_files(folder: Path, anchors: Anchors) -> Adapter:
+    """What `write_files` wrote below a models folder. Raises FileNotFoundError without it."""
+    adapter = Adapter(anchors)
+    for name, parts in (
+        (world.EVA, {"visual.": adapter.tower}),
+        (world.PULID, {"pulid_encoder.": adapter.encoder, "pulid_ca.": adapter.layers}),
+    ):
+        path = folder / name
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing. Train it first: --only adapter_drawn.")
+        stored = load_file(path)
+        for prefix, module in parts.items():
+            mine = {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
+            module.load_state_dict(mine)
+    return adapter
 
 
 def _write(

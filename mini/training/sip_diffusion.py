@@ -20,12 +20,11 @@ from torch import Tensor, nn
 
 from .. import world
 from . import workers
-from .adapter import Adapter, plain_attention
+from .adapter import Adapter, plain_attention, read_files
 from .adapter_base import FrozenBase
 from .adapter_blocks import Injections
 from .adapter_diffusion import Examples, strangers
 from .adapter_drawn import WEIGHT
-from .adapter_drawn import load_trained as load_adapter
 from .captions import captions_of
 from .critic import Critic, open_critic
 from .data import SHOTS, Portraits
@@ -152,7 +151,7 @@ def train_sip(work: Path, device: torch.device, options: Options) -> None:
     load_face(work, reader)
     module = Taught(base.text_width, reader).to(device)
     drawing = open_drawing(work, base, examples, chained=False)
-    company = Company(load_adapter(work, base.anchors)[0], examples)
+    company = Company(read_files(models(work), base.anchors), examples)
     batch = workers.share(options.batch or BATCH)
     loss = SipLoss(module, drawing, company, open_critic(work, device), batch)
     with plain_attention(device):

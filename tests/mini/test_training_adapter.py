@@ -1,5 +1,7 @@
 """What the adapter's recipe trains is what the pack runs, and it learns."""
 
+from dataclasses import replace
+
 import comfy.sample
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from flexid.mini.training.adapter import (
     TOKEN_DIM,
     Adapter,
     plain_attention,
+    read_files,
     write_files,
 )
 from flexid.mini.training.adapter_base import FrozenBase
@@ -175,6 +178,24 @@ def test_a_run_with_apply_vfa_is_what_training_draws(
         alone = draw(base, noise, Conditioning(*said), Conditioning(*unsaid), steps)
     torch.testing.assert_close(base.format.process_in(made), mine, atol=5e-3, rtol=5e-3)
     assert (mine - alone).norm() > 0.05 * alone.norm()
+
+
+@pytest.mark.parametrize("chained", [True, False])
+def test_gradients_pass_through_the_latents_only_if_wanted(base, chained):
+    torch.manual_seed(0)
+    noise, text = torch.randn(1, 16, 16, 16), torch.randn(1, 48, 64)
+    positive, negative = (Conditioning(one, torch.randn(1, 64)) for one in (text, -text))
+    with torch.no_grad(), plain_attention(CPU):
+        expected = draw(base, noise, positive, negative, 2)
+    for leaf in (noise, text):
+        leaf.requires_grad_()
+    with plain_attention(CPU):
+        made = draw(base, noise, positive, replace(negative, text=-text.detach()), 2, chained)
+    torch.testing.assert_close(made.detach(), expected)
+    made.sum().backward()
+    assert text.grad.any()
+    # The noise itself is always a summand of the picture.
+    assert torch.equal(noise.grad, torch.ones_like(noise)) != chained
 
 
 def test_bfloat16_is_the_same_base(work, base):
@@ -362,6 +383,15 @@ def test_the_weight_scales_what_is_injected(base, adapter):
     for place, inject in whole.items():
         expected = inject(image) * torch.tensor([0.0, 0.5])[:, None, None]
         torch.testing.assert_close(part[place](image), expected)
+
+
+def test_files_are_read_as_they_were_written(base, adapter, tmp_path):
+    with pytest.raises(FileNotFoundError, match="--only adapter_drawn"):
+        read_files(tmp_path, base.anchors)
+    write_files(adapter, tmp_path)
+    read = read_files(tmp_path, base.anchors).state_dict()
+    for name, value in adapter.state_dict().items():
+        torch.testing.assert_close(read[name], value, atol=1e-3, rtol=1e-2, msg=name)
 
 
 def test_the_files_lie_between_the_two_stages(base):
