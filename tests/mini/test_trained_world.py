@@ -14,8 +14,11 @@ from flexid.mini.evaluating.studio import Studio
 from flexid.mini.training import faces_evaluate, faces_held_out
 from flexid.mini.training.install import EVALUATION
 from flexid.mini.training.judges import Finder, read_detector
+from flexid.model_patches.cag import Knobs
+from flexid.model_patches.face.align import arcface_crop
 from flexid.model_patches.face.analyser import load_analyser
 from flexid.model_patches.metrics import Figure
+from torch.nn.functional import normalize
 
 pytestmark = pytest.mark.comfy
 
@@ -135,3 +138,22 @@ def test_more_anchor_is_more_of_the_person(similarity):
 def test_the_gate_keeps_the_person_and_less_than_the_rigid_anchor(similarity):
     for gated in ("vfa-cag", "sip-vfa-cag"):
         assert similarity["alone"] + 0.3 < similarity[gated] < similarity["vfa-1"]
+
+
+@needs_all
+def test_the_residual_leans_towards_its_own_person(analyser):
+    """At five times the pack's α, so that a few pictures tell; people to tune with."""
+    studio = Studio(world.WEIGHTS, rows.settings(), Knobs(alpha_base=0.5))
+    crowd = range(900_300, 900_316)
+    sitters = [studio.sitter(people.reference(one, studio.settings.side)) for one in crowd]
+    known = normalize(torch.stack([sitter.face.embedding for sitter in sitters]))
+    found = []
+    for person, sitter in zip(crowd, sitters, strict=True):
+        seeds = [noise_seed(person, prompt) for prompt in CHOSEN]
+        pictures = studio.paint(rows.SIP_ONLY, sitter, CHOSEN, seeds)
+        seen = [measures.largest(analyser.detector.find(one)).points for one in pictures]
+        crops = [arcface_crop(one, five) for one, five in zip(pictures, seen, strict=True)]
+        mine = torch.stack([analyser.recogniser.embed(crop) for crop in crops])
+        found.append((normalize(mine) @ known.T).mean(0))
+    cosines, own = torch.stack(found), torch.eye(len(crowd), dtype=torch.bool)
+    assert cosines[own].mean() > cosines[~own].mean() + 0.04
