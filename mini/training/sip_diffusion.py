@@ -33,7 +33,7 @@ from .flow import early_sigmas, noised
 from .loop import Recipe, load_averages, train
 from .options import Options, curves, models
 from .sip import Projector, write_face_t5
-from .sip_face import Described, Reader, load_face, new_reader, softened
+from .sip_face import Described, FaceReader, load_face, new_reader, softened
 
 RECIPE = Recipe("sip", steps=763, rate=2e-3, warmup=40, decay=0.02, average=0.99, seed=23)
 BATCH = 128
@@ -52,7 +52,7 @@ DESCRIBED = 0.1
 class Taught(nn.Module):
     """The projector, and who reads its face tokens."""
 
-    def __init__(self, width: int, reader: Reader) -> None:
+    def __init__(self, width: int, reader: FaceReader) -> None:
         super().__init__()
         self.projector, self.teller = Projector(width, reader.face), reader.teller
 

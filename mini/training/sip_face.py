@@ -41,7 +41,7 @@ class Teller(nn.Module):
         return self.layers(self.narrow(patches).flatten(1)).float()
 
 
-class Reader(nn.Module):
+class FaceReader(nn.Module):
     """The face encoder and who reads it."""
 
     def __init__(self, face: FaceVit, teller: Teller) -> None:
@@ -74,7 +74,7 @@ class FaceLoss:
     """What the loop minimises."""
 
     def __init__(
-        self, reader: Reader, inputs: IdentityInputs, described: Described, batch: int
+        self, reader: FaceReader, inputs: IdentityInputs, described: Described, batch: int
     ) -> None:
         self.reader, self.inputs, self.described, self.batch = reader, inputs, described, batch
 
@@ -97,11 +97,11 @@ def train_face(work: Path, device: torch.device, options: Options) -> None:
         train(recipe, reader, loss, curves(work), device)
 
 
-def new_reader(parameters: int) -> Reader:
-    return Reader(face_encoder(), Teller(parameters))
+def new_reader(parameters: int) -> FaceReader:
+    return FaceReader(face_encoder(), Teller(parameters))
 
 
-def load_face(work: Path, reader: Reader) -> None:
+def load_face(work: Path, reader: FaceReader) -> None:
     """Give `reader` what is trained so far. FileNotFoundError before the first step."""
     if not load_averages(RECIPE, reader, curves(work)):
         raise FileNotFoundError(
