@@ -46,6 +46,7 @@ MADE = {
     "adapter": ("EVA", "PULID"),
     "adapter_drawn": ("EVA", "PULID"),
     "sip_face": ("FACE_T5",),
+    "critic": ("FACE_T5",),
     "sip": ("FACE_T5",),
 }
 """Stage -> its finished files, by their names in mini/world.py; where they are, it is done."""

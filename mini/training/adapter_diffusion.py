@@ -27,7 +27,7 @@ from .data import SHOTS, Portraits
 from .flow import clean, early_sigmas, face_weights, noised
 from .identity_inputs import IdentityInputs, tower_input
 from .judges import read_recogniser
-from .loop import Recipe, checkpoint_of, load_averages, train
+from .loop import Recipe, need_averages, train
 from .options import Options, curves, models
 from .vae_latents import latents
 
@@ -211,8 +211,5 @@ def train_adapter(work: Path, device: torch.device, options: Options) -> None:
 def load_diffusion(work: Path, anchors: Anchors) -> Adapter:
     """With this stage's averaged weights, finished or not. FileNotFoundError before it began."""
     adapter = Adapter(anchors)
-    if not load_averages(RECIPE, adapter, curves(work)):
-        raise FileNotFoundError(
-            f"{checkpoint_of(RECIPE, curves(work))} is missing. Train it first: --only adapter."
-        )
+    need_averages(RECIPE, adapter, curves(work))
     return adapter

@@ -61,15 +61,12 @@ class DrawnLoss:
         """Mean cosine of new pictures by captions of pictures of the referenced people."""
         kept, count = self.kept, self.kept.batch
         reference, target = kept.views(rng, len(kept.examples.data) // SHOTS, count)
-        positive, negative = (
-            replace(said, injections=kept.adapter.injections(kept.tokens(reference, present)))
-            for said, present in zip(
-                self.drawing.captions(target),
-                (np.ones(count, bool), np.zeros(count, bool)),
-                strict=True,
-            )
+        present = np.ones(count, bool)
+        somebody, nobody = (
+            kept.adapter.injections(kept.tokens(reference, one)) for one in (present, ~present)
         )
-        drawn = self.drawing(self.drawing.noise(target), positive, negative)
+        captions = self.drawing.captions(target, somebody, nobody)
+        drawn = self.drawing(self.drawing.noise(target), *captions)
         return self.drawing.alike(drawn, target).mean()
 
 

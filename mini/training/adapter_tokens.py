@@ -21,7 +21,7 @@ from .adapter import ENCODER, TOKEN_DIM, Adapter, Anchors, plain_attention
 from .adapter_likeness import centres
 from .data import Portraits
 from .identity_inputs import IdentityInputs, tower_input
-from .loop import Recipe, checkpoint_of, load_averages, train
+from .loop import Recipe, need_averages, train
 from .options import Options, curves
 
 RECIPE = Recipe("adapter_tokens", steps=1500, rate=1e-3, warmup=200, decay=0.05, seed=21)
@@ -104,9 +104,5 @@ def _reader(data: Portraits, adapter: Adapter) -> Reader:
 
 def load_tokens(work: Path, adapter: Adapter) -> None:
     """Give `adapter` the tower and IDFormer trained so far. FileNotFoundError before."""
-    if not load_averages(RECIPE, _reader(Portraits(work), adapter), curves(work)):
-        raise FileNotFoundError(
-            f"{checkpoint_of(RECIPE, curves(work))} is missing. Train the tokens first: --only "
-            "adapter_tokens."
-        )
+    need_averages(RECIPE, _reader(Portraits(work), adapter), curves(work))
     adapter.requires_grad_(True)

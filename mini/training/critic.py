@@ -40,27 +40,28 @@ class Critic:
         count = int(both.sum())
         shift = SHIFT * torch.randn(count, 2, device=both.device)
         zoom = (ZOOM * torch.randn(count, device=both.device)).exp()
-        wanted, found = (self._told(one, both, shift, zoom) for one in (plain, drawn))
-        moods = len(EXPRESSIONS)
-        turned = F.smooth_l1_loss(found[0][:, moods:], wanted[0][:, moods:].detach(), beta=0.2)
-        return (
-            _divergence(wanted[0][:, :moods], found[0][:, :moods])
-            + _divergence(wanted[1], found[1])
-            + DEGREE_LOSS * turned
-        )
+        with torch.no_grad():
+            mood, angles, style = self._told(plain, both, shift, zoom)
+        found_mood, found_angles, found_style = self._told(drawn, both, shift, zoom)
+        turned = F.smooth_l1_loss(found_angles, angles, beta=0.2)
+        changed = _divergence(mood, found_mood) + _divergence(style, found_style)
+        return changed + DEGREE_LOSS * turned
 
     def _told(
         self, drawn: Drawn, rows: Tensor, shift: Tensor, zoom: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of the expressions, angles, and logits of the styles."""
         pictures = drawn.pictures[rows].clamp(-1, 1)
         crops = face_crops(pictures, drawn.faces.boxes[rows], shift, zoom)
-        return self.net.face(crops).float(), self.net.style(pictures).float()
+        face = self.net.face(crops).float()
+        mood, angles = face[:, : len(EXPRESSIONS)], face[:, len(EXPRESSIONS) :]
+        return mood, angles, self.net.style(pictures).float()
 
 
 def _divergence(wanted: Tensor, found: Tensor) -> Tensor:
     """Of the chances behind two sets of logits (B, C)."""
-    known = wanted.detach().log_softmax(-1)
-    return F.kl_div(found.log_softmax(-1), known, reduction="batchmean", log_target=True)
+    known, told = wanted.log_softmax(-1), found.log_softmax(-1)
+    return F.kl_div(told, known, reduction="batchmean", log_target=True)
 
 
 def face_crops(pictures: Tensor, boxes: Tensor, shift: Tensor, zoom: Tensor) -> Tensor:

@@ -84,11 +84,16 @@ class Drawing:
     chained: bool = True
     """Whether gradients pass through the latents, see `draw`."""
 
-    def captions(self, rows: np.ndarray) -> tuple[Conditioning, Conditioning]:
-        """What the pictures' captions say, and CFG's negatives."""
-        said, unsaid = np.zeros(len(rows), bool), np.ones(len(rows), bool)
+    def captions(
+        self, rows: np.ndarray, somebody: Injections, nobody: Injections
+    ) -> tuple[Conditioning, Conditioning]:
+        """What the pictures' captions say with `somebody`, and CFG's negatives with `nobody`."""
+        unsaid = np.ones(len(rows), bool)
         captions = self.examples.captions
-        return Conditioning(*captions(rows, said)), Conditioning(*captions(rows, unsaid))
+        return (
+            Conditioning(*captions(rows, ~unsaid), somebody),
+            Conditioning(*captions(rows, unsaid), nobody),
+        )
 
     def noise(self, rows: np.ndarray) -> Tensor:
         """(B, 16, h, w)"""

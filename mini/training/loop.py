@@ -254,6 +254,14 @@ def load_averages(recipe: Recipe, module: nn.Module, folder: Path) -> int:
     return saved["step"]
 
 
+def need_averages(recipe: Recipe, module: nn.Module, folder: Path) -> None:
+    """As `load_averages`. Raises FileNotFoundError, naming the stage, before the first step."""
+    if not load_averages(recipe, module, folder):
+        raise FileNotFoundError(
+            f"{checkpoint_of(recipe, folder)} is missing. Train it first: --only {recipe.name}."
+        )
+
+
 def train(
     recipe: Recipe,
     module: nn.Module,

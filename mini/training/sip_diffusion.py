@@ -70,11 +70,10 @@ class Company:
         inputs, device = self.examples.inputs, self.examples.device
         pixels, embedding = inputs.tower(rows).to(device), inputs.embedding(rows).to(device)
         present = torch.ones(len(rows), dtype=torch.bool, device=device)
-        somebody, nobody = (
-            self.adapter.injections(self.adapter.tokens(pixels, embedding, one), weight)
-            for one in (present, ~present)
-        )
-        return somebody, nobody
+        somebody = self.adapter.tokens(pixels, embedding, present)
+        # The same for every row: of nobody the encoder reads zeros.
+        nobody = self.adapter.tokens(pixels[:1], embedding[:1], ~present[:1]).expand_as(somebody)
+        return self.adapter.injections(somebody, weight), self.adapter.injections(nobody, weight)
 
 
 class SipLoss:
@@ -117,9 +116,8 @@ class SipLoss:
         count = len(target)
         beside = (rng.random(count) < BESIDE) * rng.uniform(*WEIGHTS, count)
         weight = torch.from_numpy(beside).float().to(self.base.device)
-        said, unsaid = self.drawing.captions(target)
-        somebody, nobody = self.company.injections(reference, weight)
-        said, unsaid = replace(said, injections=somebody), replace(unsaid, injections=nobody)
+        injections = self.company.injections(reference, weight)
+        said, unsaid = self.drawing.captions(target, *injections)
         noise = self.drawing.noise(target)
         with torch.no_grad():
             plain = self.drawing(noise, said, unsaid)

@@ -19,7 +19,7 @@ from . import workers
 from .adapter import plain_attention
 from .data import Portraits
 from .identity_inputs import IdentityInputs
-from .loop import Recipe, checkpoint_of, load_averages, train
+from .loop import Recipe, need_averages, train
 from .options import Options, curves
 from .sip import FACE, face_encoder
 
@@ -103,7 +103,4 @@ def new_reader(parameters: int) -> FaceReader:
 
 def load_face(work: Path, reader: FaceReader) -> None:
     """Give `reader` what is trained so far. FileNotFoundError before the first step."""
-    if not load_averages(RECIPE, reader, curves(work)):
-        raise FileNotFoundError(
-            f"{checkpoint_of(RECIPE, curves(work))} is missing. Train it first: --only sip_face."
-        )
+    need_averages(RECIPE, reader, curves(work))
