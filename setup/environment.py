@@ -41,6 +41,9 @@ class Environment:
     cache: Path
     device: str
     """cuda, mps, xpu or cpu: what its torch computes on."""
+    bfloat16: bool = False
+    """Whether that is a CPU that is faster in bfloat16. ComfyUI computes in float32 on every CPU
+    unless it is told otherwise."""
 
 
 @dataclass
@@ -138,8 +141,8 @@ def prepare(version: str, python: Path | None, fresh: bool) -> Environment:
     folder = cache / pins.environment_name(version, short, runtime)
     builder = Builder(folder, base_python, pins.RELEASES[version], runtime)
     build(builder, fresh)
-    device = probe(builder.python, torch=True)["device"]
-    return Environment(builder.python, builder.tree, cache, device)
+    report = probe(builder.python, torch=True)
+    return Environment(builder.python, builder.tree, cache, report["device"], report["bfloat16"])
 
 
 def usable_version(python: Path, version: str) -> str:

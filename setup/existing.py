@@ -73,7 +73,7 @@ def attach(path: Path, python: Path | None, fresh: bool, tools: bool) -> Environ
         layer = Layer(cache_root() / f"layer-{digest[:12]}", own, report)
         layer.build(fresh)
         own = layer.python
-    return Environment(own, tree, cache_root(), report["device"])
+    return Environment(own, tree, cache_root(), report["device"], report["bfloat16"])
 
 
 @dataclass

@@ -13,7 +13,6 @@ from pathlib import Path
 from .console import Live, SetupError
 
 PROBE = Path(__file__).with_name("probe.py")
-CPUINFO = Path("/proc/cpuinfo")
 FOREIGN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
 """Variables that would lead another Python to this one's packages."""
 
@@ -43,14 +42,6 @@ def has_nvidia() -> bool:
     return listing.returncode == 0 and "GPU" in listing.stdout
 
 
-def prefers_bfloat16(device: str, cpuinfo: Path = CPUINFO) -> bool:
-    """Whether this CPU multiplies matrices in bfloat16 several times as fast as in float32.
-
-    ComfyUI computes in float32 on every CPU unless it is told otherwise. False for other devices.
-    """
-    return device == "cpu" and cpuinfo.is_file() and "amx_bf16" in cpuinfo.read_text("utf-8")
-
-
 def runtime_package(nvidia: bool, machine: str, system: str) -> str:
     """Which ONNX runtime to install. The GPU build exists for x86-64 Linux and Windows only."""
     gpu = nvidia and machine.lower() in ("x86_64", "amd64") and system in ("Linux", "Windows")
@@ -68,7 +59,7 @@ def venv_python(folder: Path) -> Path:
 
 
 def probe(python: Path, *requirement_files: Path, torch: bool = False) -> dict:
-    """What `python` has, see probe.py; with `torch`, also the device its torch computes on.
+    """What `python` has, see probe.py; with `torch`, also what its torch computes on, and how.
 
     Raises SetupError when it does not run.
     """

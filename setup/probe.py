@@ -1,7 +1,7 @@
 """Asked of a Python by running this file with it: what it has. Prints one line of JSON.
 
 Arguments: requirement files, whose unmet lines come back under "missing"; --torch to ask torch
-for its device, which takes seconds.
+for its device and whether a CPU is faster in bfloat16, which takes seconds.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import platform
 import re
+import runpy
 import sys
 from importlib import metadata
 from pathlib import Path
 
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
+PRECISION = Path(__file__).resolve().parents[1] / "model_patches" / "training" / "precision.py"
 NOTED = ("torch", "torchvision", "torchaudio", "numpy", "transformers", "safetensors")
 
 
@@ -61,12 +63,20 @@ def device() -> str:
     return "xpu" if hasattr(torch, "xpu") and torch.xpu.is_available() else "cpu"
 
 
+def prefers_bfloat16(kind: str) -> bool:
+    """Whether this torch multiplies matrices faster in bfloat16 on the CPU; False elsewhere, where
+    ComfyUI itself chooses well."""
+    return kind == "cpu" and runpy.run_path(str(PRECISION))["prefers_bfloat16"](kind)
+
+
 def main() -> None:
     del sys.path[0]  # this folder, whose file names are nobody else's business
     files = [argument for argument in sys.argv[1:] if argument != "--torch"]
+    kind = device() if "--torch" in sys.argv else ""
     report = {
         "version": platform.python_version(),
-        "device": device() if "--torch" in sys.argv else "",
+        "device": kind,
+        "bfloat16": prefers_bfloat16(kind),
         "missing": sorted({line for path in files for line in unmet(path)}),
         "runtimes": [name for name in RUNTIMES if installed(name)],
         "versions": {name: installed(name) for name in (*NOTED, *RUNTIMES) if installed(name)},

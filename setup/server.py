@@ -19,7 +19,7 @@ from pathlib import Path
 from .client import DIRECT
 from .console import SetupError
 from .environment import Environment
-from .machine import clean_environ, prefers_bfloat16
+from .machine import clean_environ
 from .pins import ROOT
 
 PACK = "flexid"
@@ -146,7 +146,7 @@ def _launch(environment: Environment, base: Path, settings: list[Path], port: in
     log = base / "server.log"
     # ComfyUI's own choice on a CPU takes three times as long for pictures as small as the demo's.
     faster = ["--use-pytorch-cross-attention"] if environment.device == "cpu" else []
-    faster += ["--bf16-unet"] if prefers_bfloat16(environment.device) else []
+    faster += ["--bf16-unet"] if environment.bfloat16 else []
     own_group = (
         {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
         if os.name == "nt"

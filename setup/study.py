@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .console import SetupError, say
 from .environment import Environment
-from .machine import cache_root, clean_environ, prefers_bfloat16
+from .machine import cache_root, clean_environ
 from .pins import ROOT
 from .world import NOTE, ensure_world, is_trained
 
@@ -22,7 +22,7 @@ def evaluate(environment: Environment, arguments: Sequence[str]) -> int:
     if not is_trained():
         say(NOTE)
     folder = environment.cache / "evaluation"
-    if "--dtype" not in arguments and prefers_bfloat16(environment.device):
+    if "--dtype" not in arguments and environment.bfloat16:
         arguments = ["--dtype", "bfloat16", *arguments]
     return _run(environment, EVALUATE, "--models", models, "--cache", folder, *arguments)
 

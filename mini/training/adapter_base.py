@@ -1,6 +1,6 @@
 """The frozen base model as the identity recipes see it: noise in, velocity out, gradients through.
 
-It computes in bfloat16 and outside of autocast: nothing of it is trained.
+It computes in the device's fastest format and outside of autocast: nothing of it is trained.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import comfy.sd
 import torch
 from torch import Tensor
 
+from ...model_patches.training.precision import fastest_dtype
 from .adapter import Anchors
 from .adapter_blocks import Inject, Injections, bound, replacements
 
@@ -25,12 +26,16 @@ class FrozenBase:
         self,
         path: Path,
         device: torch.device,
-        dtype: torch.dtype = torch.bfloat16,
+        dtype: torch.dtype | None = None,
         fast: bool = False,
     ) -> None:
-        """`fast` compiles the blocks. FileNotFoundError before the base is trained."""
+        """dtype: the device's fastest when None; `fast` compiles the blocks.
+
+        Raises FileNotFoundError before the base is trained.
+        """
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing. Train it first: --only base.")
+        dtype = dtype or fastest_dtype(device)
         model = comfy.sd.load_diffusion_model(str(path), model_options={"dtype": dtype}).model
         self.sampling, self.format = model.model_sampling, model.latent_format
         self.net = model.diffusion_model.requires_grad_(False).to(device, dtype)

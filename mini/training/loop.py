@@ -25,6 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...model_patches.training.muon import Muon
+from ...model_patches.training.precision import autocast
 from . import workers
 
 Loss = Callable[[int, np.random.Generator], tuple[Tensor, Mapping[str, Tensor]]]
@@ -94,7 +96,7 @@ class Training:
         if self.matrices:
             layers, views = zip(*self.matrices, strict=True)
             made.append(
-                torch.optim.Muon(
+                Muon(
                     self._by_share(layers, views),
                     lr=rate,
                     weight_decay=decay,
@@ -157,7 +159,7 @@ class Training:
                 group["lr"] = recipe.rate * group["share"] * schedule(self.step, recipe)
         entropy = (recipe.seed, self.step, workers.rank())
         torch.manual_seed(_number(entropy))
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             value, shown = loss(self.step, np.random.default_rng(entropy))
         for weight in self.weights:
             weight.grad = None

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
+from ...model_patches.training.precision import autocast
 from .. import portraits
 from ..seeded import Seeded
 from ..world import VAE as NAME
@@ -210,7 +211,7 @@ def encode(module: nn.Module, images: np.ndarray, device: torch.device) -> Tenso
     """The encoder's own output, float32 (N, 16, height / 8, width / 8)."""
     parts = []
     for start in range(0, len(images), 32):
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             part = module.taesd_encoder(to_tensor(images[start : start + 32], device))
         parts.append(part.float())
     return torch.cat(parts)

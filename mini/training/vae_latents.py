@@ -16,6 +16,7 @@ from comfy.taesd.taesd import TAESD
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
+from ...model_patches.training.precision import fastest_dtype
 from ..world import VAE as NAME
 from .data import SIZE, Groups, Portraits
 from .options import Options, models
@@ -45,7 +46,8 @@ def encode_all(work: Path, device: torch.device, options: Options) -> None:
 
 
 class Encoder:
-    """The file's encoder in bfloat16, followed by what ComfyUI does before sampling."""
+    """The file's encoder, followed by what ComfyUI does before sampling. Computes in the device's
+    fastest format."""
 
     def __init__(self, path: Path, device: torch.device) -> None:
         if not path.exists():
@@ -55,13 +57,14 @@ class Encoder:
         module.load_state_dict(comfy.utils.load_torch_file(str(path)))
         self.scale, self.shift = module.vae_scale.item(), module.vae_shift.item()
         encoder = module.taesd_encoder.requires_grad_(False)
-        self.encoder = encoder.to(device, torch.bfloat16, memory_format=torch.channels_last)
+        self.dtype = fastest_dtype(device)
+        self.encoder = encoder.to(device, self.dtype, memory_format=torch.channels_last)
         self.device = device
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> Tensor:
         """uint8 (N, 128, 128, 3) to float32 (N, 16, 16, 16)."""
-        raw = self.encoder(to_tensor(images, self.device).bfloat16()).float()
+        raw = self.encoder(to_tensor(images, self.device).to(self.dtype)).float()
         return comfy.latent_formats.Flux().process_in(raw / self.scale + self.shift).cpu()
 
 

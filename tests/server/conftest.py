@@ -10,7 +10,7 @@ from browser_page import SECOND, Page
 from flexid.setup import demo
 from flexid.setup.client import Client
 from flexid.setup.environment import Environment
-from flexid.setup.probe import device
+from flexid.setup.probe import device, prefers_bfloat16
 from flexid.setup.server import Server, start
 
 FLAGS = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
@@ -23,7 +23,8 @@ READY = "!!(window.app?.graph && window.LiteGraph?.registered_node_types?.FlexID
 def environment(tmp_path_factory) -> Environment:
     """This Python and the ComfyUI under test, with an empty cache."""
     tree = Path(os.environ["COMFYUI_PATH"])
-    return Environment(Path(sys.executable), tree, tmp_path_factory.mktemp("cache"), device())
+    cache = tmp_path_factory.mktemp("cache")
+    return Environment(Path(sys.executable), tree, cache, device(), prefers_bfloat16(device()))
 
 
 @pytest.fixture(scope="session")

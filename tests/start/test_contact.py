@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -249,7 +250,6 @@ def test_the_scripts_run_in_the_environment_with_comfyui_named(tmp_path, monkeyp
     calls = []
     monkeypatch.setattr(study.subprocess, "call", lambda c, env: calls.append((c, env)) or 7)
     monkeypatch.setattr(study, "ensure_world", lambda _: tmp_path / "models")
-    monkeypatch.setattr(study, "prefers_bfloat16", lambda device: False)
     here = Environment(Path("py"), tmp_path / "tree", tmp_path / "cache", "cpu")
     assert study.evaluate(here, ["--people", "2"]) == 7
     command, environ = calls[0]
@@ -257,9 +257,9 @@ def test_the_scripts_run_in_the_environment_with_comfyui_named(tmp_path, monkeyp
     assert command[2:] == ["--models", str(tmp_path / "models"), "--cache",
                            str(tmp_path / "cache" / "evaluation"), "--people", "2"]  # fmt: skip
     assert environ["COMFYUI_PATH"] == str(tmp_path / "tree")
-    monkeypatch.setattr(study, "prefers_bfloat16", lambda device: device == "cpu")
-    study.evaluate(here, [])
-    study.evaluate(here, ["--dtype", "auto"])
+    fast = replace(here, bfloat16=True)
+    study.evaluate(fast, [])
+    study.evaluate(fast, ["--dtype", "auto"])
     assert [c[0][c[0].index("--dtype") + 1] for c in calls[1:]] == ["bfloat16", "auto"]
     monkeypatch.setattr(study, "TRAIN", tmp_path / "absent.py")
     with pytest.raises(SetupError, match="absent.py is missing"):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from flexid.model_patches.training import precision
 from flexid.setup import environment, lock, machine, pins, probe
 from flexid.setup.console import Live, SetupError, run_logged
 from flexid.setup.environment import Builder, build, usable_version
@@ -56,13 +57,11 @@ def builder(tmp_path, recorder, monkeypatch):
     return Builder(tmp_path / "env", Path(sys.executable), release, "onnxruntime", recorder)
 
 
-def test_only_a_cpu_with_fast_bfloat16_prefers_it(tmp_path):
-    flags = tmp_path / "cpuinfo"
-    assert not machine.prefers_bfloat16("cpu", flags)
-    flags.write_text("flags : fpu avx512_bf16 amx_bf16 amx_tile")
-    assert machine.prefers_bfloat16("cpu", flags) and not machine.prefers_bfloat16("cuda", flags)
-    flags.write_text("flags : fpu avx2")
-    assert not machine.prefers_bfloat16("cpu", flags)
+def test_whether_bfloat16_is_fast_is_measured_by_the_environments_torch():
+    report = machine.probe(Path(sys.executable), torch=True)
+    expected = report["device"] == "cpu" and precision.prefers_bfloat16("cpu")
+    assert report["bfloat16"] is expected
+    assert machine.probe(Path(sys.executable))["bfloat16"] is False, "not asked, not measured"
 
 
 def test_a_set_up_is_done_once(builder, recorder):

@@ -1,0 +1,1 @@
+"""Training: precision, optimiser, and what the recipes of adapters share."""
