@@ -6,12 +6,8 @@ from argparse import Namespace
 
 import tiny
 import torch
-from flexid.model_patches.identity.adapter import attention_shapes
-from flexid.model_patches.inject.cross_attention import (
-    cross_attention,
-    folded_for,
-    layer_weights,
-)
+from flexid.model_patches.adapters.pulid_flux import attention_shapes
+from flexid.model_patches.inject.attention import cross_attention, folded_for, layer_weights
 
 DIM, TOKEN_DIM, INNER, HEADS = 3072, 2048, 2048, 16
 IMAGE_TOKENS = 4096

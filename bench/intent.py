@@ -6,9 +6,9 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
-from flexid.model_patches.cag import Knobs, gates_for
-from flexid.model_patches.gates import Moment
-from flexid.model_patches.intent.intent import read_intent
+from flexid.model_patches.gates.cag import Knobs, gates_for
+from flexid.model_patches.gates.gate import Moment
+from flexid.model_patches.gates.intent.intent import read_intent
 
 DATA = Path(__file__).resolve().parents[1] / "tests" / "data"
 LONG = 400

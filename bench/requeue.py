@@ -8,9 +8,9 @@ from pathlib import Path
 import tiny
 import torch
 from flexid.mini.random_adapter import write_adapter, write_eva_clip
+from flexid.model_patches.adapters.pulid_flux import load_adapter
 from flexid.model_patches.encoders.eva_clip import load_eva_clip
 from flexid.model_patches.face.face import Face
-from flexid.model_patches.identity.adapter import load_adapter
 from flexid.model_patches.identity.encode import encode_identity, encoder_runs
 from flexid.model_patches.inject.vfa import VFA, apply_vfa
 

@@ -11,7 +11,7 @@ from argparse import Namespace
 import comfy.ldm.flux.layers as layers
 import comfy.ops
 import torch
-from flexid.model_patches.inject.cross_attention import FoldedAttention
+from flexid.model_patches.inject.attention import FoldedAttention
 
 DIM, FLUX_HEADS, IMAGE, TEXT = 3072, 24, 4096, 512
 HEADS, TOKENS = 16, 32

@@ -12,11 +12,12 @@ import comfy.patcher_extension
 import steps
 import tiny
 import torch
-from flexid.model_patches.gates import Gate, Window
+from flexid.model_patches.gates.gate import Gate
+from flexid.model_patches.gates.window import Window
 from flexid.model_patches.identity.identity import Identity
-from flexid.model_patches.identity.sip import Direction
 from flexid.model_patches.inject import sip_residual
 from flexid.model_patches.inject.sip import apply_sip
+from flexid.model_patches.sip.projector import Direction
 
 TOKENS = (256, 512)
 WIDTH, POOLED = 4096, 768

@@ -15,7 +15,7 @@ import comfy.patcher_extension
 import comfy.sample
 import tiny
 import torch
-from flexid.model_patches.identity.adapter import attention_shapes
+from flexid.model_patches.adapters.pulid_flux import attention_shapes
 from flexid.model_patches.identity.identity import Identity
 from flexid.model_patches.inject.vfa import Step, apply_vfa
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -7,9 +7,9 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from ..model_patches import cag
-from ..model_patches.gates import OPEN
-from ..model_patches.intent.dictionary import CATEGORIES, Dictionary, load_dictionary
+from ..model_patches.gates import cag
+from ..model_patches.gates.gate import OPEN
+from ..model_patches.gates.intent.dictionary import CATEGORIES, Dictionary, load_dictionary
 from . import types
 
 BUILTIN = "built-in"

@@ -10,7 +10,7 @@ from comfy_api.latest import io, ui
 from ..model_patches.face import analyser as face_analyser
 from ..model_patches.face import choose, detect, overlay, providers
 from ..model_patches.face import pack as packs
-from ..model_patches.weights import ANTELOPEV2, BUFFALO_L, PARSING_BISENET, where_to_get
+from ..model_patches.files.public_files import ANTELOPEV2, BUFFALO_L, PARSING_BISENET, where_to_get
 from . import types
 
 BoundingBox = io.Custom("BOUNDING_BOX")

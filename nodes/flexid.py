@@ -2,11 +2,11 @@
 
 from comfy_api.latest import io
 
-from ..model_patches import cag
-from ..model_patches.gates import OPEN
+from ..model_patches.gates import cag
+from ..model_patches.gates.gate import OPEN
 from ..model_patches.inject.sip import Wording, apply_sip
-from ..model_patches.inject.sip_scope import SCOPES
 from ..model_patches.inject.vfa import NEGATIVES, apply_vfa
+from ..model_patches.sip.scope import SCOPES
 from . import types
 
 

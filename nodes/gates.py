@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..model_patches import gates
+from ..model_patches.gates import gate as gates
 from . import types
 
 

@@ -6,15 +6,15 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io, ui
 
+from ..model_patches.adapters.pulid_flux import load_adapter
 from ..model_patches.encoders.eva_clip import load_eva_clip
-from ..model_patches.encoders.tensor_file import digest
 from ..model_patches.encoders.whiten import WHITENING
-from ..model_patches.identity.adapter import load_adapter
+from ..model_patches.files.public_files import EVA02_CLIP_L_336, PULID_FLUX_091
+from ..model_patches.files.tensor_file import digest
 from ..model_patches.identity.combine import combine_identities
 from ..model_patches.identity.encode import FUSIONS, encode_identity
 from ..model_patches.identity.fusion import RULES
 from ..model_patches.identity.store import load_identity, save_identity
-from ..model_patches.weights import EVA02_CLIP_L_336, PULID_FLUX_091
 from . import types
 from .model_files import ModelFiles
 

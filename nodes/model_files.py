@@ -7,7 +7,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ..model_patches.weights import WeightFile, where_to_get
+from ..model_patches.files.public_files import WeightFile, where_to_get
 
 # What the core does not know; extra_model_paths.yaml may add places under the same names.
 FOLDERS = ("pulid", "insightface", "facexlib", "flexid")

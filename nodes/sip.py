@@ -2,11 +2,11 @@
 
 from comfy_api.latest import io, ui
 
-from ..model_patches.identity.sip import encode_sip
 from ..model_patches.inject.sip import Wording, apply_sip
 from ..model_patches.inject.sip_residual import NORMS
-from ..model_patches.inject.sip_scope import SCOPES
-from ..model_patches.inject.sip_visual import apply_visual_sip
+from ..model_patches.sip.projector import encode_sip
+from ..model_patches.sip.redux import apply_visual_sip
+from ..model_patches.sip.scope import SCOPES
 from . import sip_sources, types
 from .sip_sources import ALIASES
 

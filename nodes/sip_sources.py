@@ -7,12 +7,12 @@ from comfy_api.latest import io, ui
 
 from ..model_patches.encoders.faceclip import load_faceclip
 from ..model_patches.encoders.faceclip_convert import convert_faceclip
-from ..model_patches.encoders.tensor_file import digest
-from ..model_patches.identity.attribute_bank import all_groups, chosen_groups, parse_overrides
-from ..model_patches.identity.sip_align import PROMPTS, align
-from ..model_patches.identity.sip_attributes import AttributeProjector
-from ..model_patches.identity.sip_faceclip import FORMS, FaceClipProjector
-from ..model_patches.weights import FACE_CLIP, FACE_T5
+from ..model_patches.files.public_files import FACE_CLIP, FACE_T5
+from ..model_patches.files.tensor_file import digest
+from ..model_patches.sip.align import PROMPTS, align
+from ..model_patches.sip.attribute_bank import all_groups, chosen_groups, parse_overrides
+from ..model_patches.sip.attributes import AttributeProjector
+from ..model_patches.sip.faceclip import FORMS, FaceClipProjector
 from . import types
 from .identity import listed
 from .model_files import ModelFiles

@@ -4,7 +4,8 @@ from comfy_api.latest import io
 
 from ..model_patches.face.choose import FaceChoice
 from ..model_patches.face.detect import detect_faces
-from ..model_patches.gates import AXES, OPEN, Gate, Window
+from ..model_patches.gates.gate import OPEN, Gate
+from ..model_patches.gates.window import AXES, Window
 from ..model_patches.identity.encode import encode_identity
 from ..model_patches.inject.vfa import NEGATIVES, apply_vfa
 from . import types

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from flexid.model_patches.face.face import Face
 from flexid.model_patches.identity.identity import Identity
-from flexid.model_patches.identity.sip import Direction, Prompt
+from flexid.model_patches.sip.projector import Direction, Prompt
 from torch import Tensor
 
 

@@ -124,7 +124,7 @@ def test_the_vfa_graph_offers_a_gate_that_is_off():
 @pytest.mark.parametrize("name", REAL)
 def test_real_files_can_be_found_by_the_missing_model_dialog(name):
     """It compares a widget's value with the name, and looks in the folder of the directory."""
-    from flexid.model_patches.weights import WEIGHTS
+    from flexid.model_patches.files.public_files import WEIGHTS
 
     known = {row.file: row for row in WEIGHTS}
     for node in read(FOLDER / f"{name}.json")["nodes"]:
@@ -143,7 +143,7 @@ def test_real_files_can_be_found_by_the_missing_model_dialog(name):
 
 @pytest.mark.parametrize("name", REAL)
 def test_the_note_names_every_file_and_folder_by_its_address(name):
-    from flexid.model_patches.weights import ANTELOPEV2, PARSING_BISENET
+    from flexid.model_patches.files.public_files import ANTELOPEV2, PARSING_BISENET
 
     nodes = read(FOLDER / f"{name}.json")["nodes"]
     text = next(node["widgets_values"][0] for node in nodes if node["type"] == NOTE)

@@ -14,7 +14,7 @@ import comfy.samplers
 import comfy.sd
 import comfy.supported_models
 import torch
-from flexid.model_patches.identity.adapter import IdentityAdapter, attention_shapes
+from flexid.model_patches.adapters.pulid_flux import IdentityAdapter, attention_shapes
 from flexid.model_patches.identity.identity import Identity
 from torch import Tensor
 

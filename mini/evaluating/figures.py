@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...model_patches.metrics import Figure
+from ...model_patches.evaluate.statistics import Figure
 from .rows import ALONE, WHOLE, rigid
 
 DRAWS, SEED, LEVEL = 2000, 0, 0.95

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
-from ...model_patches.cag import Knobs
+from ...model_patches.gates.cag import Knobs
 from . import rows
 from .measures import open_judge
 from .options import SPLITS, settings_of

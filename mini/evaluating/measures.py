@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...model_patches import metrics
+from ...model_patches.evaluate import measures as metrics
 from ...model_patches.face.align import arcface_crop
 from ...model_patches.face.analyser import FaceAnalyser
 from ...model_patches.face.detection import Detection

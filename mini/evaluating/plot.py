@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ...model_patches.metrics import Figure
+from ...model_patches.evaluate.statistics import Figure
 from .report import Study
 from .rows import Row
 

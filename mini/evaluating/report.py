@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ...model_patches.metrics import Figure
+from ...model_patches.evaluate.statistics import Figure
 from .figures import METRICS, SHARES, Claim, Measured, claims, figure, summary
 from .prompts import Prompt
 from .rows import Row, Settings, as_json

@@ -20,21 +20,21 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...model_patches import cag
+from ...model_patches.adapters.pulid_flux import IdentityAdapter, load_adapter
 from ...model_patches.encoders.eva_clip import VisionEncoder, load_eva_clip
 from ...model_patches.encoders.faceclip import load_faceclip
+from ...model_patches.encoders.mini_text import load_mini_clip
 from ...model_patches.face.analyser import FaceAnalyser, load_analyser
 from ...model_patches.face.choose import FaceChoice
 from ...model_patches.face.detect import detect_faces
 from ...model_patches.face.face import Face
-from ...model_patches.identity.adapter import IdentityAdapter, load_adapter
+from ...model_patches.gates import cag
 from ...model_patches.identity.encode import encode_identity
 from ...model_patches.identity.identity import Identity
-from ...model_patches.identity.sip import encode_sip
-from ...model_patches.identity.sip_faceclip import FaceClipProjector
 from ...model_patches.inject.sip import Wording, apply_sip
 from ...model_patches.inject.vfa import apply_vfa
-from ...nodes.text_encoder import load_mini_clip
+from ...model_patches.sip.faceclip import FaceClipProjector
+from ...model_patches.sip.projector import encode_sip
 from .. import world
 from .prompts import Prompt
 from .rows import Row, Settings

@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ...model_patches.adapters.idformer import IDFormer, IDFormerDims
 from ...model_patches.encoders.eva_tower import HEAD, EvaTower, TowerDims
 from ...model_patches.face.pack import EMBEDDING
-from ...model_patches.identity.idformer import IDFormer, IDFormerDims
-from ...model_patches.inject.cross_attention import cross_attention
+from ...model_patches.inject.attention import cross_attention
 from ...model_patches.inject.flux import DOUBLE_STRIDE, SINGLE_STRIDE
 from .. import world
 from ..random_adapter import HEADS_KEY

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from ...model_patches.adapters.pulid_flux import load_adapter
 from ...model_patches.encoders.eva_clip import load_eva_clip
 from ...model_patches.encoders.faceclip import load_faceclip
 from ...model_patches.face.align import arcface_crop, ffhq_crop
@@ -23,12 +24,11 @@ from ...model_patches.face.analyser import FaceAnalyser, load_analyser
 from ...model_patches.face.face import Face
 from ...model_patches.face.pixels import photo_hash
 from ...model_patches.face.recogniser import Recogniser
-from ...model_patches.identity.adapter import load_adapter
 from ...model_patches.identity.encode import encode_identity
-from ...model_patches.identity.sip import encode_sip
-from ...model_patches.identity.sip_faceclip import FaceClipProjector
 from ...model_patches.inject.sip import Wording, apply_sip
 from ...model_patches.inject.vfa import apply_vfa
+from ...model_patches.sip.faceclip import FaceClipProjector
+from ...model_patches.sip.projector import encode_sip
 from .. import portraits, world
 from ..evaluating.measures import largest
 from .adapter import write_files

@@ -19,7 +19,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from PIL import Image, ImageDraw
 
-from ...nodes.text_encoder import load_mini_clip
+from ...model_patches.encoders.mini_text import load_mini_clip
 from .. import portraits, world
 from ..evaluating import rows
 from ..evaluating.options import SPLITS

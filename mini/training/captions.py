@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...nodes.text_encoder import load_mini_clip
+from ...model_patches.encoders.mini_text import load_mini_clip
 from .. import world
 from .data import Groups, Portraits
 from .options import models

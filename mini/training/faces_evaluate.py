@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ...model_patches.evaluate.statistics import verification_area
 from ...model_patches.face.align import arcface_crop
 from ...model_patches.face.analyser import FaceAnalyser, load_analyser
 from ...model_patches.face.detection import Detection, overlap
-from ...model_patches.metrics import verification_area
 from ..estimators import ANGLES, Estimator, load_estimator
 from ..world import DETECTOR, ESTIMATORS
 from .faces_degrade import degrade

@@ -13,10 +13,10 @@ import comfy.utils
 import torch
 from torch import Tensor, nn
 
-from ..weights import EVA02_CLIP_L_336
+from ..files.kinds import require
+from ..files.public_files import EVA02_CLIP_L_336
+from ..files.tensor_file import check_floating, check_shapes, digest, read_weights
 from .eva_tower import EvaTower, TowerDims, tower_dims
-from .recognise import require
-from .tensor_file import check_floating, check_shapes, digest, read_weights
 
 WANTED = f"{EVA02_CLIP_L_336.file} from {EVA02_CLIP_L_336.url}, in models/clip_vision"
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .tensor_file import Shapes, highest_index, shape_of
+from ..files.tensor_file import Shapes, highest_index, shape_of
 
 HEAD = 64
 TRAINED_GRID = 16

@@ -19,12 +19,12 @@ import comfy.utils
 import torch
 from torch import Tensor, nn
 
-from ..weights import FACE_CLIP, FACE_T5, FACECLIP_FOLDER
+from ..files.kinds import recognise
+from ..files.public_files import FACE_CLIP, FACE_T5, FACECLIP_FOLDER
+from ..files.tensor_file import TensorFile, check_floating, check_shapes, digest, read_weights
 from .faceclip_fuser import Fuser, fuser_dims, live_tensors
 from .faceclip_text import FaceText, text_dims
 from .faceclip_vit import FaceVit, vit_dims
-from .recognise import recognise
-from .tensor_file import TensorFile, check_floating, check_shapes, digest, read_weights
 
 WANTED = (
     f"{FACE_T5.file} (Flux) or {FACE_CLIP.file} (SDXL, SD 1.5) from {FACECLIP_FOLDER}, or a file "

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from comfy.sd1_clip import SDTokenizer
 from torch import Tensor, nn
 
-from .tensor_file import Shapes, highest_index, shape_of
+from ..files.tensor_file import Shapes, highest_index, shape_of
 
 Operations = type | ModuleType
 HEAD = 64

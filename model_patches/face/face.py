@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -39,3 +41,15 @@ class Face:
     """(512,) float32 raw ArcFace embedding, not normalised; None: no recogniser."""
     recogniser: str
     """Which recogniser made `embedding`; empty when there is none."""
+
+
+def face_key(face: Face) -> str:
+    """Digest of everything in a face that the encoders read, plus its photo and box."""
+    state = hashlib.sha256(f"{face.photo_hash} {face.box}".encode())
+    for tensor in (face.ffhq_crop, face.labels, face.embedding):
+        if tensor is None:
+            state.update(b"none")
+        else:
+            state.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            state.update(tensor.contiguous().view(torch.uint8).numpy())
+    return state.hexdigest()

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..adapters.pulid_flux import IdentityAdapter, encode_tokens
 from ..encoders.eva_clip import VisionEncoder, encode
 from ..encoders.whiten import eva_pixels, whitening_used
-from ..face.face import Face
-from ..weights import ANTELOPEV2, where_to_get
-from .adapter import IdentityAdapter, encode_tokens
-from .cache import Statistics, TensorCache, face_key
+from ..face.face import Face, face_key
+from ..files.cache import Statistics, TensorCache
+from ..files.public_files import ANTELOPEV2, where_to_get
 from .fusion import RULES, Fused, agreement, fuse
 from .identity import Identity
 from .provenance import joined, pack_version

@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..encoders.recognise import require
-from ..encoders.tensor_file import TensorFile, read_weights
+from ..files.kinds import require
+from ..files.tensor_file import TensorFile, read_weights
 from .identity import Identity
 
 FORMAT = "identity"

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 
-from ..identity.adapter import IdentityAdapter
+from ..adapters.pulid_flux import IdentityAdapter
 
 DOUBLE_STRIDE = 2
 SINGLE_STRIDE = 4

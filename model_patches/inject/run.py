@@ -15,7 +15,8 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..gates import Clock, Moment
+from ..gates.clock import Clock
+from ..gates.gate import Moment
 
 RUN = "flexid_run"
 CHUNK = "flexid_chunk"

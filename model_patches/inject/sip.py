@@ -16,11 +16,11 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..gates import Gate
+from ..gates.gate import Gate
 from ..identity.identity import Identity
-from ..identity.sip import Direction, Prompt, SipProjector, direction_for
+from ..sip.projector import Direction, Prompt, SipProjector, direction_for
+from ..sip.scope import Scope, scope_mask, scope_used
 from .sip_residual import SIP, Norm, Shift, Shifts, add, follow, match_norms
-from .sip_scope import Scope, scope_mask, scope_used
 
 ORIGINAL = "flexid_sip_original"
 """Entry of a prompt: (text before any residual, text after), valid while the text is that one."""

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..gates import Gate, Moment
+from ..gates.gate import Gate, Moment
 from .run import Call, read_call, watch_run
 
 SIP = "flexid_sip"

@@ -15,12 +15,12 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from ..gates import OPEN, Gate
-from ..identity.adapter import IdentityAdapter
+from ..adapters.pulid_flux import IdentityAdapter
+from ..gates.gate import OPEN, Gate
 from ..identity.identity import Identity
-from .cross_attention import folded_for
+from .attention import folded_for
 from .flux import anchor_blocks
-from .masks import EVERYWHERE, Coverage, check_mask, cover
+from .region import EVERYWHERE, Coverage, check_mask, cover
 from .run import Call, Chunk, read_call, watch_run
 
 VFA = "flexid_vfa"

@@ -12,6 +12,7 @@ import torch
 from flexid.mini.evaluating import figures, measures, report, rows, run, sheet
 from flexid.mini.evaluating.prompts import Prompt, all_prompts
 from flexid.mini.evaluating.store import Store
+from flexid.model_patches.evaluate.statistics import Figure
 from PIL import Image
 
 pytestmark = pytest.mark.pure
@@ -99,7 +100,7 @@ def test_the_table_shows_each_row_once_with_its_interval():
 
 
 def test_numbers_are_shown_in_their_units():
-    found = measures.metrics.Figure(0.123, 0.103, 0.143, 9)
+    found = Figure(0.123, 0.103, 0.143, 9)
     assert report.shown("similarity", found) == "0.12 ±0.02"
     assert report.shown("edit", found) == "12 ±2 %"
     assert report.shown("disruption", found) == "12.3 ±2.0 %"
@@ -145,7 +146,7 @@ def test_titles_of_rows_in_one_place_hide_neither_each_other_nor_the_point():
     axes = sheet.add_subplot()
     axes.set(xlim=(0, 100), ylim=(0, 1))
     renderer = FigureCanvasAgg(sheet).get_renderer()
-    same = measures.metrics.Figure(0.5, 0.5, 0.5, 9)
+    same = Figure(0.5, 0.5, 0.5, 9)
     crowd = [rows.rigid(1.0), rows.VFA_CAG, rows.WHOLE, rows.SIP_ONLY]
     label(axes, [(row, same, same) for row in crowd], renderer)
     boxes = [text.get_window_extent(renderer) for text in axes.texts]

@@ -8,7 +8,7 @@ import pytest
 from flexid.mini import world
 from flexid.mini.evaluating import options, prompts, rows
 from flexid.mini.portraits import EXPRESSIONS, STYLES
-from flexid.model_patches.cag import Knobs, compute_gates
+from flexid.model_patches.gates.cag import Knobs, compute_gates
 
 pytestmark = pytest.mark.pure
 

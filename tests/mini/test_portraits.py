@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flexid.mini import portraits
 from flexid.mini.portraits import captions, drawing, persons
-from flexid.model_patches.intent.intent import read_intent
+from flexid.model_patches.gates.intent.intent import read_intent
 
 pytest.importorskip("resvg_py")
 pytestmark = pytest.mark.pure

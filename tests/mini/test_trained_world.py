@@ -14,10 +14,10 @@ from flexid.mini.evaluating.studio import Studio
 from flexid.mini.training import faces_evaluate, faces_held_out
 from flexid.mini.training.install import EVALUATION
 from flexid.mini.training.judges import Finder, read_detector
-from flexid.model_patches.cag import Knobs
+from flexid.model_patches.evaluate.statistics import Figure
 from flexid.model_patches.face.align import arcface_crop
 from flexid.model_patches.face.analyser import load_analyser
-from flexid.model_patches.metrics import Figure
+from flexid.model_patches.gates.cag import Knobs
 from torch.nn.functional import normalize
 
 pytestmark = pytest.mark.comfy

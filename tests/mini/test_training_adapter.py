@@ -45,11 +45,11 @@ from flexid.mini.training.identity_inputs import (
 from flexid.mini.training.judges import read_recogniser
 from flexid.mini.training.loop import Recipe, Training
 from flexid.mini.training.options import models
+from flexid.model_patches.adapters.pulid_flux import load_adapter
 from flexid.model_patches.encoders.eva_clip import load_eva_clip
 from flexid.model_patches.encoders.faceclip_pixels import faceclip_pixels
 from flexid.model_patches.encoders.whiten import eva_pixels
 from flexid.model_patches.face.align import arcface_crop
-from flexid.model_patches.identity.adapter import load_adapter
 from flexid.model_patches.identity.encode import encode_identity
 from flexid.model_patches.inject.vfa import apply_vfa
 from identity_world import CPU, KnownFaces, build

@@ -24,10 +24,10 @@ from flexid.mini.training.sip import Projector, write_face_t5
 from flexid.mini.training.sip_diffusion import Company, SipLoss, Taught, load_trained
 from flexid.mini.training.sip_face import Described, FaceLoss, load_face, new_reader
 from flexid.model_patches.encoders.faceclip import load_faceclip
-from flexid.model_patches.identity.sip import encode_sip
-from flexid.model_patches.identity.sip_faceclip import FaceClipProjector
+from flexid.model_patches.encoders.mini_text import load_mini_clip
 from flexid.model_patches.inject.sip import Wording, apply_sip
-from flexid.nodes.text_encoder import load_mini_clip
+from flexid.model_patches.sip.faceclip import FaceClipProjector
+from flexid.model_patches.sip.projector import encode_sip
 from identity_world import CPU, KnownFaces, build
 
 pytestmark = pytest.mark.comfy

@@ -12,7 +12,7 @@ from flexid.mini import train as command
 from flexid.mini.training import data, text, text_labels, text_model, workers
 from flexid.mini.training.base_model import trainable
 from flexid.mini.training.options import Options, curves, models
-from flexid.nodes.text_encoder import load_mini_clip
+from flexid.model_patches.encoders.mini_text import load_mini_clip
 
 pytestmark = pytest.mark.comfy
 

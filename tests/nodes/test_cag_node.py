@@ -5,8 +5,9 @@ import json
 
 import folder_paths
 import pytest
-from flexid.model_patches.cag import Knobs, compute_gates
-from flexid.model_patches.gates import Gate, Moment, window
+from flexid.model_patches.gates.cag import Knobs, compute_gates
+from flexid.model_patches.gates.gate import Gate, Moment
+from flexid.model_patches.gates.window import window
 from flexid.nodes.cag import BUILTIN, FlexIDContextAwareGate
 
 pytestmark = pytest.mark.comfy

@@ -7,8 +7,8 @@ import folder_paths
 import pytest
 import torch
 from flexid.mini.random_adapter import write_adapter, write_eva_clip
+from flexid.model_patches.files.public_files import EVA02_CLIP_L_336, PULID_FLUX_091
 from flexid.model_patches.identity.encode import encoder_runs, forget
-from flexid.model_patches.weights import EVA02_CLIP_L_336, PULID_FLUX_091
 from flexid.nodes import identity as nodes
 from flexid.nodes.model_files import ModelFiles
 from people import face

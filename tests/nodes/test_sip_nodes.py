@@ -13,8 +13,9 @@ import tiny
 import torch
 from flexid.mini import random_faceclip, random_text
 from flexid.model_patches.face.align import FFHQ_512
-from flexid.model_patches.gates import Gate, Window
-from flexid.model_patches.identity.attribute_bank import all_groups
+from flexid.model_patches.gates.gate import Gate
+from flexid.model_patches.gates.window import Window
+from flexid.model_patches.sip.attribute_bank import all_groups
 from flexid.nodes import sip as nodes
 from flexid.nodes.sip_sources import FUSERS
 from pack import ROOT
@@ -139,7 +140,7 @@ def test_align_keeps_its_file_below_models(home):
     random_faceclip.write_face_t5(home / "face_t5_encoder.pt", 1)
     random_text.write_t5(home / "t5.safetensors", 2)
     random_text.write_clip_l(home / "clip_l.safetensors", 3)
-    from flexid.nodes.text_encoder import load_mini_clip
+    from flexid.model_patches.encoders.mini_text import load_mini_clip
 
     clip = load_mini_clip(home / "t5.safetensors", home / "clip_l.safetensors")
     load = nodes.sip_sources.FlexIDLoadSIPProjector
@@ -270,7 +271,7 @@ def test_words_that_do_not_fit(clip, case):
     ],
 )
 def test_subject_finds_whole_words(clip, text, places):
-    from flexid.model_patches.inject.sip_scope import scope_mask
+    from flexid.model_patches.sip.scope import scope_mask
 
     mask = scope_mask("subject", 77, clip, text)
     tokens = clip.tokenizer.clip_l.inv_vocab

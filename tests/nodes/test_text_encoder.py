@@ -7,7 +7,8 @@ import folder_paths
 import pytest
 import torch
 from flexid.mini import random_text
-from flexid.nodes.text_encoder import KEY, FlexIDLoadMiniTextEncoder, load_mini_clip, read_config
+from flexid.model_patches.encoders.mini_text import KEY, load_mini_clip, read_config
+from flexid.nodes.text_encoder import FlexIDLoadMiniTextEncoder
 from safetensors.torch import save_file
 
 pytestmark = pytest.mark.comfy

@@ -6,7 +6,7 @@ import inspect
 import pytest
 import tiny
 import torch
-from flexid.model_patches.gates import Moment
+from flexid.model_patches.gates.gate import Moment
 from flexid.nodes.gates import FlexIDWindow
 from flexid.nodes.replacements import REPLACEMENTS
 from flexid.nodes.vfa import FlexIDApplyVFA

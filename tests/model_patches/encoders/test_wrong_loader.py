@@ -4,10 +4,10 @@ import pytest
 import torch
 from flexid.mini import random_faceclip, random_text
 from flexid.mini.random_adapter import write_adapter, write_eva_clip
+from flexid.model_patches.adapters.pulid_flux import load_adapter
 from flexid.model_patches.encoders.eva_clip import load_eva_clip
 from flexid.model_patches.encoders.faceclip import load_faceclip
 from flexid.model_patches.encoders.faceclip_convert import convert_faceclip
-from flexid.model_patches.identity.adapter import load_adapter
 from flexid.model_patches.identity.identity import Identity
 from flexid.model_patches.identity.store import load_identity, save_identity
 from safetensors.torch import save_file

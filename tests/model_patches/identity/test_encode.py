@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 from flexid.mini.random_adapter import write_adapter, write_eva_clip
+from flexid.model_patches.adapters.pulid_flux import encode_tokens, load_adapter
 from flexid.model_patches.encoders.eva_clip import encode, load_eva_clip
 from flexid.model_patches.encoders.whiten import eva_pixels
 from flexid.model_patches.identity import encode as room
-from flexid.model_patches.identity.adapter import encode_tokens, load_adapter
 from flexid.model_patches.identity.encode import FUSIONS, encode_identity, encoder_runs, forget
 from people import face, labels
 

@@ -10,7 +10,8 @@ import sip_sources
 import tiny
 import tiny_unet
 import torch
-from flexid.model_patches.gates import Gate, Window
+from flexid.model_patches.gates.gate import Gate
+from flexid.model_patches.gates.window import Window
 from flexid.model_patches.inject.run import RUN
 from flexid.model_patches.inject.sip import apply_sip
 from flexid.model_patches.inject.sip_residual import SIP

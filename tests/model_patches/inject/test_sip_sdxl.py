@@ -8,11 +8,12 @@ import torch
 from flexid.mini import random_faceclip
 from flexid.model_patches.encoders.faceclip import load_faceclip
 from flexid.model_patches.face.align import FFHQ_512
-from flexid.model_patches.gates import Gate, Window
+from flexid.model_patches.gates.gate import Gate
+from flexid.model_patches.gates.window import Window
 from flexid.model_patches.identity.identity import Identity
-from flexid.model_patches.identity.sip import encode_sip
-from flexid.model_patches.identity.sip_faceclip import FaceClipProjector
 from flexid.model_patches.inject.sip import Wording, apply_sip
+from flexid.model_patches.sip.faceclip import FaceClipProjector
+from flexid.model_patches.sip.projector import encode_sip
 
 pytestmark = pytest.mark.comfy
 

@@ -10,11 +10,12 @@ import pytest
 import tiny
 import torch
 from einops import rearrange
-from flexid.model_patches.gates import Gate, Window
+from flexid.model_patches.gates.gate import Gate
+from flexid.model_patches.gates.window import Window
 from flexid.model_patches.identity.identity import Identity
-from flexid.model_patches.inject.cross_attention import cross_attention, folded_for, layer_weights
+from flexid.model_patches.inject.attention import cross_attention, folded_for, layer_weights
 from flexid.model_patches.inject.flux import anchor_blocks
-from flexid.model_patches.inject.masks import Coverage
+from flexid.model_patches.inject.region import Coverage
 from flexid.model_patches.inject.vfa import VFA, apply_vfa
 from safetensors.torch import load_file
 from seeding import seeded, seeded_input

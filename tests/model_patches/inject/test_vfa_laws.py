@@ -7,7 +7,8 @@ import comfy.sd
 import pytest
 import tiny
 import torch
-from flexid.model_patches.gates import Gate, Window
+from flexid.model_patches.gates.gate import Gate
+from flexid.model_patches.gates.window import Window
 from flexid.model_patches.identity.identity import Identity
 from flexid.model_patches.inject.run import CHUNK, RUN
 from flexid.model_patches.inject.vfa import VFA, Step, anchored_call, apply_vfa

@@ -1,0 +1,173 @@
+"""IDFormer: PuLID's encoder from face features to identity tokens.
+
+Learned queries attend in groups of layers to ever deeper taps of the vision tower, always next to
+tokens made from the recogniser's embedding. Key names are those of the published file after
+`pulid_encoder.`. Source: PuLID (arXiv 2404.16022).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..files.tensor_file import Shapes, highest_index, shape_of
+
+HEAD = 64
+
+
+@dataclass(frozen=True)
+class IDFormerDims:
+    """Sizes: `queries` outputs of `output` channels; `groups` taps of `vision` channels read by
+    `layers` layers of width `dim` and inner attention width `inner`; `condition` channels in."""
+
+    queries: int
+    dim: int
+    output: int
+    layers: int
+    groups: int
+    inner: int
+    hidden: int
+    id_tokens: int
+    condition: int
+    vision: int
+
+    @property
+    def heads(self) -> int:
+        return self.inner // HEAD
+
+    @property
+    def depth(self) -> int:
+        """Layers per group."""
+        return self.layers // self.groups
+
+
+def idformer_dims(shapes: Shapes, what: str, wanted: str) -> IDFormerDims:
+    """Read the sizes off the tensors (keys without `pulid_encoder.`). Raises ValueError."""
+
+    def read(key: str, rank: int = 2) -> tuple[int, ...]:
+        return shape_of(shapes, key, rank, what, wanted)
+
+    _, queries, dim = read("latents", 3)
+    groups = sum(1 for key in shapes if key.startswith("mapping_") and key.endswith(".0.weight"))
+    layers = highest_index(shapes, "layers.")
+    spread = read("id_embedding_mapping.6.weight")[0]
+    inner = read("layers.0.0.to_q.weight")[0]
+    problems = [
+        (not groups or layers % groups, f"{layers} layers do not divide into {groups} groups"),
+        (spread % dim, f"{spread} mapped channels are not a multiple of the width {dim}"),
+        (inner % HEAD, f"attention width {inner} is not a multiple of {HEAD}"),
+    ]
+    for wrong, text in problems:
+        if wrong:
+            raise ValueError(f"{what} has an unusable encoder: {text}. Use {wanted}.")
+    return IDFormerDims(
+        queries=queries,
+        dim=dim,
+        output=read("proj_out")[1],
+        layers=layers,
+        groups=groups,
+        inner=inner,
+        hidden=read("layers.0.1.1.weight")[0],
+        id_tokens=spread // dim,
+        condition=read("id_embedding_mapping.0.weight")[1],
+        vision=read("mapping_0.0.weight")[1],
+    )
+
+
+class PerceiverAttention(nn.Module):
+    """Latents (B, Q, D) attend to context and latents together; returns the update."""
+
+    def __init__(self, dims: IDFormerDims, operations: Any, **factory: Any) -> None:
+        super().__init__()
+        self.heads = dims.heads
+        self.norm1 = operations.LayerNorm(dims.dim, **factory)
+        self.norm2 = operations.LayerNorm(dims.dim, **factory)
+        self.to_q = operations.Linear(dims.dim, dims.inner, bias=False, **factory)
+        self.to_kv = operations.Linear(dims.dim, 2 * dims.inner, bias=False, **factory)
+        self.to_out = operations.Linear(dims.inner, dims.dim, bias=False, **factory)
+
+    def forward(self, latents: Tensor, context: Tensor) -> Tensor:
+        context, latents = self.norm1(context), self.norm2(latents)
+        k, v = self.to_kv(torch.cat((context, latents), dim=1)).chunk(2, dim=-1)
+        q, k, v = (self._split(x) for x in (self.to_q(latents), k, v))
+        out = F.scaled_dot_product_attention(q, k, v)
+        return self.to_out(out.transpose(1, 2).flatten(2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, HEAD)).transpose(1, 2)
+
+
+class Layer(nn.ModuleList):
+    """Attention, then feed-forward, both residual."""
+
+    def __init__(self, dims: IDFormerDims, operations: Any, **factory: Any) -> None:
+        feed_forward = nn.Sequential(
+            operations.LayerNorm(dims.dim, **factory),
+            operations.Linear(dims.dim, dims.hidden, bias=False, **factory),
+            nn.GELU(),
+            operations.Linear(dims.hidden, dims.dim, bias=False, **factory),
+        )
+        super().__init__((PerceiverAttention(dims, operations, **factory), feed_forward))
+
+    def forward(self, latents: Tensor, context: Tensor) -> Tensor:
+        attention, feed_forward = self
+        latents = latents + attention(latents, context)
+        return latents + feed_forward(latents)
+
+
+def _mapping(entry: int, dim: int, exit_: int, operations: Any, **factory: Any) -> nn.Sequential:
+    return nn.Sequential(
+        operations.Linear(entry, dim, **factory),
+        operations.LayerNorm(dim, **factory),
+        nn.LeakyReLU(),
+        operations.Linear(dim, dim, **factory),
+        operations.LayerNorm(dim, **factory),
+        nn.LeakyReLU(),
+        operations.Linear(dim, exit_, **factory),
+    )
+
+
+class IDFormer(nn.Module):
+    """(condition, hidden) -> identity tokens (B, queries, output).
+
+    `condition` (B, n, 1280): per photo the raw ArcFace embedding, then the unit-norm pooled
+    vision features. `hidden` (B, 5, n * T, vision): the taps, photos concatenated on the tokens.
+    Several photos of one person still give `queries` tokens. All zeros in both give the
+    unconditional tokens, which are not zeros.
+    """
+
+    def __init__(self, dims: IDFormerDims, operations: Any = nn, **factory: Any) -> None:
+        super().__init__()
+        self.dims = dims
+        self.latents = nn.Parameter(
+            torch.empty(1, dims.queries, dims.dim, **factory), requires_grad=False
+        )
+        self.proj_out = nn.Parameter(
+            torch.empty(dims.dim, dims.output, **factory), requires_grad=False
+        )
+        self.layers = nn.ModuleList(Layer(dims, operations, **factory) for _ in range(dims.layers))
+        for group in range(dims.groups):
+            mapping = _mapping(dims.vision, dims.dim, dims.dim, operations, **factory)
+            self.add_module(f"mapping_{group}", mapping)
+        self.id_embedding_mapping = _mapping(
+            dims.condition, dims.dim, dims.id_tokens * dims.dim, operations, **factory
+        )
+
+    def id_tokens(self, condition: Tensor) -> Tensor:
+        """(B, n, condition) -> (B, n * id_tokens, dim)."""
+        return self.id_embedding_mapping(condition).reshape(len(condition), -1, self.dims.dim)
+
+    def forward(self, condition: Tensor, hidden: Tensor) -> Tensor:
+        tokens = self.id_tokens(condition)
+        queries = self.latents.to(tokens).expand(len(tokens), -1, -1)
+        latents = torch.cat((queries, tokens), dim=1)
+        for group in range(self.dims.groups):
+            mapped = self.get_submodule(f"mapping_{group}")(hidden[:, group])
+            context = torch.cat((tokens, mapped), dim=1)
+            for layer in self.layers[group * self.dims.depth : (group + 1) * self.dims.depth]:
+                latents = layer(latents, context)
+        return latents[:, : self.dims.queries] @ self.proj_out.to(latents)

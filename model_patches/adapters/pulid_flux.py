@@ -1,0 +1,213 @@
+"""Open a PuLID-FLUX file: the identity encoder and the cross-attention layers it feeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import comfy.utils
+import torch
+from torch import Tensor, nn
+
+from ..files.kinds import require
+from ..files.public_files import PULID_FLUX_091
+from ..files.tensor_file import (
+    Shapes,
+    TensorFile,
+    check_floating,
+    check_shapes,
+    digest,
+    highest_index,
+    read_weights,
+    shape_of,
+)
+from .idformer import IDFormer, idformer_dims
+
+FAMILY = "pulid_flux"
+HEAD = 128
+HEADS_KEY = "flexid.cross_attention_heads"
+WANTED = f"{PULID_FLUX_091.file} from {PULID_FLUX_091.url}, in models/pulid"
+
+_ENCODER = "pulid_encoder."
+_ATTENTION = "pulid_ca."
+
+
+@dataclass(frozen=True, eq=False)
+class IdentityAdapter:
+    """A loaded adapter. ComfyUI owns the encoder's weights through `encoder`.
+
+    The cross-attention stays as plain CPU tensors in the file's dtype (memory-mapped where the
+    format allows): sampling uses projections folded per identity, not these.
+    """
+
+    family: str
+    name: str
+    """File name."""
+    digest: str
+    """Content digest of the file, see `tensor_file.digest`."""
+    encoder: comfy.model_patcher.ModelPatcher
+    """Holds an IDFormer."""
+    cross_attention: Mapping[str, Tensor]
+    """Keys "0.norm1.weight" ...: norm1 acts on identity tokens, norm2 on image tokens."""
+    heads: int
+    """Attention heads of each cross-attention layer."""
+
+    @property
+    def patcher(self) -> comfy.model_patcher.ModelPatcher:
+        """Where ComfyUI's caches look for a model's patcher."""
+        return self.encoder
+
+    @property
+    def count(self) -> int:
+        """Number of cross-attention layers."""
+        return highest_index(self.cross_attention, "")
+
+    @property
+    def dim(self) -> int:
+        """Channels of the image tokens the layers act on."""
+        return self.cross_attention["0.norm2.weight"].shape[0]
+
+    @property
+    def token_dim(self) -> int:
+        """Channels of an identity token."""
+        return self.cross_attention["0.norm1.weight"].shape[0]
+
+    @property
+    def tokens(self) -> int:
+        """Identity tokens per encoded person."""
+        return self.encoder.model.dims.queries
+
+
+def load_adapter(path: str | Path) -> IdentityAdapter:
+    """Open a PuLID-FLUX file of any size. Raises FileNotFoundError or ValueError.
+
+    Every other kind of file is refused with what it is and what to use instead; missing, extra
+    and misshapen tensors are counted and named.
+    """
+    file = _open(path)
+    attention = _part(file, _ATTENTION)
+    check_floating(attention, file.path.name, WANTED)
+    heads = _check_attention(file, attention)
+    encoder = _build_encoder(file, False)
+    _check_fit(file, attention, encoder.model)
+    return IdentityAdapter(
+        family=FAMILY,
+        name=file.path.name,
+        digest=digest(file.path),
+        encoder=encoder,
+        cross_attention=MappingProxyType(attention),
+        heads=heads,
+    )
+
+
+def load_encoder(
+    path: str | Path, disable_dynamic: bool = False
+) -> comfy.model_patcher.ModelPatcher:
+    """The IDFormer alone, for ComfyUI to rebuild it from the file (second device, hooks)."""
+    return _build_encoder(_open(path), disable_dynamic)
+
+
+def encode_tokens(adapter: IdentityAdapter, condition: Tensor, hidden: Tensor) -> Tensor:
+    """Run the IDFormer in float32; shapes as in `IDFormer`. Returns CPU float32 tokens."""
+    patcher = adapter.encoder
+    activations = 24 * 4 * hidden[:, 0].numel()
+    comfy.model_management.load_models_gpu([patcher], memory_required=activations)
+    device = patcher.load_device
+    with torch.no_grad():
+        tokens = patcher.model(
+            condition.to(device, torch.float32), hidden.to(device, torch.float32)
+        )
+    return tokens.cpu()
+
+
+def _open(path: str | Path) -> TensorFile:
+    file = read_weights(path, WANTED)
+    require(file, FAMILY, WANTED)
+    foreign = [key for key in file.tensors if not key.startswith((_ENCODER, _ATTENTION))]
+    if foreign:
+        raise ValueError(
+            f"{file.path.name} is a PuLID adapter for Flux with {len(foreign)} tensors that do "
+            f"not belong to it ({', '.join(foreign[:3])}). Use the unmodified {WANTED}."
+        )
+    return file
+
+
+def _part(file: TensorFile, prefix: str) -> dict[str, Tensor]:
+    part = {k[len(prefix) :]: t for k, t in file.tensors.items() if k.startswith(prefix)}
+    if not part:
+        raise ValueError(
+            f"{file.path.name} is half a PuLID adapter: 0 tensors begin with {prefix!r}. "
+            f"Use the unmodified {WANTED}."
+        )
+    return part
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+
+
+def _build_encoder(file: TensorFile, disable_dynamic: bool) -> comfy.model_patcher.ModelPatcher:
+    tensors = _part(file, _ENCODER)
+    what = f"{file.path.name} ({_ENCODER}*)"
+    check_floating(tensors, what, WANTED)
+    shapes = _shapes(tensors)
+    dims = idformer_dims(shapes, what, WANTED)
+    check_shapes(shapes, _shapes(IDFormer(dims, nn, device="meta").state_dict()), what, WANTED)
+    offload_device = comfy.model_management.unet_offload_device()
+    dtype = comfy.utils.weight_dtype(tensors)
+    module = IDFormer(dims, comfy.ops.manual_cast, device=offload_device, dtype=dtype).eval()
+    core = comfy.model_patcher
+    make = core.ModelPatcher if disable_dynamic else core.CoreModelPatcher
+    load_device = comfy.model_management.get_torch_device()
+    patcher = make(module, load_device=load_device, offload_device=offload_device)
+    module.load_state_dict(tensors, strict=True, assign=patcher.is_dynamic())
+    patcher.cached_patcher_init = (load_encoder, (file.path,))
+    return patcher
+
+
+def attention_shapes(count: int, dim: int, token_dim: int, inner: int) -> Shapes:
+    """The tensors of `count` cross-attention layers (keys without `pulid_ca.`)."""
+    layer = {
+        "norm1.weight": (token_dim,),
+        "norm1.bias": (token_dim,),
+        "norm2.weight": (dim,),
+        "norm2.bias": (dim,),
+        "to_q.weight": (inner, dim),
+        "to_kv.weight": (2 * inner, token_dim),
+        "to_out.weight": (dim, inner),
+    }
+    return {f"{index}.{key}": shape for index in range(count) for key, shape in layer.items()}
+
+
+def _check_attention(file: TensorFile, attention: Mapping[str, Tensor]) -> int:
+    """Strict match of the cross-attention tensors; returns the number of heads."""
+    what = f"{file.path.name} ({_ATTENTION}*)"
+    shapes = _shapes(attention)
+    inner, dim = shape_of(shapes, "0.to_q.weight", 2, what, WANTED)
+    token_dim = shape_of(shapes, "0.to_kv.weight", 2, what, WANTED)[1]
+    expected = attention_shapes(highest_index(shapes, ""), dim, token_dim, inner)
+    check_shapes(shapes, expected, what, WANTED)
+    text = file.metadata.get(HEADS_KEY, str(inner // HEAD))
+    heads = int(text) if text.isdecimal() else 0
+    if heads < 1 or inner % heads:
+        raise ValueError(
+            f"{what} has attention width {inner}, which does not divide into {text} heads; "
+            f"expected a multiple of {HEAD} or a count in the metadata {HEADS_KEY!r}. "
+            f"Use the unmodified {WANTED}."
+        )
+    return heads
+
+
+def _check_fit(file: TensorFile, attention: Mapping[str, Tensor], encoder: IDFormer) -> None:
+    token_dim = attention["0.to_kv.weight"].shape[1]
+    if token_dim != encoder.dims.output:
+        raise ValueError(
+            f"{file.path.name} does not fit together: its encoder makes tokens of "
+            f"{encoder.dims.output} channels, its cross-attention takes {token_dim}. "
+            f"Use the unmodified {WANTED}."
+        )

@@ -1,0 +1,1 @@
+"""Figures on generated pictures: tensors and plain values in, numbers out."""

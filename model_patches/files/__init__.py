@@ -1,0 +1,1 @@
+"""Weight files: open, recognise by content, check; where to get the public ones."""

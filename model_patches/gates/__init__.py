@@ -1,0 +1,1 @@
+"""(time, intent, settings) -> weight. Plain numbers, no torch."""

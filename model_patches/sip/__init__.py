@@ -1,0 +1,1 @@
+"""Identity + prompt -> the direction in which the person pulls the prompt's text."""
