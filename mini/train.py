@@ -126,8 +126,9 @@ def is_done(stage: str, work: Path) -> bool:
 
 def run(chosen: argparse.Namespace) -> None:
     import torch
-    from flexid.mini.training import workers
+
     from flexid.mini.training.options import Options
+    from flexid.model_patches.training import distributed
 
     numbers = {name: getattr(chosen, name) for name in NUMBERS}
     options = Options(**numbers, compile=chosen.compile)
@@ -143,7 +144,7 @@ def run(chosen: argparse.Namespace) -> None:
         if stage not in PREVIEWS:
             sys.exit(f"--preview knows {', '.join(PREVIEWS)}, not {stage}.")
         return call(PREVIEWS[stage], chosen.work, chosen.preview, device)
-    if workers.join():
+    if distributed.join():
         return help_with(chosen, device, options)
     for name in chosen.only or STAGES:
         if is_done(name, chosen.work):
@@ -151,16 +152,16 @@ def run(chosen: argparse.Namespace) -> None:
             continue
         started = time.monotonic()
         command = [sys.executable, __file__, *sys.argv[1:], "--only", name]
-        with workers.team(chosen.workers if name in SHARED else 1, command):
+        with distributed.team(chosen.workers if name in SHARED else 1, command):
             call(STAGES[name], chosen.work, device, options)
         sys.stdout.write(f"{name}: done after {time.monotonic() - started:.0f} s\n")
         sys.stdout.flush()
 
 
 def help_with(chosen: argparse.Namespace, device: object, options: object) -> None:
-    from flexid.mini.training import workers
+    from flexid.model_patches.training import distributed
 
-    with contextlib.suppress(workers.Helped):
+    with contextlib.suppress(distributed.Helped):
         call(STAGES[chosen.only[0]], chosen.work, device, options)
 
 

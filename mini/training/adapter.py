@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -21,10 +20,10 @@ from ...model_patches.adapters.idformer import IDFormer, IDFormerDims
 from ...model_patches.encoders.eva_tower import HEAD, EvaTower, TowerDims
 from ...model_patches.face.pack import EMBEDDING
 from ...model_patches.inject.attention import cross_attention
-from ...model_patches.inject.flux import DOUBLE_STRIDE, SINGLE_STRIDE
+from ...model_patches.training.flux_blocks import Injections
+from ...model_patches.training.frozen_base import Anchors
 from .. import world
 from ..random_adapter import HEADS_KEY
-from .adapter_blocks import Injections
 
 TOWER = TowerDims(width=128, depth=6, patch=14, grid=8, mlp=320, output=128)
 TOKEN_DIM = 256
@@ -43,21 +42,6 @@ ENCODER = IDFormerDims(
 HEAD_WIDTH = 128
 QUIET = 0.1
 """The cross-attention's first outputs, as a share of ordinary ones: training starts at the base."""
-
-
-@dataclass(frozen=True)
-class Anchors:
-    """Where cross-attention goes into a Flux: its width and how many blocks it has."""
-
-    hidden: int
-    doubles: int
-    singles: int
-
-    @property
-    def blocks(self) -> list[tuple[str, int]]:
-        """As the pack places them (inject/flux.py)."""
-        doubles = [("double_block", i) for i in range(0, self.doubles, DOUBLE_STRIDE)]
-        return doubles + [("single_block", i) for i in range(0, self.singles, SINGLE_STRIDE)]
 
 
 class CrossAttention(nn.Module):

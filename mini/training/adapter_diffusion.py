@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...model_patches.training import distributed
+from ...model_patches.training.frozen_base import Anchors, FrozenBase
+from ...model_patches.training.loop import Recipe, need_averages, train
 from .. import world
-from . import workers
-from .adapter import Adapter, Anchors, plain_attention
-from .adapter_base import FrozenBase
+from .adapter import Adapter, plain_attention
 from .adapter_likeness import JUDGED, Likeness, centres
 from .adapter_tokens import damaged, load_tokens
 from .captions import Captions, captions_of
@@ -27,7 +28,6 @@ from .data import SHOTS, Portraits
 from .flow import clean, early_sigmas, face_weights, noised
 from .identity_inputs import IdentityInputs, tower_input
 from .judges import read_recogniser
-from .loop import Recipe, need_averages, train
 from .options import Options, curves, models
 from .vae_latents import latents
 
@@ -180,7 +180,7 @@ def plan_of(options: Options) -> LikenessPlan:
         "start": options.likeness_start,
     }
     plan = replace(LikenessPlan(), **{k: v for k, v in asked.items() if v is not None})
-    return replace(plan, pictures=workers.share(plan.pictures))
+    return replace(plan, pictures=distributed.share(plan.pictures))
 
 
 def open_likeness(work: Path, examples: Examples) -> Likeness:
@@ -202,7 +202,7 @@ def train_adapter(work: Path, device: torch.device, options: Options) -> None:
     adapter = Adapter(base.anchors).to(device)
     load_tokens(work, adapter)
     likeness = open_likeness(work, examples) if plan.weight else None
-    batch = workers.share(options.batch or BATCH)
+    batch = distributed.share(options.batch or BATCH)
     loss = AdapterLoss(adapter, base, examples, batch, likeness, plan, recipe.steps)
     with plain_attention(device):
         train(recipe, adapter, loss, curves(work), device)

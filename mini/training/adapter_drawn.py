@@ -16,16 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...model_patches.training import distributed
+from ...model_patches.training.frozen_base import Anchors, FrozenBase
+from ...model_patches.training.loop import Recipe, load_averages, train
 from .. import world
-from . import workers
-from .adapter import Adapter, Anchors, plain_attention, write_files
-from .adapter_base import FrozenBase
+from .adapter import Adapter, plain_attention, write_files
 from .adapter_diffusion import RECIPE as BEFORE
 from .adapter_diffusion import AdapterLoss, Examples, load_diffusion, strangers
 from .captions import captions_of
 from .data import SHOTS
 from .drawing import Drawing, open_drawing
-from .loop import Recipe, load_averages, train
 from .options import Options, curves, models
 
 RECIPE = Recipe(
@@ -80,7 +80,7 @@ def train_drawn(work: Path, device: torch.device, options: Options) -> None:
     examples = Examples(work, captions_of(work, device), device)
     adapter = load_diffusion(work, base.anchors).to(device)
     drawing = open_drawing(work, base, examples)
-    batch = workers.share(options.batch or BATCH)
+    batch = distributed.share(options.batch or BATCH)
     kept = AdapterLoss(adapter, base, examples, batch, views=strangers)
     with plain_attention(device):
         train(recipe, adapter, DrawnLoss(kept, drawing), curves(work), device)

@@ -16,12 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...model_patches.face.pack import EMBEDDING
-from . import workers
-from .adapter import ENCODER, TOKEN_DIM, Adapter, Anchors, plain_attention
+from ...model_patches.training import distributed
+from ...model_patches.training.frozen_base import Anchors
+from ...model_patches.training.loop import Recipe, need_averages, train
+from .adapter import ENCODER, TOKEN_DIM, Adapter, plain_attention
 from .adapter_likeness import centres
 from .data import Portraits
 from .identity_inputs import IdentityInputs, tower_input
-from .loop import Recipe, need_averages, train
 from .options import Options, curves
 
 RECIPE = Recipe("adapter_tokens", steps=1500, rate=1e-3, warmup=200, decay=0.05, seed=21)
@@ -91,7 +92,7 @@ class TokensLoss:
 def train_tokens(work: Path, device: torch.device, options: Options) -> None:
     """Train; FileNotFoundError before data and identity inputs are there."""
     recipe = replace(RECIPE, steps=options.steps or RECIPE.steps)
-    loss = TokensLoss(work, workers.share(options.batch or BATCH), device)
+    loss = TokensLoss(work, distributed.share(options.batch or BATCH), device)
     torch.manual_seed(recipe.seed)
     loss.module = _reader(loss.data, Adapter(ANCHORS)).to(device)
     with plain_attention(device):

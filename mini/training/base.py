@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...model_patches.training import distributed
+from ...model_patches.training.loop import Recipe, train
 from .. import portraits, world
 from ..seeded import Seeded
-from . import workers
 from .base_blocks import Blocks
 from .base_model import FLUX_CONFIG, build_flux, trainable, write_flux
 from .captions import captions_of
 from .data import SIZE, Groups, Portraits
 from .flow import face_weights, noised
-from .loop import Recipe, train
 from .options import Options, curves, models
 from .vae_latents import EDGE, latents
 
@@ -55,7 +55,7 @@ def train_base(work: Path, device: torch.device, options: Options) -> None:
     examples = Examples(work, device)
     module = Watched(recipe.seed, examples.parameters).to(device)
     blocks = Blocks(module.flux, MIDDLE, options.compile)
-    loss = Loss(module, blocks, examples, workers.share(options.batch or BATCH))
+    loss = Loss(module, blocks, examples, distributed.share(options.batch or BATCH))
     with trainable(module):
         train(recipe, module, loss, curves(work), device)
     write_flux(module.flux, models(work) / world.FLUX)

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate, smooth_l1_loss
 
+from ...model_patches.training.loop import Recipe, train
 from ..conv_layers import ConvNorm, Residual, folded, recalibrate
 from ..onnx_graph import Graph
 from ..world import DETECTOR
 from .faces_anchors import ANCHORS, IGNORED, POSITIVE, SIDES, STRIDES, box_overlap, targets
 from .faces_canvas import canvas
 from .faces_pictures import Ahead, Pictures, to_input
-from .loop import Recipe, train
 from .options import Options, curves, models
 
 DIVISOR = 128.0

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...model_patches.training.flux_blocks import Injections
+from ...model_patches.training.frozen_base import FrozenBase
 from .. import world
-from .adapter_base import FrozenBase
-from .adapter_blocks import Injections
 from .adapter_diffusion import Examples, open_likeness
 from .adapter_likeness import Likeness, crop_grid
 from .judges import Finder, Found, read_detector

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, smooth_l1_loss
 
+from ...model_patches.training.loop import Recipe, train
 from ..conv_layers import recalibrate
 from ..estimators import DEGREES, Estimators, face_crop, network_input, save_estimators
 from ..portraits import EXPRESSIONS, STYLES
@@ -17,7 +18,6 @@ from ..world import ESTIMATORS
 from .data import Groups, Portraits
 from .faces_degrade import degrade
 from .faces_pictures import Ahead
-from .loop import Recipe, train
 from .options import Options, curves, models
 
 RECIPE = Recipe("estimators", steps=1800, rate=2e-3, warmup=100, decay=0.02, seed=13)

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear, mse_loss, normalize
 
 from ...model_patches.face.align import ARCFACE_112, similarity, warp
+from ...model_patches.training.loop import Recipe, train
 from ..conv_layers import ConvNorm, LinearNorm, Residual, folded, recalibrate
 from ..onnx_graph import Graph
 from ..world import RECOGNISER
 from .data import Portraits
 from .faces_degrade import degrade, moved_points
 from .faces_pictures import Ahead, to_input
-from .loop import Recipe, train
 from .options import Options, curves, models
 
 SIDE, EMBEDDING, DIVISOR = 112, 512, 127.5

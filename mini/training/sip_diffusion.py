@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...model_patches.training import distributed
+from ...model_patches.training.flux_blocks import Injections
+from ...model_patches.training.frozen_base import FrozenBase
+from ...model_patches.training.loop import Recipe, load_averages, train
 from .. import world
-from . import workers
 from .adapter import Adapter, plain_attention, read_files
-from .adapter_base import FrozenBase
-from .adapter_blocks import Injections
 from .adapter_diffusion import Examples, strangers
 from .adapter_drawn import WEIGHT
 from .captions import captions_of
@@ -30,7 +31,6 @@ from .critic import Critic, open_critic
 from .data import SHOTS, Portraits
 from .drawing import Drawing, open_drawing
 from .flow import early_sigmas, noised
-from .loop import Recipe, load_averages, train
 from .options import Options, curves, models
 from .sip import Projector, write_face_t5
 from .sip_face import Described, FaceReader, load_face, new_reader, softened
@@ -150,7 +150,7 @@ def train_sip(work: Path, device: torch.device, options: Options) -> None:
     module = Taught(base.text_width, reader).to(device)
     drawing = open_drawing(work, base, examples, chained=False)
     company = Company(read_files(models(work), base.anchors), examples)
-    batch = workers.share(options.batch or BATCH)
+    batch = distributed.share(options.batch or BATCH)
     loss = SipLoss(module, drawing, company, open_critic(work, device), batch)
     with plain_attention(device):
         train(recipe, module, loss, curves(work), device)

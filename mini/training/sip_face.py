@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...model_patches.encoders.faceclip_vit import FaceVit
-from . import workers
+from ...model_patches.training import distributed
+from ...model_patches.training.loop import Recipe, need_averages, train
 from .adapter import plain_attention
 from .data import Portraits
 from .identity_inputs import IdentityInputs
-from .loop import Recipe, need_averages, train
 from .options import Options, curves
 from .sip import FACE, face_encoder
 
@@ -89,7 +89,7 @@ class FaceLoss:
 def train_face(work: Path, device: torch.device, options: Options) -> None:
     """Train; FileNotFoundError before data and identity inputs are there."""
     recipe = replace(RECIPE, steps=options.steps or RECIPE.steps)
-    data, batch = Portraits(work), workers.share(options.batch or BATCH)
+    data, batch = Portraits(work), distributed.share(options.batch or BATCH)
     torch.manual_seed(recipe.seed)
     reader = new_reader(data.vectors.shape[1]).to(device)
     loss = FaceLoss(reader, IdentityInputs(work), Described(data, device), batch)

@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...model_patches.training import distributed
+from ...model_patches.training.loop import Recipe, train
 from .. import world
 from ..seeded import Seeded
-from . import workers
 from .base_model import trainable
 from .captions import caption_tokens
 from .data import SHOTS, Groups, Portraits
-from .loop import Recipe, train
 from .options import Options, curves, models
 from .text_labels import CLASSES, NOBODY, PEOPLE, all_labels
 from .text_model import (
@@ -142,7 +142,7 @@ def train_text(work: Path, device: torch.device, options: Options) -> None:
     recipe = replace(RECIPE, steps=options.steps or RECIPE.steps)
     corpus = Corpus(work)
     module = Encoders(recipe.seed, corpus.words).to(device)
-    loss = Loss(module, corpus, workers.share(options.batch or BATCH), device)
+    loss = Loss(module, corpus, distributed.share(options.batch or BATCH), device)
     with trainable(module):
         train(recipe, module, loss, curves(work), device)
     write_t5(module.t5, corpus.words, models(work) / world.T5)

@@ -24,12 +24,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
+from ...model_patches.training.loop import Recipe, train
 from ...model_patches.training.precision import autocast
 from .. import portraits
 from ..seeded import Seeded
 from ..world import VAE as NAME
 from .data import HELD_OUT, SIZE, Groups, Portraits, free_shot
-from .loop import Recipe, train
 from .options import Options, curves, models
 
 CHANNELS = 16

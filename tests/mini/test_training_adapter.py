@@ -17,7 +17,6 @@ from flexid.mini.training.adapter import (
     read_files,
     write_files,
 )
-from flexid.mini.training.adapter_base import FrozenBase
 from flexid.mini.training.adapter_diffusion import (
     AdapterLoss,
     Examples,
@@ -43,7 +42,6 @@ from flexid.mini.training.identity_inputs import (
     tower_input,
 )
 from flexid.mini.training.judges import read_recogniser
-from flexid.mini.training.loop import Recipe, Training
 from flexid.mini.training.options import models
 from flexid.model_patches.adapters.pulid_flux import load_adapter
 from flexid.model_patches.encoders.eva_clip import load_eva_clip
@@ -52,6 +50,8 @@ from flexid.model_patches.encoders.whiten import eva_pixels
 from flexid.model_patches.face.align import arcface_crop
 from flexid.model_patches.identity.encode import encode_identity
 from flexid.model_patches.inject.vfa import apply_vfa
+from flexid.model_patches.training.frozen_base import FrozenBase
+from flexid.model_patches.training.loop import Recipe, Training
 from identity_world import CPU, KnownFaces, build
 
 pytestmark = pytest.mark.comfy

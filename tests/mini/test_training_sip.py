@@ -11,14 +11,12 @@ from flexid.mini.estimators import Estimator, Estimators, face_crop
 from flexid.mini.portraits import EXPRESSIONS, STYLES
 from flexid.mini.training import adapter_preview, sip_diffusion, sip_face
 from flexid.mini.training.adapter import Adapter, plain_attention
-from flexid.mini.training.adapter_base import FrozenBase
 from flexid.mini.training.adapter_diffusion import Examples, open_likeness
 from flexid.mini.training.captions import captions_of
 from flexid.mini.training.critic import Critic, face_crops
 from flexid.mini.training.data import Portraits
 from flexid.mini.training.drawing import Drawing, Drawn
 from flexid.mini.training.identity_inputs import face_pixels, recogniser_of
-from flexid.mini.training.loop import Recipe, Training
 from flexid.mini.training.options import Options, models
 from flexid.mini.training.sip import Projector, write_face_t5
 from flexid.mini.training.sip_diffusion import Company, SipLoss, Taught, load_trained
@@ -28,6 +26,8 @@ from flexid.model_patches.encoders.mini_text import load_mini_clip
 from flexid.model_patches.inject.sip import Wording, apply_sip
 from flexid.model_patches.sip.faceclip import FaceClipProjector
 from flexid.model_patches.sip.projector import encode_sip
+from flexid.model_patches.training.frozen_base import FrozenBase
+from flexid.model_patches.training.loop import Recipe, Training
 from identity_world import CPU, KnownFaces, build
 
 pytestmark = pytest.mark.comfy

@@ -9,10 +9,11 @@ import pytest
 import torch
 from flexid.mini import portraits, world
 from flexid.mini import train as command
-from flexid.mini.training import data, text, text_labels, text_model, workers
+from flexid.mini.training import data, text, text_labels, text_model
 from flexid.mini.training.base_model import trainable
 from flexid.mini.training.options import Options, curves, models
 from flexid.model_patches.encoders.mini_text import load_mini_clip
+from flexid.model_patches.training import distributed
 
 pytestmark = pytest.mark.comfy
 
@@ -113,7 +114,7 @@ def test_the_command_shares_a_stage_between_processes(work):
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(work, monkeypatch):
-    monkeypatch.setattr(workers, "count", lambda: 3)
+    monkeypatch.setattr(distributed, "count", lambda: 3)
     with pytest.raises(ValueError, match="batch of 128 cannot be shared by 3 workers"):
         text.train_text(work, CPU, Options())
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from flexid.mini.training import workers
+from flexid.model_patches.training import distributed
 
-ROOT = Path(workers.__file__).parents[2]
+ROOT = Path(distributed.__file__).parents[2]
 
 pytestmark = pytest.mark.pure
 
@@ -21,17 +21,17 @@ SCRIPT = textwrap.dedent(
     import torch
     from torch import nn
 
-    from flexid.mini.training import workers
-    from flexid.mini.training.loop import Recipe, train
+    from flexid.model_patches.training import distributed
+    from flexid.model_patches.training.loop import Recipe, train
 
     folder, count = Path(sys.argv[1]), int(sys.argv[2])
-    helping = workers.join()
+    helping = distributed.join()
     examples = torch.arange(8.0).view(8, 1) / 8
 
     def run():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 2), nn.Linear(2, 1))
-        mine = examples.chunk(count)[workers.rank()]
+        mine = examples.chunk(count)[distributed.rank()]
 
         def loss(step, rng):
             with torch.autocast("cpu", enabled=False):  # halves of a batch round differently
@@ -43,10 +43,10 @@ SCRIPT = textwrap.dedent(
     if helping:
         try:
             run()
-        except workers.Helped:
+        except distributed.Helped:
             sys.exit(7)
-    with workers.team(count, [sys.executable, __file__, *sys.argv[1:]]):
-        assert workers.count() == count and workers.share(8) == 8 // count
+    with distributed.team(count, [sys.executable, __file__, *sys.argv[1:]]):
+        assert distributed.count() == count and distributed.share(8) == 8 // count
         run()
     """
 )
@@ -76,15 +76,15 @@ def test_two_train_like_one(tmp_path):
 
 
 def test_alone_there_is_nothing_to_share():
-    assert workers.rank() == 0 and workers.count() == 1 and workers.share(7) == 7
+    assert distributed.rank() == 0 and distributed.count() == 1 and distributed.share(7) == 7
     gradient = torch.ones(3)
-    workers.average([gradient])
+    distributed.average([gradient])
     assert gradient.tolist() == [1, 1, 1]
-    owners = workers.dealt([3, 5])
-    workers.hand_out([gradient, gradient], owners)
+    owners = distributed.dealt([3, 5])
+    distributed.hand_out([gradient, gradient], owners)
     assert owners == [0, 0] and gradient.tolist() == [1, 1, 1]
 
 
 def test_work_is_dealt_evenly(monkeypatch):
-    monkeypatch.setattr(workers, "count", lambda: 2)
-    assert workers.dealt([5, 9, 3, 2]) == [1, 0, 1, 1]
+    monkeypatch.setattr(distributed, "count", lambda: 2)
+    assert distributed.dealt([5, 9, 3, 2]) == [1, 0, 1, 1]

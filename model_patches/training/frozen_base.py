@@ -5,18 +5,34 @@ It computes in the device's fastest format and outside of autocast: nothing of i
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import comfy.sd
 import torch
 from torch import Tensor
 
-from ...model_patches.training.precision import fastest_dtype
-from .adapter import Anchors
-from .adapter_blocks import Inject, Injections, bound, replacements
+from ..inject.flux import DOUBLE_STRIDE, SINGLE_STRIDE
+from .flux_blocks import Inject, Injections, bound, replacements
+from .precision import fastest_dtype
 
 GUIDANCE = 4.0
 """For bases with a guidance embedding; the paper's."""
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """Where cross-attention goes into a Flux: its width and how many blocks it has."""
+
+    hidden: int
+    doubles: int
+    singles: int
+
+    @property
+    def blocks(self) -> list[tuple[str, int]]:
+        """As the pack places them (inject/flux.py)."""
+        doubles = [("double_block", i) for i in range(0, self.doubles, DOUBLE_STRIDE)]
+        return doubles + [("single_block", i) for i in range(0, self.singles, SINGLE_STRIDE)]
 
 
 class FrozenBase:

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 import torch
-from flexid.mini.training.loop import Recipe, schedule, train
+from flexid.model_patches.training.loop import Recipe, schedule, train
 from torch import nn
 
 pytestmark = pytest.mark.pure

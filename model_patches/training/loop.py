@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...model_patches.training.muon import Muon
-from ...model_patches.training.precision import autocast
-from . import workers
+from . import distributed
+from .muon import Muon
+from .precision import autocast
 
 Loss = Callable[[int, np.random.Generator], tuple[Tensor, Mapping[str, Tensor]]]
 """(step, randomness of that step) -> loss to minimise, and named scalars for the curve."""
@@ -74,7 +74,7 @@ class Training:
         self.weights = [p for p in module.parameters() if p.requires_grad]
         self.averages = [p.detach().clone() for p in self.weights]
         self.matrices = [(p, nn.Parameter(_as_matrix(p.detach(), p))) for p in _layers(module)]
-        self.owners = workers.dealt([v.numel() * min(v.shape) for _, v in self.matrices])
+        self.owners = distributed.dealt([v.numel() * min(v.shape) for _, v in self.matrices])
         """The worker that takes Muon's step, which is costly, for each matrix."""
         self.optimisers = self._optimisers()
         folder.mkdir(parents=True, exist_ok=True)
@@ -157,14 +157,14 @@ class Training:
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = recipe.rate * group["share"] * schedule(self.step, recipe)
-        entropy = (recipe.seed, self.step, workers.rank())
+        entropy = (recipe.seed, self.step, distributed.rank())
         torch.manual_seed(_number(entropy))
         with autocast(device):
             value, shown = loss(self.step, np.random.default_rng(entropy))
         for weight in self.weights:
             weight.grad = None
         value.backward()
-        workers.average([weight.grad for weight in self.weights if weight.grad is not None])
+        distributed.average([weight.grad for weight in self.weights if weight.grad is not None])
         norm = nn.utils.clip_grad_norm_(self.weights, recipe.clip)
         if not torch.isfinite(norm):
             raise FloatingPointError(
@@ -172,11 +172,11 @@ class Training:
                 f"checkpoint is {self.checkpoint}. Lower the rate ({recipe.rate})."
             )
         for (weight, view), owner in zip(self.matrices, self.owners, strict=True):
-            mine = owner == workers.rank() and weight.grad is not None
+            mine = owner == distributed.rank() and weight.grad is not None
             view.grad = _as_matrix(weight.grad, weight) if mine else None
         for optimiser in self.optimisers:
             optimiser.step()
-        workers.hand_out([view for _, view in self.matrices], self.owners)
+        distributed.hand_out([view for _, view in self.matrices], self.owners)
         self.step += 1
         if self.step % LOG_EVERY == 0:
             self._share_momentum()
@@ -185,14 +185,14 @@ class Training:
 
     def _share_momentum(self) -> None:
         """So that the first worker can save all of it."""
-        if workers.count() == 1 or not self.matrices:
+        if distributed.count() == 1 or not self.matrices:
             return
         muon = self.optimisers[0].state
         momenta = [
             muon[view].setdefault("momentum_buffer", torch.zeros_like(view))
             for _, view in self.matrices
         ]
-        workers.hand_out(momenta, self.owners)
+        distributed.hand_out(momenta, self.owners)
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -285,7 +285,7 @@ def train(
     try:
         while run.step < recipe.steps:
             rows.append(run.advance(loss, device))
-            if workers.rank():
+            if distributed.rank():
                 continue
             if run.step % LOG_EVERY == 0 or run.step == recipe.steps:
                 now = time.monotonic()
@@ -295,10 +295,10 @@ def train(
                 run.save()
                 saved = time.monotonic()
     finally:
-        if not workers.rank() and not isinstance(sys.exc_info()[1], FloatingPointError):
+        if not distributed.rank() and not isinstance(sys.exc_info()[1], FloatingPointError):
             run.save()
-    if workers.rank():
-        raise workers.Helped
+    if distributed.rank():
+        raise distributed.Helped
     if recipe.average:
         run.load_averages()
     return module.eval()
