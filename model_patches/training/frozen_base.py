@@ -76,7 +76,8 @@ class FrozenBase:
         extra = {}
         if self.net.params.guidance_embed:
             extra["guidance"] = torch.full_like(sigma, GUIDANCE)
-        mixed = {place: self._mixed(inject) for place, inject in injections.items()}
+        low = self.dtype != torch.float32 or torch.is_autocast_enabled(self.device.type)
+        mixed = {place: self._mixed(inject, low) for place, inject in injections.items()}
         patches = {"patches_replace": {"dit": replacements(self.runs, mixed)}}
         with torch.autocast(self.device.type, enabled=False):
             out = self.net(
@@ -89,9 +90,9 @@ class FrozenBase:
             )
         return out.float()
 
-    def _mixed(self, inject: Inject) -> Inject:
-        """What is trained keeps its float32 weights, as everywhere in the loop."""
-        low = self.dtype != torch.float32
+    def _mixed(self, inject: Inject, low: bool) -> Inject:
+        """With autocast where the base or the caller computes in low precision: what is trained
+        keeps its float32 weights, as everywhere in the loop."""
 
         def run(image: Tensor) -> Tensor:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
