@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..model_patches.training.export import write_safetensors
 from .conv_layers import ConvNorm, Residual, folded
 
 FACE_SIDE, PICTURE_SIDE = 80, 128
@@ -117,12 +118,8 @@ def load_estimator(path: Path) -> Estimator:
 
 def save_estimators(net: Estimators, path: Path, expressions: list[str], styles: list[str]) -> None:
     """Write the networks without their batch norms, in half precision."""
-    state = {
-        name: value.half().contiguous().cpu() for name, value in folded(net).state_dict().items()
-    }
     names = {"expressions": json.dumps(expressions), "styles": json.dumps(styles)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(state, str(path), names)
+    write_safetensors(path, folded(net).state_dict(), torch.float16, names)
 
 
 def face_crop(

@@ -6,20 +6,18 @@ the pack's definition on trained weights. So what is trained is what runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...model_patches.adapters.idformer import IDFormer, IDFormerDims
 from ...model_patches.encoders.eva_tower import HEAD, EvaTower, TowerDims
 from ...model_patches.face.pack import EMBEDDING
 from ...model_patches.inject.attention import cross_attention
+from ...model_patches.training.export import write_safetensors
 from ...model_patches.training.flux_blocks import Injections
 from ...model_patches.training.frozen_base import Anchors
 from .. import world
@@ -115,11 +113,6 @@ def _start(tower: EvaTower, encoder: IDFormer) -> None:
     nn.init.normal_(encoder.proj_out, std=ENCODER.dim**-0.5)
 
 
-def plain_attention(device: torch.device) -> AbstractContextManager:
-    """On a CPU the fused attention's backward pass is the slowest part of a step; not so this."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
-
-
 def write_files(adapter: Adapter, folder: Path) -> None:
     """Both files, below a models folder."""
     write_eva(adapter.tower, folder / world.EVA)
@@ -128,14 +121,15 @@ def write_files(adapter: Adapter, folder: Path) -> None:
 
 def write_eva(tower: nn.Module, path: Path) -> None:
     """The vision half of an EVA02-CLIP file, float16."""
-    _write(path, {f"visual.{k}": v for k, v in tower.state_dict().items()}, torch.float16, None)
+    state = {f"visual.{k}": v for k, v in tower.state_dict().items()}
+    write_safetensors(path, state, torch.float16)
 
 
 def write_pulid(adapter: Adapter, path: Path) -> None:
     """A PuLID-FLUX file, bfloat16, with the number of heads in its metadata."""
     tensors = {f"pulid_encoder.{k}": v for k, v in adapter.encoder.state_dict().items()}
     tensors |= {f"pulid_ca.{k}": v for k, v in adapter.layers.state_dict().items()}
-    _write(path, tensors, torch.bfloat16, {HEADS_KEY: str(adapter.layers[0].heads)})
+    write_safetensors(path, tensors, torch.bfloat16, {HEADS_KEY: str(adapter.layers[0].heads)})
 
 
 def read_files(folder: Path, anchors: Anchors) -> Adapter:
@@ -153,11 +147,3 @@ def read_files(folder: Path, anchors: Anchors) -> Adapter:
             mine = {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
             module.load_state_dict(mine)
     return adapter
-
-
-def _write(
-    path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype, metadata: dict[str, str] | None
-) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    state = {name: value.detach().to("cpu", dtype).contiguous() for name, value in tensors.items()}
-    save_file(state, path, metadata)

@@ -17,19 +17,21 @@ import torch
 from torch import Tensor
 
 from ...model_patches.training import distributed
+from ...model_patches.training.attention import plain_attention
+from ...model_patches.training.flow import clean, early_sigmas, noised, region_weights
 from ...model_patches.training.frozen_base import Anchors, FrozenBase
+from ...model_patches.training.identity_loss import JUDGED, centres
 from ...model_patches.training.loop import Recipe, need_averages, train
 from .. import world
-from .adapter import Adapter, plain_attention
-from .adapter_likeness import JUDGED, Likeness, centres
+from .adapter import Adapter
+from .adapter_likeness import Likeness
 from .adapter_tokens import damaged, load_tokens
 from .captions import Captions, captions_of
-from .data import SHOTS, Portraits
-from .flow import clean, early_sigmas, face_weights, noised
+from .data import SHOTS, SIZE, Portraits
 from .identity_inputs import IdentityInputs, tower_input
 from .judges import read_recogniser
 from .options import Options, curves, models
-from .vae_latents import latents
+from .vae_latents import EDGE, latents
 
 RECIPE = Recipe(
     "adapter",
@@ -78,7 +80,9 @@ class Examples:
 
     def weights(self, rows: np.ndarray) -> Tensor:
         """What errors count in these pictures: (B, 1, h, w), most in the face."""
-        return torch.from_numpy(face_weights(self.data.box[rows][:, None])).to(self.device)
+        boxes = self.data.box[rows][:, None]
+        made = region_weights(boxes, (SIZE, SIZE), (EDGE, EDGE))
+        return torch.from_numpy(made).to(self.device)
 
 
 def pairs(rng: np.random.Generator, people: int, batch: int) -> tuple[np.ndarray, np.ndarray]:

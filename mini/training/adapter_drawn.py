@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from ...model_patches.training import distributed
+from ...model_patches.training.attention import plain_attention
 from ...model_patches.training.frozen_base import Anchors, FrozenBase
 from ...model_patches.training.loop import Recipe, load_averages, train
 from .. import world
-from .adapter import Adapter, plain_attention, write_files
+from .adapter import Adapter, write_files
 from .adapter_diffusion import RECIPE as BEFORE
 from .adapter_diffusion import AdapterLoss, Examples, load_diffusion, strangers
 from .captions import captions_of

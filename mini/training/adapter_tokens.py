@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from ...model_patches.face.pack import EMBEDDING
 from ...model_patches.training import distributed
+from ...model_patches.training.attention import plain_attention
 from ...model_patches.training.frozen_base import Anchors
+from ...model_patches.training.identity_loss import centres
 from ...model_patches.training.loop import Recipe, need_averages, train
-from .adapter import ENCODER, TOKEN_DIM, Adapter, plain_attention
-from .adapter_likeness import centres
+from .adapter import ENCODER, TOKEN_DIM, Adapter
 from .data import Portraits
 from .identity_inputs import IdentityInputs, tower_input
 from .options import Options, curves

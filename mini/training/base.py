@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...model_patches.training import distributed
+from ...model_patches.training.flow import noised, region_weights
 from ...model_patches.training.loop import Recipe, train
 from .. import portraits, world
 from ..seeded import Seeded
@@ -23,7 +24,6 @@ from .base_blocks import Blocks
 from .base_model import FLUX_CONFIG, build_flux, trainable, write_flux
 from .captions import captions_of
 from .data import SIZE, Groups, Portraits
-from .flow import face_weights, noised
 from .options import Options, curves, models
 from .vae_latents import EDGE, latents
 
@@ -127,7 +127,8 @@ class Examples:
             if not number:  # ComfyUI's encoders refuse empty batches
                 continue
             latent = torch.from_numpy(stored[rows]).float()
-            weights = torch.from_numpy(face_weights(self.boxes[index][rows]))
+            faces = self.boxes[index][rows]
+            weights = torch.from_numpy(region_weights(faces, (SIZE, SIZE), (EDGE, EDGE)))
             encoded = self.captions[index](rows, rng.random(number) < EMPTY_SHARE)
             parts.append((latent.to(self.device), *encoded, weights.to(self.device)))
         joined = [torch.cat(values) for values in zip(*parts, strict=True)]

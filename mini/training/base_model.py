@@ -12,10 +12,10 @@ import comfy.model_management
 import comfy.ops
 import comfy.text_encoders.t5
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ...model_patches.training.export import write_safetensors
 from ..seeded import Seeded
 from .text_model import CLIP_CONFIG, T5_CONFIG
 
@@ -96,8 +96,5 @@ def write_flux(flux: nn.Module, path: Path) -> None:
     for key, value in flux.state_dict().items():
         # Published files say scale; ComfyUI has called it weight since 0.20 and reads both.
         key = key.removesuffix("weight") + "scale" if key.endswith("_norm.weight") else key
-        state[key] = value.detach().cpu().half().contiguous()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
-    save_file(state, partial)
-    partial.replace(path)
+        state[key] = value
+    write_safetensors(path, state, torch.float16)

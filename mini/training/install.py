@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from ...model_patches.files.atomic import replacing
 from .. import world
 from .faces_evaluate import FILE as FACES
 from .options import curves, models
@@ -23,8 +24,7 @@ def install(work: Path, weights: Path = world.WEIGHTS, evaluation: Path = EVALUA
         raise FileNotFoundError(f"not trained yet: {', '.join(missing)}. Run mini-train first.")
     made |= {path: evaluation / "curves" / path.name for path in curves(work).glob("*.csv")}
     for path, place in made.items():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, place)
+        _copy(path, place)
     size = sum((weights / name).stat().st_size for name in world.TRAINED)
     sys.stdout.write(f"{weights}: {len(world.TRAINED)} files, {size / 2**20:.1f} MiB\n")
 
@@ -34,5 +34,9 @@ def adopt(work: Path, weights: Path = world.WEIGHTS) -> None:
     for name in world.TRAINED:
         place = models(work) / name
         if (weights / name).is_file() and not place.exists():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(weights / name, place)
+            _copy(weights / name, place)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with replacing(target) as temporary:
+        shutil.copyfile(source, temporary)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ...model_patches.encoders.faceclip_fuser import Fuser, FuserDims
 from ...model_patches.encoders.faceclip_vit import IMAGE, FaceVit, VitDims
 from ...model_patches.inject.sip_residual import add, match_norms
+from ...model_patches.training.export import write_torch
 from ..random_faceclip import sinusoid
 
 PREFIX = "encoder_2."
@@ -94,6 +95,4 @@ def write_face_t5(projector: Projector, path: Path) -> None:
         stem, kind = key.split(".v.")
         parts = [fuser[name] for name in (f"{stem}.qk.{kind}", key) if name in fuser]
         state[f"{stem}.in_proj_{kind}"] = torch.cat(parts)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kept = {PREFIX + k: v.detach().to("cpu", torch.bfloat16).contiguous() for k, v in state.items()}
-    torch.save(kept, path)
+    write_torch(path, {PREFIX + k: v for k, v in state.items()}, torch.bfloat16)

@@ -19,18 +19,19 @@ import torch
 from torch import Tensor, nn
 
 from ...model_patches.training import distributed
+from ...model_patches.training.attention import plain_attention
+from ...model_patches.training.flow import early_sigmas, noised
 from ...model_patches.training.flux_blocks import Injections
 from ...model_patches.training.frozen_base import FrozenBase
 from ...model_patches.training.loop import Recipe, load_averages, train
 from .. import world
-from .adapter import Adapter, plain_attention, read_files
+from .adapter import Adapter, read_files
 from .adapter_diffusion import Examples, strangers
 from .adapter_drawn import WEIGHT
 from .captions import captions_of
 from .critic import Critic, open_critic
 from .data import SHOTS, Portraits
 from .drawing import Drawing, open_drawing
-from .flow import early_sigmas, noised
 from .options import Options, curves, models
 from .sip import Projector, write_face_t5
 from .sip_face import Described, FaceReader, load_face, new_reader, softened

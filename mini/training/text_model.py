@@ -19,9 +19,9 @@ import comfy.text_encoders.flux
 import comfy.text_encoders.t5
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ...model_patches.training.export import write_safetensors
 from ..random_text import CLIP_CONFIG, CLIP_LENGTH, KEY, T5_VOCABULARY
 from ..seeded import Seeded
 
@@ -179,8 +179,4 @@ def _spread_unknown(embedding: Tensor, seen: np.ndarray, unknown: int) -> Tensor
 
 
 def _save(state: dict[str, Tensor], path: Path, stated: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
-    halves = {key: value.detach().cpu().half().contiguous() for key, value in state.items()}
-    save_file(halves, partial, metadata={KEY: json.dumps(stated)})
-    partial.replace(path)
+    write_safetensors(path, state, torch.float16, {KEY: json.dumps(stated)})

@@ -20,10 +20,10 @@ import comfy.utils
 import numpy as np
 import torch
 from comfy.taesd.taesd import TAESD
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
+from ...model_patches.training.export import write_safetensors
 from ...model_patches.training.loop import Recipe, train
 from ...model_patches.training.precision import autocast
 from .. import portraits
@@ -198,12 +198,10 @@ def write(module: TAESD, pictures: list[np.ndarray], path: Path, device: torch.d
     scale = latent.std() * flux.scale_factor
     module.vae_scale.copy_(scale)
     module.vae_shift.copy_(flux.shift_factor - latent.mean() / scale)
-    state = {key: value.cpu().half().contiguous() for key, value in module.state_dict().items()}
+    state = {key: value.half() for key, value in module.state_dict().items()}
     for key in ("vae_scale", "vae_shift"):
         state[key] = state[key].float()
-    partial = path.with_suffix(".part")
-    save_file(state, partial)
-    partial.replace(path)
+    write_safetensors(path, state, None)
 
 
 @torch.no_grad()

@@ -13,7 +13,6 @@ from flexid.mini.training.adapter import (
     ENCODER,
     TOKEN_DIM,
     Adapter,
-    plain_attention,
     read_files,
     write_files,
 )
@@ -27,12 +26,11 @@ from flexid.mini.training.adapter_diffusion import (
     strangers,
 )
 from flexid.mini.training.adapter_drawn import DrawnLoss, fused, load_trained
-from flexid.mini.training.adapter_likeness import around, crop_grid
 from flexid.mini.training.adapter_tokens import ANCHORS, TokensLoss, _reader, damaged, load_tokens
 from flexid.mini.training.base_preview import Painter
 from flexid.mini.training.captions import captions_of
 from flexid.mini.training.data import SHOTS, Portraits
-from flexid.mini.training.drawing import CFG, Conditioning, Drawing, Drawn, draw
+from flexid.mini.training.drawing import Drawing, Drawn
 from flexid.mini.training.identity_inputs import (
     IdentityInputs,
     face_pixels,
@@ -47,9 +45,10 @@ from flexid.model_patches.adapters.pulid_flux import load_adapter
 from flexid.model_patches.encoders.eva_clip import load_eva_clip
 from flexid.model_patches.encoders.faceclip_pixels import faceclip_pixels
 from flexid.model_patches.encoders.whiten import eva_pixels
-from flexid.model_patches.face.align import arcface_crop
 from flexid.model_patches.identity.encode import encode_identity
 from flexid.model_patches.inject.vfa import apply_vfa
+from flexid.model_patches.training.attention import plain_attention
+from flexid.model_patches.training.drawing import CFG, Conditioning, draw
 from flexid.model_patches.training.frozen_base import FrozenBase
 from flexid.model_patches.training.loop import Recipe, Training
 from identity_world import CPU, KnownFaces, build
@@ -324,32 +323,6 @@ def test_another_network_is_no_judge(tmp_path):
     write_recogniser(tmp_path / "other.onnx", 0)
     with pytest.raises(ValueError, match="--only recogniser"):
         read_recogniser(tmp_path / "other.onnx")
-
-
-def test_the_judge_sees_the_recognisers_crop(work, face):
-    data = Portraits(work)
-    picture = torch.from_numpy(np.array(data.images[PICTURE])).permute(2, 0, 1)[None].float()
-    grid = crop_grid(data.points[PICTURE][None])
-    mine = F.grid_sample(picture, grid, padding_mode="zeros", align_corners=False)[0]
-    theirs = arcface_crop(np.array(data.images[PICTURE]), data.points[PICTURE])
-    # OpenCV rounds places to a 32nd of a pixel.
-    assert (mine.permute(1, 2, 0) - torch.from_numpy(theirs).float()).abs().mean() < 1.5
-
-
-def test_the_window_shows_the_recogniser_the_same_face(work):
-    """Eight pixels a cell stand for the decoder here."""
-    data = Portraits(work)
-    rows = np.arange(6)
-    pictures = torch.from_numpy(np.array(data.images[rows])).permute(0, 3, 1, 2).float()
-    cells = torch.nn.functional.pixel_unshuffle(pictures, 8)
-    grid = crop_grid(data.points[rows])
-    parts, moved = around(cells, grid)
-    seen = [
-        F.grid_sample(shown, places, padding_mode="border", align_corners=False)
-        for shown, places in ((pictures, grid), (F.pixel_shuffle(parts, 8), moved))
-    ]
-    inner = [crop[..., 16:-16, 16:-16] for crop in seen]
-    torch.testing.assert_close(*inner, atol=0.05, rtol=0)
 
 
 def test_a_drawn_face_is_judged_where_it_is_found(work, base):

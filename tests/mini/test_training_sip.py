@@ -10,7 +10,7 @@ from flexid.mini.conv_layers import folded
 from flexid.mini.estimators import Estimator, Estimators, face_crop
 from flexid.mini.portraits import EXPRESSIONS, STYLES
 from flexid.mini.training import adapter_preview, sip_diffusion, sip_face
-from flexid.mini.training.adapter import Adapter, plain_attention
+from flexid.mini.training.adapter import Adapter
 from flexid.mini.training.adapter_diffusion import Examples, open_likeness
 from flexid.mini.training.captions import captions_of
 from flexid.mini.training.critic import Critic, face_crops
@@ -26,6 +26,7 @@ from flexid.model_patches.encoders.mini_text import load_mini_clip
 from flexid.model_patches.inject.sip import Wording, apply_sip
 from flexid.model_patches.sip.faceclip import FaceClipProjector
 from flexid.model_patches.sip.projector import encode_sip
+from flexid.model_patches.training.attention import plain_attention
 from flexid.model_patches.training.frozen_base import FrozenBase
 from flexid.model_patches.training.loop import Recipe, Training
 from identity_world import CPU, KnownFaces, build

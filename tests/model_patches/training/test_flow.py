@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from flexid.mini.training import flow
+from flexid.model_patches.training import flow
 
-pytestmark = pytest.mark.comfy
+pytestmark = pytest.mark.pure
 
 
 def test_predictions_lead_back_to_the_picture():
@@ -26,9 +26,17 @@ def test_more_is_learnt_early_in_a_run():
 def test_errors_in_faces_count_more():
     boxes = np.zeros((2, 3, 4), np.float32)
     boxes[0, 0] = 32, 16, 64, 60  # latent cells 4 to 8 across, 2 to 7.5 down
-    weights = flow.face_weights(boxes)
+    weights = flow.region_weights(boxes, (128, 128), (16, 16))
     assert weights.shape == (2, 1, 16, 16) and weights.dtype == np.float32
     assert weights.mean((1, 2, 3)) == pytest.approx(1) and (weights[1] == 1).all()
     inside, edge, outside = weights[0, 0, 4, 5], weights[0, 0, 7, 5], weights[0, 0, 0, 0]
-    assert inside / outside == pytest.approx(flow.FACE)
-    assert edge / outside == pytest.approx((1 + flow.FACE) / 2)
+    assert inside / outside == pytest.approx(flow.EMPHASIS)
+    assert edge / outside == pytest.approx((1 + flow.EMPHASIS) / 2)
+
+
+def test_weights_follow_pictures_that_are_not_square():
+    boxes = np.array([[[0, 0, 32, 8]]], np.float32)  # the upper half of the left third
+    weights = flow.region_weights(boxes, (16, 96), (2, 12), emphasis=2.0)
+    assert weights.shape == (1, 1, 2, 12) and weights.mean() == pytest.approx(1)
+    heavy = weights[0, 0] > weights.min() * 1.5
+    assert heavy[0, :4].all() and heavy.sum() == 4

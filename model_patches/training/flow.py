@@ -8,10 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .data import SIZE
-from .vae_latents import EDGE
-
-FACE = 4.0
+EMPHASIS = 4.0
 """What an error in a face counts, where one elsewhere counts 1."""
 
 
@@ -34,15 +31,25 @@ def early_sigmas(rng: np.random.Generator, count: int) -> Tensor:
     return torch.from_numpy(np.sqrt(parts)).float()
 
 
-def face_weights(boxes: np.ndarray) -> np.ndarray:
-    """Boxes (N, F, 4) in pixels -> what the errors of each latent cell count, float32.
+def region_weights(
+    boxes: np.ndarray, size: tuple[int, int], grid: tuple[int, int], emphasis: float = EMPHASIS
+) -> np.ndarray:
+    """What the errors of each latent cell count: float32 (N, 1, rows, columns), of mean 1.
 
-    (N, 1, EDGE, EDGE), of mean 1; boxes of nobody are empty.
+    boxes (N, F, 4): left, top, right, bottom in pixels of pictures of `size` (height, width); an
+    empty box is nobody. grid: (rows, columns) of the latents. A cell that a box covers counts
+    `emphasis` times as much as one that no box touches; a partly covered one in between.
     """
-    cells = np.arange(EDGE)
-    scaled = boxes[..., None] * (EDGE / SIZE)
-    across = (np.minimum(scaled[:, :, 2], cells + 1) - np.maximum(scaled[:, :, 0], cells)).clip(0)
-    down = (np.minimum(scaled[:, :, 3], cells + 1) - np.maximum(scaled[:, :, 1], cells)).clip(0)
+    (height, width), (rows, columns) = size, grid
+    scaled = boxes * np.array([columns / width, rows / height] * 2)
+    across = _overlap(scaled[..., 0], scaled[..., 2], columns)
+    down = _overlap(scaled[..., 1], scaled[..., 3], rows)
     covered = np.einsum("nfy,nfx->nyx", down, across).clip(0, 1)
-    weights = 1 + (FACE - 1) * covered
+    weights = 1 + (emphasis - 1) * covered
     return (weights / weights.mean((1, 2), keepdims=True))[:, None].astype(np.float32)
+
+
+def _overlap(start: np.ndarray, end: np.ndarray, cells: int) -> np.ndarray:
+    """Spans (N, F) -> how much of each cell they cover, (N, F, cells) in 0..1."""
+    cell = np.arange(cells)
+    return (np.minimum(end[..., None], cell + 1) - np.maximum(start[..., None], cell)).clip(0)
