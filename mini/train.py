@@ -6,13 +6,13 @@ package would hide ComfyUI's `nodes.py`.
 """
 
 import argparse
-import contextlib
 import importlib
 import os
 import signal
 import sys
 import time
 import types
+from functools import partial
 from pathlib import Path
 
 STAGES = {
@@ -52,7 +52,7 @@ MADE = {
 """Stage -> its finished files, by their names in mini/world.py; where they are, it is done."""
 
 SHARED = ("text", "base", "adapter_tokens", "adapter", "adapter_drawn", "sip_face", "sip")
-"""Stages that --workers trains with several processes."""
+"""Stages that several processes train together; the first one does the others alone."""
 
 PREVIEWS = {
     "base": "base_preview:preview",
@@ -75,7 +75,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--from-weights", action="store_true", help="what mini/weights holds is trained already")
     add("--install", action="store_true", help="copy what is trained into mini/, then stop")
     add("--threads", type=int, help="cores for torch; without it all")
-    add("--workers", type=int, default=1, help="processes of one core each that train together")
+    add(
+        "--workers",
+        type=int,
+        default=1,
+        help="processes that train together, each on a core or a GPU",
+    )
     for name, kind in NUMBERS.items():
         option = "--" + name.replace("_", "-")
         add(option, type=kind, help="changes the recipe, see mini/training/options.py")
@@ -132,48 +137,72 @@ def run(chosen: argparse.Namespace) -> None:
 
     numbers = {name: getattr(chosen, name) for name in NUMBERS}
     options = Options(**numbers, compile=chosen.compile)
-    device = torch.device(chosen.device)
-    if chosen.workers > 1 and device.type != "cpu":
-        sys.exit(f"--workers shares the cores of a CPU, not {device}; leave it out.")
+    if chosen.install or chosen.preview:
+        return install_or_preview(chosen)
+    device = distributed.join(torch.device(chosen.device))
+    if chosen.from_weights:
+        distributed.by_first(partial(call, "install:adopt", chosen.work))
+    for name in chosen.only or STAGES:
+        train_stage(name, chosen.work, device, options)
+    distributed.leave()
+
+
+def install_or_preview(chosen: argparse.Namespace) -> None:
+    import torch
+
     if chosen.install:
         return call("install:install", chosen.work)
-    if chosen.from_weights:
-        call("install:adopt", chosen.work)
-    if chosen.preview:
-        stage = chosen.only[0] if chosen.only else "base"
-        if stage not in PREVIEWS:
-            sys.exit(f"--preview knows {', '.join(PREVIEWS)}, not {stage}.")
-        return call(PREVIEWS[stage], chosen.work, chosen.preview, device)
-    if distributed.join():
-        return help_with(chosen, device, options)
-    for name in chosen.only or STAGES:
-        if is_done(name, chosen.work):
+    stage = chosen.only[0] if chosen.only else "base"
+    if stage not in PREVIEWS:
+        sys.exit(f"--preview knows {', '.join(PREVIEWS)}, not {stage}.")
+    call(PREVIEWS[stage], chosen.work, chosen.preview, torch.device(chosen.device))
+
+
+def train_stage(name: str, work: Path, device: object, options: object) -> None:
+    """In all processes, or in the first one while the others wait. Only the first one writes."""
+    from flexid.model_patches.training import distributed
+
+    first, started = not distributed.rank(), time.monotonic()
+    if distributed.of_first(is_done(name, work)):
+        if first:
             sys.stdout.write(f"{name}: its files are there\n")
-            continue
-        started = time.monotonic()
-        command = [sys.executable, __file__, *sys.argv[1:], "--only", name]
-        with distributed.team(chosen.workers if name in SHARED else 1, command):
-            call(STAGES[name], chosen.work, device, options)
+        return
+    stage = partial(call, STAGES[name], work, device, options)
+    if name in SHARED:
+        stage()
+        distributed.meet()
+    else:
+        distributed.by_first(stage)
+    if first:
         sys.stdout.write(f"{name}: done after {time.monotonic() - started:.0f} s\n")
         sys.stdout.flush()
 
 
-def help_with(chosen: argparse.Namespace, device: object, options: object) -> None:
+def train_together(chosen: argparse.Namespace) -> None:
+    """The same command in --workers processes, by torchrun."""
     from flexid.model_patches.training import distributed
 
-    with contextlib.suppress(distributed.Helped):
-        call(STAGES[chosen.only[0]], chosen.work, device, options)
+    try:
+        distributed.launch(chosen.workers, [__file__, *sys.argv[1:]])
+    except RuntimeError as error:
+        sys.exit(str(error))
 
 
 def main() -> None:
     chosen = parse(sys.argv[1:])
     chosen.work.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, stop)
-    open_comfyui(chosen.device, chosen.threads)
+    from flexid.model_patches.training import distributed
+
+    together = chosen.workers > 1 and not (chosen.install or chosen.preview)
     try:
+        if together and not distributed.launched():
+            return train_together(chosen)
+        signal.signal(signal.SIGTERM, stop)
+        open_comfyui(chosen.device, chosen.threads)
         run(chosen)
     except KeyboardInterrupt:
-        sys.exit("Stopped; the same command goes on from here.")
+        # Of several processes, the one that started them says it.
+        sys.exit(1 if distributed.launched() else "Stopped; the same command goes on from here.")
 
 
 open_pack()  # not only below: processes that draw pictures import this file under another name

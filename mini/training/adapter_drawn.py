@@ -85,7 +85,8 @@ def train_drawn(work: Path, device: torch.device, options: Options) -> None:
     kept = AdapterLoss(adapter, base, examples, batch, views=strangers)
     with plain_attention(device):
         train(recipe, adapter, DrawnLoss(kept, drawing), curves(work), device)
-    write_files(fused(load_diffusion(work, base.anchors), adapter.cpu(), FUSED), models(work))
+    if not distributed.rank():
+        write_files(fused(load_diffusion(work, base.anchors), adapter.cpu(), FUSED), models(work))
 
 
 @torch.no_grad()

@@ -58,7 +58,8 @@ def train_base(work: Path, device: torch.device, options: Options) -> None:
     loss = Loss(module, blocks, examples, distributed.share(options.batch or BATCH))
     with trainable(module):
         train(recipe, module, loss, curves(work), device)
-    write_flux(module.flux, models(work) / world.FLUX)
+    if not distributed.rank():
+        write_flux(module.flux, models(work) / world.FLUX)
 
 
 class Watched(nn.Module):

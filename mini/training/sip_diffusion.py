@@ -155,7 +155,8 @@ def train_sip(work: Path, device: torch.device, options: Options) -> None:
     loss = SipLoss(module, drawing, company, open_critic(work, device), batch)
     with plain_attention(device):
         train(recipe, module, loss, curves(work), device)
-    write_face_t5(module.projector, models(work) / world.FACE_T5)
+    if not distributed.rank():
+        write_face_t5(module.projector, models(work) / world.FACE_T5)
 
 
 def load_trained(work: Path, width: int) -> tuple[Projector, int]:

@@ -145,5 +145,6 @@ def train_text(work: Path, device: torch.device, options: Options) -> None:
     loss = Loss(module, corpus, distributed.share(options.batch or BATCH), device)
     with trainable(module):
         train(recipe, module, loss, curves(work), device)
-    write_t5(module.t5, corpus.words, models(work) / world.T5)
-    write_clip_l(module.clip_l, corpus.words, models(work) / world.CLIP_L)
+    if not distributed.rank():
+        write_t5(module.t5, corpus.words, models(work) / world.T5)
+        write_clip_l(module.clip_l, corpus.words, models(work) / world.CLIP_L)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...model_patches.files.atomic import replacing
 from .. import portraits
 from ..portraits import captions, persons, shots
 from ..portraits.shots import Shot
@@ -70,5 +71,6 @@ def all_labels(work: Path, people: int, groups: int) -> np.ndarray:
             return stored
     drawn = [data.singles(0, people * data.SHOTS), data.groups(0, groups, people)]
     made = np.stack([labels(picture) for part in drawn for picture, _ in part])
-    np.save(cache, made)
+    with replacing(cache) as temporary, temporary.open("wb") as file:
+        np.save(file, made)
     return made

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...model_patches.files.atomic import replacing
 from ...model_patches.training.export import write_safetensors
 from ..random_text import CLIP_CONFIG, CLIP_LENGTH, KEY, T5_VOCABULARY
 from ..seeded import Seeded
@@ -62,7 +63,8 @@ def tokens(captions: Sequence[str], cache: Path) -> Tokens:
             if str(stored["digest"]) == digest:
                 return Tokens(stored["t5"], stored["clip_l"])
     made = tokenise(captions)
-    np.savez(cache, digest=digest, t5=made.t5, clip_l=made.clip_l)
+    with replacing(cache) as temporary, temporary.open("wb") as file:
+        np.savez(file, digest=digest, t5=made.t5, clip_l=made.clip_l)
     return made
 
 

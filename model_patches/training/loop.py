@@ -1,8 +1,8 @@
 """The training loop of every recipe: resumable, with a loss curve and averaged weights.
 
-A step depends on the seed, its number and the number of workers only, so a run that was stopped
-and resumed ends with the weights of one that was not. (With several workers, up to LOG_EVERY steps
-of Muon's momentum are lost by a stop.)
+A step depends on the seed, its number and the number of processes only, so a run that was stopped
+or killed and resumed ends with the weights of one that was not. Under torchrun the processes share
+every step (distributed.py); the first one logs and saves.
 
 Weights of linear and convolution layers are trained by Muon (Jordan et al. 2024), the others by
 AdamW. On two cores that decides whether the small world can be trained at all: after 300 steps of
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import distributed
+from ..files.atomic import replacing
+from . import distributed, stopping
 from .muon import Muon
 from .precision import autocast
 
@@ -71,15 +71,19 @@ class Training:
         self.checkpoint = checkpoint_of(recipe, folder)
         self.curve = folder / f"{recipe.name}.csv"
         self.step = 0
+        self.whole = True
+        """False while a step is half taken: what is then in memory must not be saved."""
         self.weights = [p for p in module.parameters() if p.requires_grad]
+        distributed.hand_out(self.weights, [0] * len(self.weights))
         self.averages = [p.detach().clone() for p in self.weights]
         self.matrices = [(p, nn.Parameter(_as_matrix(p.detach(), p))) for p in _layers(module)]
         self.owners = distributed.dealt([v.numel() * min(v.shape) for _, v in self.matrices])
-        """The worker that takes Muon's step, which is costly, for each matrix."""
+        """The process that takes Muon's step, which is costly, for each matrix."""
         self.optimisers = self._optimisers()
         folder.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.exists():
             self._resume()
+        self._check_all_resumed()
 
     def _optimisers(self) -> list[torch.optim.Optimizer]:
         """Muon for the layers, AdamW for the rest; weight decay for matrices only."""
@@ -129,7 +133,16 @@ class Training:
         for average, value in zip(self.averages, saved["averages"], strict=True):
             average.copy_(value)
         self.step = saved["step"]
-        self._forget_rows_after_checkpoint()
+        if not distributed.rank():
+            self._forget_rows_after_checkpoint()
+
+    def _check_all_resumed(self) -> None:
+        first = distributed.of_first(self.step)
+        if distributed.any_of(first != self.step):
+            raise ValueError(
+                f"{self.checkpoint} is at step {self.step} in process {distributed.rank()}, at "
+                f"step {first} in the first one. All machines must see the same folder."
+            )
 
     def _forget_rows_after_checkpoint(self) -> None:
         if self.curve.exists():
@@ -141,15 +154,14 @@ class Training:
 
     def save(self) -> None:
         """Write the checkpoint; it is replaced whole or not at all."""
-        partial = self.checkpoint.with_suffix(".part")
         state = {
             "step": self.step,
             "module": self.module.state_dict(),
             "averages": self.averages,
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
         }
-        torch.save(state, partial)
-        os.replace(partial, self.checkpoint)
+        with replacing(self.checkpoint) as temporary:
+            torch.save(state, temporary)
 
     def advance(self, loss: Loss, device: torch.device) -> dict[str, float]:
         """One step; what the curve shows of it."""
@@ -164,7 +176,7 @@ class Training:
         for weight in self.weights:
             weight.grad = None
         value.backward()
-        distributed.average([weight.grad for weight in self.weights if weight.grad is not None])
+        distributed.average_gradients(self.weights)
         norm = nn.utils.clip_grad_norm_(self.weights, recipe.clip)
         if not torch.isfinite(norm):
             raise FloatingPointError(
@@ -174,17 +186,19 @@ class Training:
         for (weight, view), owner in zip(self.matrices, self.owners, strict=True):
             mine = owner == distributed.rank() and weight.grad is not None
             view.grad = _as_matrix(weight.grad, weight) if mine else None
+        self.whole = False
         for optimiser in self.optimisers:
             optimiser.step()
         distributed.hand_out([view for _, view in self.matrices], self.owners)
         self.step += 1
-        if self.step % LOG_EVERY == 0:
-            self._share_momentum()
         self._average()
+        if self.step % LOG_EVERY == 0:
+            self.share_momentum()
+        self.whole = True
         return {"loss": value.item(), **{k: float(v) for k, v in shown.items()}}
 
-    def _share_momentum(self) -> None:
-        """So that the first worker can save all of it."""
+    def share_momentum(self) -> None:
+        """Before saving: the first process then has all of it. All processes must take part."""
         if distributed.count() == 1 or not self.matrices:
             return
         muon = self.optimisers[0].state
@@ -273,35 +287,49 @@ def train(
 ) -> nn.Module:
     """Train what requires a gradient in `module`, from its checkpoint in `folder` if there is one.
 
-    Returns the module with its averaged weights, in evaluation mode; a process that only helped
-    ends here. A stop by Ctrl-C or SIGTERM (as KeyboardInterrupt) saves first. Raises
-    FloatingPointError when the loss diverges.
+    Returns the module with its averaged weights, in evaluation mode, in every process; only the
+    first one (distributed.rank() == 0) should write it. A stop by Ctrl-C or SIGTERM finishes the
+    step, saves, and is raised as KeyboardInterrupt. Raises FloatingPointError when the loss
+    diverges.
     """
     device = torch.device(device)
     module.train()
     run = Training(recipe, module, folder)
-    saved = started = time.monotonic()
-    rows: list[dict[str, float]] = []
-    try:
-        while run.step < recipe.steps:
-            rows.append(run.advance(loss, device))
-            if distributed.rank():
-                continue
-            if run.step % LOG_EVERY == 0 or run.step == recipe.steps:
-                now = time.monotonic()
-                run.log(rows, (now - started) / len(rows))
-                started, rows = now, []
-            if run.step % LOG_EVERY == 0 and time.monotonic() - saved > SAVE_SECONDS:
+    with stopping.deferred() as asked:
+        try:
+            _take_steps(run, loss, device, asked)
+        finally:
+            diverged = isinstance(sys.exc_info()[1], FloatingPointError)
+            if not distributed.rank() and run.whole and not diverged:
                 run.save()
-                saved = time.monotonic()
-    finally:
-        if not distributed.rank() and not isinstance(sys.exc_info()[1], FloatingPointError):
-            run.save()
-    if distributed.rank():
-        raise distributed.Helped
+    distributed.meet()  # the next stage of every process reads what the first has saved
     if recipe.average:
         run.load_averages()
     return module.eval()
+
+
+def _take_steps(run: Training, loss: Loss, device: torch.device, asked: Callable[[], bool]) -> None:
+    """To the end of the recipe. KeyboardInterrupt, between two steps, once a stop is asked for in
+    any of the processes."""
+    saved = started = time.monotonic()
+    rows: list[dict[str, float]] = []
+    while True:
+        stop = distributed.any_of(asked())
+        if stop or run.step >= run.recipe.steps:
+            run.share_momentum()
+            if stop:
+                raise KeyboardInterrupt
+            return
+        rows.append(run.advance(loss, device))
+        if run.step % LOG_EVERY and run.step < run.recipe.steps:
+            continue
+        now = time.monotonic()
+        if not distributed.rank():
+            run.log(rows, (now - started) / len(rows))
+            if now - saved > SAVE_SECONDS:
+                run.save()
+                saved = time.monotonic()
+        started, rows = time.monotonic(), []
 
 
 def schedule(step: int, recipe: Recipe) -> float:

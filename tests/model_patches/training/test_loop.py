@@ -1,10 +1,13 @@
 """The loop learns, and a stopped run ends where an uninterrupted one does."""
 
 import csv
+import os
+import signal
 
 import pytest
 import torch
-from flexid.model_patches.training.loop import Recipe, schedule, train
+from flexid.model_patches.training import distributed, stopping
+from flexid.model_patches.training.loop import Recipe, Training, schedule, train
 from torch import nn
 
 pytestmark = pytest.mark.pure
@@ -141,3 +144,110 @@ def test_schedule_rises_then_falls():
     assert shares[0] == pytest.approx(1 / 5)
     assert max(shares) == 1.0
     assert shares[-1] == pytest.approx(0.05)
+
+
+def first_release_checkpoint():
+    """As written before training became part of the pack, at step 4 of 10: the layout is kept."""
+    muon = {"weight_decay": 0.01, "momentum": 0.95, "nesterov": True, "eps": 1e-7, "ns_steps": 5}
+    muon |= {"ns_coefficients": (3.4445, -4.775, 2.0315), "adjust_lr_fn": "match_rms_adamw"}
+    adam = {"betas": (0.9, 0.99), "eps": 1e-8, "amsgrad": False, "maximize": False}
+    adam |= {"foreach": None, "capturable": False, "differentiable": False, "fused": True}
+    adam["decoupled_weight_decay"] = True
+    table, layer, bias = torch.full((3, 2), 0.5), torch.full((1, 2), 0.25), torch.tensor([0.125])
+
+    def moments(like):
+        return {"step": torch.tensor(4.0), "exp_avg": like / 10, "exp_avg_sq": like**2}
+
+    muon_state = {0: {"momentum_buffer": layer / 10}}
+    adam_state = {0: moments(table), 1: moments(bias)}
+    groups = [
+        {"share": 1.0, "lr": 0.04, **adam, "weight_decay": 0.01, "params": [0]},
+        {"share": 0.5, "lr": 0.02, **adam, "weight_decay": 0.0, "params": [1]},
+    ]
+    return {
+        "step": 4,
+        "module": {"0.weight": table, "1.weight": layer, "1.bias": bias},
+        "averages": [table / 2, layer / 2, bias / 2],
+        "optimisers": [
+            {
+                "state": muon_state,
+                "param_groups": [{"share": 0.5, "lr": 0.02, **muon, "params": [0]}],
+            },
+            {"state": adam_state, "param_groups": groups},
+        ],
+    }
+
+
+def test_checkpoints_of_the_first_release_go_on(tmp_path):
+    saved = first_release_checkpoint()
+    torch.save(saved, tmp_path / "line.ckpt")
+    recipe = Recipe("line", 10, 0.05, warmup=2, average=0.9, shares={"1": 0.5})
+    model = nn.Sequential(nn.Embedding(3, 2), nn.Linear(2, 1))
+    run = Training(recipe, model, tmp_path)
+    assert run.step == 4
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, saved["module"][name]), name
+    for mine, stored in zip(run.averages, saved["averages"], strict=True):
+        assert torch.equal(mine, stored)
+    run.save()
+    written = torch.load(tmp_path / "line.ckpt", weights_only=True)
+    assert plain(written) == plain(saved), "and what is written today has the same layout"
+
+    def loss(step, rng):
+        x = torch.from_numpy(rng.integers(3, size=8))
+        return (model(x).float() - x[:, None]).square().mean(), {}
+
+    train(recipe, model, loss, tmp_path)
+    assert torch.load(tmp_path / "line.ckpt", weights_only=True)["step"] == 10
+
+
+def plain(value):
+    """Comparable: tensors as lists."""
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
+    return [plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def test_a_step_that_broke_off_half_taken_is_not_saved(tmp_path, monkeypatch):
+    """The checkpoint before it stays."""
+    model = module()
+    with pytest.raises(KeyboardInterrupt):
+        train(RECIPE, model, loss_of(model, stop_at=3), tmp_path)
+    before = (tmp_path / "line.ckpt").read_bytes()
+
+    model = module()
+    started = []
+
+    def break_off(tensors, owners):
+        if started:  # the initial weights are handed out, too
+            raise RuntimeError("another process is gone")
+        started.append(1)
+
+    monkeypatch.setattr(distributed, "hand_out", break_off)
+    with pytest.raises(RuntimeError, match="gone"):
+        train(RECIPE, model, loss_of(model), tmp_path)
+    assert (tmp_path / "line.ckpt").read_bytes() == before
+
+
+def test_a_signal_ends_the_run_between_two_steps(tmp_path):
+    """And a second one at once."""
+    model = module()
+    plain_loss = loss_of(model)
+
+    def loss(step, rng):
+        if step == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain_loss(step, rng)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        train(RECIPE, model, loss, tmp_path)
+    assert torch.load(tmp_path / "line.ckpt", weights_only=True)["step"] == 8
+    assert signal.getsignal(signal.SIGTERM) is before
+    with stopping.deferred() as asked, pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked()
+        os.kill(os.getpid(), signal.SIGINT)
+        asked()
