@@ -6,7 +6,7 @@ python3 start.py test        lint and all tests
 python3 start.py serve       ComfyUI with this pack, for use by hand
 python3 start.py bench       speed and memory, as ratios
 python3 start.py evaluate    the small world's figures: who is kept, what is obeyed
-python3 start.py mini-train  train the small world's models
+python3 start.py train NAME  train models; without NAME: what can be trained
 """
 
 import sys
@@ -25,9 +25,9 @@ import time
 from pathlib import Path
 
 OUTPUT = Path("flexid-demo")
-TOOLS = ("test", "evaluate", "mini-train")
+TOOLS = ("test", "evaluate", "train", "mini-train")
 """Commands that also need what requirements-dev.txt lists."""
-PASS_ON = ("bench", "mini-train")
+PASS_ON = ("bench", "train", "mini-train")
 """Commands with options of their own that start.py does not know."""
 
 
@@ -75,11 +75,11 @@ def parser() -> argparse.ArgumentParser:
         "bench", parents=[common], help="speed and memory; after --: arguments for the benchmark"
     )
     add_options(commands.add_parser("evaluate", parents=[common], help="the small world's figures"))
-    commands.add_parser(
-        "mini-train",
-        parents=[common],
-        help="train the small world's models; --work DIR, --only STAGE ..., --device NAME",
+    train = commands.add_parser(
+        "train", parents=[common], help="run the trainer NAME; without a name: list them"
     )
+    train.add_argument("name", nargs="?", metavar="NAME", help="its own options follow")
+    commands.add_parser("mini-train", parents=[common], help="the same as: train mini")
     return main
 
 
@@ -115,12 +115,15 @@ def _evaluation(main: argparse.ArgumentParser, options: argparse.Namespace) -> l
 
 def run(options: argparse.Namespace) -> int:
     """Set up what the command needs, then do it; the exit code."""
-    from setup import checks, demo, environment, existing, hand, pins, study
+    from setup import checks, demo, environment, existing, hand, pins, study, training
 
     if options.command == "demo":  # mistakes that need no set-up to be found
         options.photo = options.photo and demo.find_photo(options.photo)
         if options.workflow:
             demo.load_graph(options.workflow)
+    trainer = {"train": getattr(options, "name", None), "mini-train": "mini"}
+    if options.command in trainer:
+        training.find(trainer[options.command])
     started = time.monotonic()
     if options.comfyui:
         tools = options.command in TOOLS
@@ -137,8 +140,9 @@ def run(options: argparse.Namespace) -> int:
         "test": checks.run_tests,
         "bench": checks.run_bench,
         "evaluate": study.evaluate,
-        "mini-train": study.mini_train,
     }
+    if options.command in trainer:
+        return training.train(ready, trainer[options.command], options.rest)
     return actions[options.command](ready, options.rest)
 
 

@@ -10,11 +10,11 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import comfy.clip_model
 import comfy.ops
-import comfy.sd1_clip
 import comfy.text_encoders.flux
 import comfy.text_encoders.t5
 import numpy as np
@@ -101,21 +101,22 @@ def _last_unseen(seen: np.ndarray, vocabulary: int) -> int:
     return int(np.setdiff1d(np.arange(vocabulary), seen)[-1])
 
 
-def _config(path: Path, own: dict[str, int]) -> dict:
-    return json.loads(path.read_text()) | own
+def _config(name: str, own: dict[str, int]) -> dict:
+    """ComfyUI's configuration file, below its `comfy` package, changed by `own`."""
+    return json.loads(files("comfy").joinpath(name).read_text(encoding="utf-8")) | own
 
 
 def build_t5(draw: Seeded, seen: Words) -> nn.Module:
-    path = Path(comfy.text_encoders.flux.__file__).with_name("t5_config_xxl.json")
-    module = _build(comfy.text_encoders.t5.T5, _config(path, T5_CONFIG))
+    config = _config("text_encoders/t5_config_xxl.json", T5_CONFIG)
+    module = _build(comfy.text_encoders.t5.T5, config)
     _fill(module, draw, _t5_spread)
     _fill_words(module.shared.weight, draw, seen.t5, seen.unknown_t5)
     return module
 
 
 def build_clip_l(draw: Seeded, seen: Words) -> nn.Module:
-    path = Path(comfy.sd1_clip.__file__).with_name("sd1_clip_config.json")
-    module = _build(comfy.clip_model.CLIPTextModel, _config(path, CLIP_CONFIG))
+    config = _config("sd1_clip_config.json", CLIP_CONFIG)
+    module = _build(comfy.clip_model.CLIPTextModel, config)
     _fill(module, draw, _clip_spread)
     embedding = module.text_model.embeddings.token_embedding.weight
     _fill_words(embedding, draw, seen.clip_l, seen.unknown_clip_l)

@@ -191,7 +191,7 @@ def test_results_do_not_rebuild_the_models(tmp_path, monkeypatch):
     assert world.world_name() != first
 
 
-# evaluate and mini-train
+# evaluate
 
 
 @pytest.fixture
@@ -231,21 +231,6 @@ def test_a_wrong_evaluation_is_explained_before_any_set_up(parse, capsys, words,
     assert stopped.value.code == 2 and fact in capsys.readouterr().err
 
 
-def test_training_gets_its_own_options(parse):
-    options = parse(["mini-train", "--only", "vae", "--python", "py", "--steps", "9"])
-    assert options.rest == ["--only", "vae", "--steps", "9"] and options.python == Path("py")
-
-
-def test_training_has_a_folder_and_a_device(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    here = Environment(Path("py"), tmp_path, tmp_path, "cuda")
-    words = study.train_arguments(here, ["--only", "vae"])
-    expected = str(tmp_path / "flexid" / "mini-train")
-    assert words == ["--work", expected, "--device", "cuda", "--only", "vae"]
-    assert study.work_folder(["--work", "/w"]) == study.work_folder(["--work=/w"]) == Path("/w")
-    assert study.training_device("mps") == "cpu"
-
-
 def test_the_scripts_run_in_the_environment_with_comfyui_named(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(study.subprocess, "call", lambda c, env: calls.append((c, env)) or 7)
@@ -261,6 +246,6 @@ def test_the_scripts_run_in_the_environment_with_comfyui_named(tmp_path, monkeyp
     study.evaluate(fast, [])
     study.evaluate(fast, ["--dtype", "auto"])
     assert [c[0][c[0].index("--dtype") + 1] for c in calls[1:]] == ["bfloat16", "auto"]
-    monkeypatch.setattr(study, "TRAIN", tmp_path / "absent.py")
+    monkeypatch.setattr(study, "EVALUATE", tmp_path / "absent.py")
     with pytest.raises(SetupError, match="absent.py is missing"):
-        study.mini_train(here, [])
+        study.evaluate(here, [])
