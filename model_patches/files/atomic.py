@@ -13,13 +13,16 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`; what the block writes there replaces `path` at its end.
 
     Missing folders are made. When the block raises, `path` keeps its content and the temporary file
-    is removed. The block creates the file itself, so its mode is the usual one (0666 less the
-    umask), not the 0600 of the tempfile module. Raises OSError.
+    is removed. The file has the usual mode (0666 less the umask), also where the block's writer
+    makes private files, as safetensors does. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)
         with temporary.open("rb+") as file:
             # Otherwise a power failure after the renaming can leave an empty file.
             os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""The contact sheet's graph and notes, and the commands that measure and train the small world."""
+"""The contact sheet's graph and notes, and the command that measures the small world."""
 
 import importlib.util
 import json
