@@ -1,12 +1,11 @@
 """The identity adapter while it is trained, and the two files it becomes.
 
-Vision tower and IDFormer are the pack's own modules, built to be trained; the cross-attention is
-the pack's definition on trained weights. So what is trained is what runs.
+Vision tower and IDFormer are the pack's own modules, built to be trained; the cross-attention
+layers are model_patches/training's. So what is trained is what runs.
 """
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,12 +15,11 @@ from torch import Tensor, nn
 from ...model_patches.adapters.idformer import IDFormer, IDFormerDims
 from ...model_patches.encoders.eva_tower import HEAD, EvaTower, TowerDims
 from ...model_patches.face.pack import EMBEDDING
-from ...model_patches.inject.attention import cross_attention
 from ...model_patches.training.export import write_safetensors
 from ...model_patches.training.flux_blocks import Injections
 from ...model_patches.training.frozen_base import Anchors
+from ...model_patches.training.pulid_layers import CrossAttention, injections, write_pulid
 from .. import world
-from ..random_adapter import HEADS_KEY
 
 TOWER = TowerDims(width=128, depth=6, patch=14, grid=8, mlp=320, output=128)
 TOKEN_DIM = 256
@@ -37,27 +35,6 @@ ENCODER = IDFormerDims(
     condition=EMBEDDING + TOWER.output,
     vision=TOWER.width,
 )
-HEAD_WIDTH = 128
-QUIET = 0.1
-"""The cross-attention's first outputs, as a share of ordinary ones: training starts at the base."""
-
-
-class CrossAttention(nn.Module):
-    """One layer under the file's names; identity tokens and image tokens -> residual."""
-
-    def __init__(self, hidden: int) -> None:
-        super().__init__()
-        self.heads = hidden // HEAD_WIDTH
-        self.norm1 = nn.LayerNorm(TOKEN_DIM)
-        self.norm2 = nn.LayerNorm(hidden)
-        self.to_q = nn.Linear(hidden, hidden, bias=False)
-        self.to_kv = nn.Linear(TOKEN_DIM, 2 * hidden, bias=False)
-        self.to_out = nn.Linear(hidden, hidden, bias=False)
-        with torch.no_grad():
-            self.to_out.weight.mul_(QUIET)
-
-    def forward(self, tokens: Tensor, image: Tensor) -> Tensor:
-        return cross_attention(dict(self.named_parameters()), self.heads, tokens, image)
 
 
 class Adapter(nn.Module):
@@ -68,7 +45,9 @@ class Adapter(nn.Module):
         self.anchors = anchors
         self.tower = EvaTower(TOWER)
         self.encoder = IDFormer(ENCODER)
-        self.layers = nn.ModuleList(CrossAttention(anchors.hidden) for _ in anchors.blocks)
+        self.layers = nn.ModuleList(
+            CrossAttention(anchors.hidden, TOKEN_DIM) for _ in anchors.blocks
+        )
         _start(self.tower, self.encoder)
         self.requires_grad_(True)
 
@@ -83,17 +62,7 @@ class Adapter(nn.Module):
 
     def injections(self, tokens: Tensor, weight: Tensor | None = None) -> Injections:
         """Block -> what it adds to the image tokens; weight (B,), without it 1."""
-        return {
-            block: partial(_weighted, layer, tokens, weight)
-            for block, layer in zip(self.anchors.blocks, self.layers, strict=True)
-        }
-
-
-def _weighted(
-    layer: CrossAttention, tokens: Tensor, weight: Tensor | None, image: Tensor
-) -> Tensor:
-    residual = layer(tokens, image)
-    return residual if weight is None else residual * weight[:, None, None].to(residual.dtype)
+        return injections(self.anchors, self.layers, tokens, weight)
 
 
 def _only(values: Tensor, present: Tensor) -> Tensor:
@@ -116,20 +85,13 @@ def _start(tower: EvaTower, encoder: IDFormer) -> None:
 def write_files(adapter: Adapter, folder: Path) -> None:
     """Both files, below a models folder."""
     write_eva(adapter.tower, folder / world.EVA)
-    write_pulid(adapter, folder / world.PULID)
+    write_pulid(folder / world.PULID, adapter.encoder, adapter.layers)
 
 
 def write_eva(tower: nn.Module, path: Path) -> None:
     """The vision half of an EVA02-CLIP file, float16."""
     state = {f"visual.{k}": v for k, v in tower.state_dict().items()}
     write_safetensors(path, state, torch.float16)
-
-
-def write_pulid(adapter: Adapter, path: Path) -> None:
-    """A PuLID-FLUX file, bfloat16, with the number of heads in its metadata."""
-    tensors = {f"pulid_encoder.{k}": v for k, v in adapter.encoder.state_dict().items()}
-    tensors |= {f"pulid_ca.{k}": v for k, v in adapter.layers.state_dict().items()}
-    write_safetensors(path, tensors, torch.bfloat16, {HEADS_KEY: str(adapter.layers[0].heads)})
 
 
 def read_files(folder: Path, anchors: Anchors) -> Adapter:

@@ -61,7 +61,7 @@ def launch(processes: int, command: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         options = ["--nnodes=1", f"--nproc-per-node={processes}", f"--local-addr={LOOPBACK}"]
         options += ["--rdzv-backend=c10d", f"--rdzv-endpoint={Path(folder) / 'meeting'}"]
-        options += ["--rdzv-conf=store_type=file"]
+        options += ["--rdzv-conf=store_type=file", f"--log-dir={folder}"]
         try:
             main([*options, *command])
         except SignalException as error:
