@@ -84,11 +84,21 @@ def script(tmp_path_factory):
     return path
 
 
-def start(script, folder, count, steps=40, pause=0):
-    folder.mkdir(exist_ok=True)
-    call = [sys.executable, str(script), *map(str, (folder, count, steps, pause))]
-    variables = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
-    return subprocess.Popen(call, env=variables, stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def start(script, tmp_path):
+    """Starts the script; what a failed test leaves behind is stopped."""
+    started = []
+
+    def run(count, steps=40, pause=0):
+        call = [sys.executable, str(script), *map(str, (tmp_path, count, steps, pause))]
+        process = subprocess.Popen(call, stderr=subprocess.PIPE, text=True)
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.terminate()
+        process.communicate()
 
 
 def finish(process, code=0):
@@ -103,9 +113,9 @@ def trained(folder, name):
     return weights | {f"momentum {k}": state["momentum_buffer"] for k, state in momenta.items()}
 
 
-def test_two_train_like_one(script, tmp_path):
+def test_two_train_like_one(start, tmp_path):
     """Each takes the costly part of the step for some layers, and both end with all of it."""
-    finish(start(script, tmp_path, 2))
+    finish(start(2))
     together, alone = trained(tmp_path, "line"), trained(tmp_path, "alone")
     assert alone.keys() == together.keys() and len(alone) == 6 + 3
     for name, value in alone.items():
@@ -113,13 +123,13 @@ def test_two_train_like_one(script, tmp_path):
     assert len((tmp_path / "line.csv").read_text().splitlines()) == 3
 
 
-def test_a_killed_run_goes_on_to_the_same_loss(script, tmp_path):
-    process = start(script, tmp_path, 1, pause=1)
+def test_a_killed_run_goes_on_to_the_same_loss(start, tmp_path):
+    process = start(1, pause=1)
     wait_for((tmp_path / "line.ckpt").exists)
     process.kill()
     finish(process, -signal.SIGKILL)
     assert not (tmp_path / "line.pt").exists()
-    finish(start(script, tmp_path, 1))
+    finish(start(1))
     resumed, alone = trained(tmp_path, "line"), trained(tmp_path, "alone")
     for name, value in alone.items():
         assert torch.equal(value, resumed[name]), name
@@ -135,9 +145,9 @@ def wait_for(condition):
         time.sleep(0.1)
 
 
-def test_a_stop_saves_and_leaves_no_process(script, tmp_path):
+def test_a_stop_saves_and_leaves_no_process(start, tmp_path):
     """The signal reaches the process that was started; in between, nothing listens to others."""
-    process = start(script, tmp_path, 2, steps=10_000, pause=1)
+    process = start(2, steps=10_000, pause=1)
     checkpoint = tmp_path / "line.ckpt"
     wait_for(checkpoint.exists)
     workers = [int(path.name.removeprefix("pid")) for path in tmp_path.glob("pid*")]
