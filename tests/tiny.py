@@ -78,6 +78,7 @@ def adapter(dim: int = 256, layers: int = 2, seed: int = 1, **changes: Any) -> I
         "family": "pulid_flux",
         "name": "tiny.safetensors",
         "digest": f"tiny-{dim}-{layers}-{seed}",
+        "encoder_digest": "tiny-encoder",
         "encoder": None,
         "cross_attention": weights,
         "heads": inner // 128,

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..files.tensor_file import Shapes, highest_index, shape_of
+from ..files.checks import Shapes, count_layers, shape_of
+from .perceiver import PerceiverLayer
 
 HEAD = 64
 
@@ -52,8 +52,8 @@ def idformer_dims(shapes: Shapes, what: str, wanted: str) -> IDFormerDims:
         return shape_of(shapes, key, rank, what, wanted)
 
     _, queries, dim = read("latents", 3)
-    groups = sum(1 for key in shapes if key.startswith("mapping_") and key.endswith(".0.weight"))
-    layers = highest_index(shapes, "layers.")
+    groups = count_layers(shapes, "mapping_", what, wanted)
+    layers = count_layers(shapes, "layers.", what, wanted)
     spread = read("id_embedding_mapping.6.weight")[0]
     inner = read("layers.0.0.to_q.weight")[0]
     problems = [
@@ -76,47 +76,6 @@ def idformer_dims(shapes: Shapes, what: str, wanted: str) -> IDFormerDims:
         condition=read("id_embedding_mapping.0.weight")[1],
         vision=read("mapping_0.0.weight")[1],
     )
-
-
-class PerceiverAttention(nn.Module):
-    """Latents (B, Q, D) attend to context and latents together; returns the update."""
-
-    def __init__(self, dims: IDFormerDims, operations: Any, **factory: Any) -> None:
-        super().__init__()
-        self.heads = dims.heads
-        self.norm1 = operations.LayerNorm(dims.dim, **factory)
-        self.norm2 = operations.LayerNorm(dims.dim, **factory)
-        self.to_q = operations.Linear(dims.dim, dims.inner, bias=False, **factory)
-        self.to_kv = operations.Linear(dims.dim, 2 * dims.inner, bias=False, **factory)
-        self.to_out = operations.Linear(dims.inner, dims.dim, bias=False, **factory)
-
-    def forward(self, latents: Tensor, context: Tensor) -> Tensor:
-        context, latents = self.norm1(context), self.norm2(latents)
-        k, v = self.to_kv(torch.cat((context, latents), dim=1)).chunk(2, dim=-1)
-        q, k, v = (self._split(x) for x in (self.to_q(latents), k, v))
-        out = F.scaled_dot_product_attention(q, k, v)
-        return self.to_out(out.transpose(1, 2).flatten(2))
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, HEAD)).transpose(1, 2)
-
-
-class Layer(nn.ModuleList):
-    """Attention, then feed-forward, both residual."""
-
-    def __init__(self, dims: IDFormerDims, operations: Any, **factory: Any) -> None:
-        feed_forward = nn.Sequential(
-            operations.LayerNorm(dims.dim, **factory),
-            operations.Linear(dims.dim, dims.hidden, bias=False, **factory),
-            nn.GELU(),
-            operations.Linear(dims.hidden, dims.dim, bias=False, **factory),
-        )
-        super().__init__((PerceiverAttention(dims, operations, **factory), feed_forward))
-
-    def forward(self, latents: Tensor, context: Tensor) -> Tensor:
-        attention, feed_forward = self
-        latents = latents + attention(latents, context)
-        return latents + feed_forward(latents)
 
 
 def _mapping(entry: int, dim: int, exit_: int, operations: Any, **factory: Any) -> nn.Sequential:
@@ -149,7 +108,10 @@ class IDFormer(nn.Module):
         self.proj_out = nn.Parameter(
             torch.empty(dims.dim, dims.output, **factory), requires_grad=False
         )
-        self.layers = nn.ModuleList(Layer(dims, operations, **factory) for _ in range(dims.layers))
+        sizes = (dims.dim, dims.heads, HEAD, dims.hidden)
+        self.layers = nn.ModuleList(
+            PerceiverLayer(*sizes, operations, **factory) for _ in range(dims.layers)
+        )
         for group in range(dims.groups):
             mapping = _mapping(dims.vision, dims.dim, dims.dim, operations, **factory)
             self.add_module(f"mapping_{group}", mapping)

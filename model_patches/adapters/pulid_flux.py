@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
 import comfy.model_management
 import comfy.model_patcher
-import comfy.ops
-import comfy.utils
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..files.kinds import require
-from ..files.public_files import PULID_FLUX_091
-from ..files.tensor_file import (
+from ..files.checks import (
+    MAX_HEAD,
+    MIN_HEAD,
     Shapes,
-    TensorFile,
+    check_finite,
     check_floating,
     check_shapes,
-    digest,
-    highest_index,
-    read_weights,
+    count_layers,
     shape_of,
+    shapes_of,
 )
+from ..files.kinds import require
+from ..files.modules import build
+from ..files.public_files import PULID_FLUX_091
+from ..files.tensor_file import TensorFile, digest, read_weights, tensors_digest
 from .idformer import IDFormer, idformer_dims
 
 FAMILY = "pulid_flux"
@@ -50,6 +53,9 @@ class IdentityAdapter:
     """File name."""
     digest: str
     """Content digest of the file, see `tensor_file.digest`."""
+    encoder_digest: str
+    """Digest of the encoder's tensors alone: files that share an encoder (PuLID 0.9.0 and
+    EditIDv2) share it, and identity tokens of one fit the other."""
     encoder: comfy.model_patcher.ModelPatcher
     """Holds an IDFormer."""
     cross_attention: Mapping[str, Tensor]
@@ -65,7 +71,7 @@ class IdentityAdapter:
     @property
     def count(self) -> int:
         """Number of cross-attention layers."""
-        return highest_index(self.cross_attention, "")
+        return sum(key.endswith(".to_q.weight") for key in self.cross_attention)
 
     @property
     def dim(self) -> int:
@@ -91,7 +97,6 @@ def load_adapter(path: str | Path) -> IdentityAdapter:
     """
     file = _open(path)
     attention = _part(file, _ATTENTION)
-    check_floating(attention, file.path.name, WANTED)
     heads = _check_attention(file, attention)
     encoder = _build_encoder(file, False)
     _check_fit(file, attention, encoder.model)
@@ -99,6 +104,7 @@ def load_adapter(path: str | Path) -> IdentityAdapter:
         family=FAMILY,
         name=file.path.name,
         digest=digest(file.path),
+        encoder_digest=tensors_digest(_part(file, _ENCODER)),
         encoder=encoder,
         cross_attention=MappingProxyType(attention),
         heads=heads,
@@ -147,27 +153,12 @@ def _part(file: TensorFile, prefix: str) -> dict[str, Tensor]:
     return part
 
 
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-
-
 def _build_encoder(file: TensorFile, disable_dynamic: bool) -> comfy.model_patcher.ModelPatcher:
     tensors = _part(file, _ENCODER)
     what = f"{file.path.name} ({_ENCODER}*)"
-    check_floating(tensors, what, WANTED)
-    shapes = _shapes(tensors)
-    dims = idformer_dims(shapes, what, WANTED)
-    check_shapes(shapes, _shapes(IDFormer(dims, nn, device="meta").state_dict()), what, WANTED)
-    offload_device = comfy.model_management.unet_offload_device()
-    dtype = comfy.utils.weight_dtype(tensors)
-    module = IDFormer(dims, comfy.ops.manual_cast, device=offload_device, dtype=dtype).eval()
-    core = comfy.model_patcher
-    make = core.ModelPatcher if disable_dynamic else core.CoreModelPatcher
-    load_device = comfy.model_management.get_torch_device()
-    patcher = make(module, load_device=load_device, offload_device=offload_device)
-    module.load_state_dict(tensors, strict=True, assign=patcher.is_dynamic())
-    patcher.cached_patcher_init = (load_encoder, (file.path,))
-    return patcher
+    dims = idformer_dims(shapes_of(tensors), what, WANTED)
+    rebuild = (load_encoder, (file.path,))
+    return build(partial(IDFormer, dims), tensors, what, WANTED, rebuild, disable_dynamic)
 
 
 def attention_shapes(count: int, dim: int, token_dim: int, inner: int) -> Shapes:
@@ -187,18 +178,25 @@ def attention_shapes(count: int, dim: int, token_dim: int, inner: int) -> Shapes
 def _check_attention(file: TensorFile, attention: Mapping[str, Tensor]) -> int:
     """Strict match of the cross-attention tensors; returns the number of heads."""
     what = f"{file.path.name} ({_ATTENTION}*)"
-    shapes = _shapes(attention)
+    check_floating(attention, what, WANTED)
+    shapes = shapes_of(attention)
     inner, dim = shape_of(shapes, "0.to_q.weight", 2, what, WANTED)
     token_dim = shape_of(shapes, "0.to_kv.weight", 2, what, WANTED)[1]
-    expected = attention_shapes(highest_index(shapes, ""), dim, token_dim, inner)
-    check_shapes(shapes, expected, what, WANTED)
+    count = count_layers(shapes, "", what, WANTED)
+    check_shapes(shapes, attention_shapes(count, dim, token_dim, inner), what, WANTED)
+    check_finite(attention, what, WANTED)
+    return _read_heads(file, inner, what)
+
+
+def _read_heads(file: TensorFile, inner: int, what: str) -> int:
+    """Heads as the metadata states them, else of the published width. Raises ValueError."""
     text = file.metadata.get(HEADS_KEY, str(inner // HEAD))
-    heads = int(text) if text.isdecimal() else 0
-    if heads < 1 or inner % heads:
+    heads = int(text) if re.fullmatch(r"[1-9][0-9]{0,4}", text) else 0
+    if heads == 0 or inner % heads or not MIN_HEAD <= inner // heads <= MAX_HEAD:
         raise ValueError(
-            f"{what} has attention width {inner}, which does not divide into {text} heads; "
-            f"expected a multiple of {HEAD} or a count in the metadata {HEADS_KEY!r}. "
-            f"Use the unmodified {WANTED}."
+            f"{what} has attention width {inner} and {text[:20]} heads; expected a multiple of "
+            f"{HEAD}, or in the metadata {HEADS_KEY!r} a number that divides it into heads of "
+            f"{MIN_HEAD} to {MAX_HEAD} channels. Use the unmodified {WANTED}."
         )
     return heads
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import comfy.model_management
 import comfy.model_patcher
-import comfy.ops
-import comfy.utils
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..files.checks import shapes_of
 from ..files.kinds import require
+from ..files.modules import Rebuild, build
 from ..files.public_files import EVA02_CLIP_L_336
-from ..files.tensor_file import check_floating, check_shapes, digest, read_weights
+from ..files.tensor_file import digest, read_weights
 from .eva_tower import EvaTower, TowerDims, tower_dims
 
 WANTED = f"{EVA02_CLIP_L_336.file} from {EVA02_CLIP_L_336.url}, in models/clip_vision"
@@ -48,29 +49,19 @@ def load_patcher(
     """The tower in a ModelPatcher that ComfyUI can rebuild from the file (second device, hooks)."""
     file = read_weights(path, WANTED)
     require(file, "eva02_clip", WANTED)
-    patcher = build_patcher(_visual(file.tensors), file.path.name, disable_dynamic)
-    patcher.cached_patcher_init = (load_patcher, (path,))
-    return patcher
+    rebuild = (load_patcher, (path,))
+    return build_patcher(_visual(file.tensors), file.path.name, rebuild, disable_dynamic)
 
 
 def build_patcher(
-    tensors: Mapping[str, Tensor], what: str, disable_dynamic: bool = False
+    tensors: Mapping[str, Tensor],
+    what: str,
+    rebuild: Rebuild | None = None,
+    disable_dynamic: bool = False,
 ) -> comfy.model_patcher.ModelPatcher:
     """A tower with these weights (keys without `visual.`), strictly matched. Raises ValueError."""
-    check_floating(tensors, what, WANTED)
-    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    dims = tower_dims(shapes, what, WANTED)
-    expected = EvaTower(dims, nn, device="meta").state_dict()
-    check_shapes(shapes, {k: tuple(v.shape) for k, v in expected.items()}, what, WANTED)
-    load_device = comfy.model_management.get_torch_device()
-    offload_device = comfy.model_management.unet_offload_device()
-    dtype = comfy.utils.weight_dtype(tensors)
-    tower = EvaTower(dims, comfy.ops.manual_cast, device=offload_device, dtype=dtype).eval()
-    core = comfy.model_patcher
-    make = core.ModelPatcher if disable_dynamic else core.CoreModelPatcher
-    patcher = make(tower, load_device=load_device, offload_device=offload_device)
-    tower.load_state_dict(tensors, strict=True, assign=patcher.is_dynamic())
-    return patcher
+    dims = tower_dims(shapes_of(tensors), what, WANTED)
+    return build(partial(EvaTower, dims), tensors, what, WANTED, rebuild, disable_dynamic)
 
 
 def encode(vision: VisionEncoder, pixels: Tensor) -> tuple[Tensor, Tensor]:

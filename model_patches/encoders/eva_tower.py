@@ -8,21 +8,18 @@ Sources: EVA-02 (arXiv 2303.11331), EVA-CLIP (arXiv 2303.15389).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..files.tensor_file import Shapes, highest_index, shape_of
+from ..files.checks import Shapes, count_layers, shape_of
 
 HEAD = 64
 TRAINED_GRID = 16
 TAPS = 5
 EPS = 1e-6
-
-Operations = type | ModuleType
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ def tower_dims(shapes: Shapes, what: str, wanted: str) -> TowerDims:
     tokens = shape_of(shapes, "pos_embed", 3, what, wanted)[1]
     mlp = shape_of(shapes, "blocks.0.mlp.w1.weight", 2, what, wanted)[0]
     output = shape_of(shapes, "head.weight", 2, what, wanted)[0]
-    depth = highest_index(shapes, "blocks.")
+    depth = count_layers(shapes, "blocks.", what, wanted)
     grid = round((tokens - 1) ** 0.5)
     problems = [
         (width % HEAD, f"width {width} is not a multiple of {HEAD}"),

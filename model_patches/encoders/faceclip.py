@@ -9,19 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
-import comfy.ops
-import comfy.utils
 import torch
 from torch import Tensor, nn
 
-from ..files.kinds import recognise
+from ..files.checks import shape_of, shapes_of
+from ..files.kinds import find_kind
+from ..files.modules import build
 from ..files.public_files import FACE_CLIP, FACE_T5, FACECLIP_FOLDER
-from ..files.tensor_file import TensorFile, check_floating, check_shapes, digest, read_weights
+from ..files.tensor_file import TensorFile, digest, read_weights, tensors_digest
 from .faceclip_fuser import Fuser, fuser_dims, live_tensors
 from .faceclip_text import FaceText, text_dims
 from .faceclip_vit import FaceVit, vit_dims
@@ -62,7 +63,11 @@ class FaceClip:
     """An opened file. ComfyUI owns the weights through the towers' patchers."""
 
     name: str
+    """File name."""
     digest: str
+    """Content digest of the file, see `tensor_file.digest`."""
+    encoder_digest: str
+    """Digest of the face encoders' tensors alone: a published file and its conversion share it."""
     towers: tuple[Tower, ...]
 
     @property
@@ -75,9 +80,18 @@ def load_faceclip(path: str | Path) -> FaceClip:
 
     Raises FileNotFoundError or ValueError: what the file is, and which one is needed.
     """
+    path = Path(path)
     parts = open_parts(path)
-    towers = tuple(_tower(key, part, Path(path)) for key, part in parts.items())
-    return FaceClip(Path(path).name, digest(path), towers)
+    towers = tuple(_build_tower(part, path, key) for key, part in parts.items())
+    return FaceClip(path.name, digest(path), _digest_encoders(parts), towers)
+
+
+def load_part(path: Path, tower: str, part: str, disable_dynamic: bool = False) -> Patcher:
+    """One model of a file alone, for ComfyUI to build it again (second device, hooks).
+
+    `tower` is t5, l or g; `part` is face, fuser or text. Raises like `load_faceclip`.
+    """
+    return _build_part(open_parts(path)[tower], path, tower, part, disable_dynamic)
 
 
 def open_parts(path: str | Path) -> dict[str, dict[str, Tensor]]:
@@ -87,24 +101,24 @@ def open_parts(path: str | Path) -> dict[str, dict[str, Tensor]]:
     found = [match[1] for key in tensors if (match := _MARK.match(key))]
     keys = {prefix: _TOWERS.get(prefix) for prefix in found}
     if not found or None in keys.values():
-        raise ValueError(_refusal(file, found))
+        raise ValueError(_explain_refusal(file, found))
     order = sorted(keys, key=lambda prefix: list(_TOWERS).index(prefix))
-    return {keys[prefix]: _part(tensors, prefix) for prefix in order}
+    return {keys[prefix]: _select_part(tensors, prefix) for prefix in order}
 
 
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _select_part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     wanted = ("positional_embedding", "face_", "fuser.", "text_embed", "text_pos", *_TEXT)
     names = {key: key[len(prefix) :] for key in tensors if key.startswith(prefix)}
     return {name: tensors[key] for key, name in names.items() if name.startswith(wanted)}
 
 
-def _refusal(file: TensorFile, found: list[str]) -> str:
+def _explain_refusal(file: TensorFile, found: list[str]) -> str:
     if found:
         return (
             f"{file.path.name} has a FaceCLIP fuser under {', '.join(map(repr, found))}, expected "
             f"{', '.join(_TOWERS)}. Use the unmodified {WANTED}."
         )
-    kind = recognise(file.shapes)
+    kind = find_kind(file.shapes)
     if kind is not None:
         return f"{file.path.name} is {kind.name}. {kind.advice} Needed here: {WANTED}."
     names = ", ".join(sorted(file.shapes)[:3]) or "none"
@@ -114,87 +128,65 @@ def _refusal(file: TensorFile, found: list[str]) -> str:
     )
 
 
-def _tower(key: str, part: dict[str, Tensor], path: Path) -> Tower:
-    what = f"{path.name} ({key})"
-    vit = {k[len(_VIT) :]: t for k, t in part.items() if k.startswith(_VIT)}
-    rest = {k: t for k, t in part.items() if not k.startswith(_VIT)}
-    text = None if key == "t5" else _build(_text_model, rest, what, path, key)
-    if key == "t5":
-        vit = {k: t for k, t in vit.items() if not k.startswith("feature.")}
-    return Tower(
-        key,
-        _build(_vit_model, vit, what, path, key),
-        _build(_fuser_model, rest, what, path, key),
-        text,
-    )
+def _digest_encoders(parts: Mapping[str, Mapping[str, Tensor]]) -> str:
+    """Over the face encoders of all towers, as far as they are read."""
+    faces = {key: _select_face(part, key) for key, part in parts.items()}
+    return tensors_digest({f"{key}.{k}": t for key, face in faces.items() for k, t in face.items()})
 
 
-Recipe = Callable[[Mapping[str, Tensor], str], tuple[Callable[..., nn.Module], dict[str, Tensor]]]
+def _build_tower(tensors: Mapping[str, Tensor], path: Path, key: str) -> Tower:
+    face, fuser = (_build_part(tensors, path, key, part) for part in ("face", "fuser"))
+    text = None if key == "t5" else _build_part(tensors, path, key, "text")
+    return Tower(key, face, fuser, text)
 
 
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+def _build_part(
+    tensors: Mapping[str, Tensor], path: Path, tower: str, part: str, disable_dynamic: bool = False
+) -> Patcher:
+    what = f"{path.name} ({tower})"
+    make, kept = _PARTS[part](tensors, what, tower)
+    return build(make, kept, what, WANTED, (load_part, (path, tower, part)), disable_dynamic)
 
 
-def _vit_model(tensors: Mapping[str, Tensor], what: str) -> tuple[Callable, dict[str, Tensor]]:
-    dims = vit_dims(_shapes(tensors), what, WANTED)
-    dropped = ("mask_token", "num_batches_tracked")
-    kept = {k: t for k, t in tensors.items() if not k.endswith(dropped)}
-    return lambda operations, **factory: FaceVit(dims, operations, **factory), kept
+Plan = tuple[Callable[..., nn.Module], dict[str, Tensor]]
+"""What makes a model, see `modules.build`, and the tensors that belong into it."""
 
 
-def _fuser_model(tensors: Mapping[str, Tensor], what: str) -> tuple[Callable, dict[str, Tensor]]:
-    dims = fuser_dims(_shapes(tensors), what, WANTED)
-    return lambda operations, **factory: Fuser(dims, operations, **factory), live_tensors(
-        tensors, dims
-    )
+def _plan_face(tensors: Mapping[str, Tensor], what: str, tower: str) -> Plan:
+    kept = _select_face(tensors, tower)
+    return partial(FaceVit, vit_dims(shapes_of(kept), what, WANTED)), kept
 
 
-def _text_model(tensors: Mapping[str, Tensor], what: str) -> tuple[Callable, dict[str, Tensor]]:
-    dims = text_dims(_shapes(tensors), what, WANTED)
+def _select_face(tensors: Mapping[str, Tensor], tower: str) -> dict[str, Tensor]:
+    """The face encoder's tensors without prefix; t5 never reads the head's vector."""
+    vit = {k[len(_VIT) :]: t for k, t in tensors.items() if k.startswith(_VIT)}
+    head = ("feature.",) if tower == "t5" else ()
+    return {
+        key: tensor
+        for key, tensor in vit.items()
+        if not key.endswith(("mask_token", "num_batches_tracked")) and not key.startswith(head)
+    }
+
+
+def _plan_fuser(tensors: Mapping[str, Tensor], what: str, tower: str) -> Plan:
+    rest = {key: tensor for key, tensor in tensors.items() if not key.startswith(_VIT)}
+    dims = fuser_dims(shapes_of(rest), what, WANTED)
+    return partial(Fuser, dims), live_tensors(rest, dims)
+
+
+def _plan_text(tensors: Mapping[str, Tensor], what: str, tower: str) -> Plan:
     kept = {
         key.replace("in_proj_", "in_proj."): tensor
         for key, tensor in tensors.items()
         if key.startswith((*_TEXT, "positional_embedding"))
     }
-    face = tensors["proj1.weight"].shape[1] if "proj1.weight" in tensors else 512
-    return lambda operations, **factory: FaceText(dims, face, operations, **factory), kept
+    shapes = shapes_of(kept)
+    dims = text_dims(shapes, what, WANTED)
+    face = shape_of(shapes, "proj1.weight", 2, what, WANTED)[1]
+    return partial(FaceText, dims, face), kept
 
 
-def _build(
-    recipe: Recipe,
-    tensors: Mapping[str, Tensor],
-    what: str,
-    path: Path,
-    key: str,
-    disable_dynamic: bool = False,
-) -> Patcher:
-    """A model with these weights in a ModelPatcher; strictly matched."""
-    make, kept = recipe(tensors, what)
-    check_floating(kept, what, WANTED)
-    check_shapes(_shapes(kept), _shapes(make(nn, device="meta").state_dict()), what, WANTED)
-    offload = comfy.model_management.unet_offload_device()
-    dtype = comfy.utils.weight_dtype(kept)
-    module = make(comfy.ops.manual_cast, device=offload, dtype=dtype).eval()
-    core = comfy.model_patcher
-    patch = core.ModelPatcher if disable_dynamic else core.CoreModelPatcher
-    load_device = comfy.model_management.get_torch_device()
-    patcher = patch(module, load_device=load_device, offload_device=offload)
-    module.load_state_dict(kept, strict=True, assign=patcher.is_dynamic())
-    module.requires_grad_(False)
-    patcher.cached_patcher_init = (_rebuild, (path, key, recipe.__name__))
-    return patcher
-
-
-def _rebuild(path: Path, key: str, recipe: str, disable_dynamic: bool = False) -> Patcher:
-    """One model again from the file, as ComfyUI asks for on a second device."""
-    part = open_parts(path)[key]
-    if recipe == _vit_model.__name__:
-        part = {k[len(_VIT) :]: t for k, t in part.items() if k.startswith(_VIT)}
-        if key == "t5":
-            part = {k: t for k, t in part.items() if not k.startswith("feature.")}
-    recipes = {one.__name__: one for one in (_vit_model, _fuser_model, _text_model)}
-    return _build(recipes[recipe], part, path.name, path, key, disable_dynamic)
+_PARTS = {"face": _plan_face, "fuser": _plan_fuser, "text": _plan_text}
 
 
 def run(patcher: Patcher, *inputs: Tensor | None) -> Any:

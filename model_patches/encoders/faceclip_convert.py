@@ -8,6 +8,7 @@ from pathlib import Path
 import safetensors.torch
 from torch import Tensor
 
+from ..files.checks import shapes_of
 from .faceclip import open_parts
 from .faceclip_fuser import fuser_dims
 
@@ -26,7 +27,7 @@ def convert_faceclip(source: str | Path, target: str | Path) -> Path:
     kept = {
         PREFIXES[key] + name: tensor
         for key, part in open_parts(source).items()
-        for name, tensor in _needed(key, part, source.name).items()
+        for name, tensor in _select_needed(key, part, source.name).items()
     }
     temporary = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
@@ -37,9 +38,8 @@ def convert_faceclip(source: str | Path, target: str | Path) -> Path:
     return target
 
 
-def _needed(key: str, part: dict[str, Tensor], what: str) -> dict[str, Tensor]:
-    shapes = {name: tuple(tensor.shape) for name, tensor in part.items()}
-    dims = fuser_dims(shapes, what, "the unmodified file")
+def _select_needed(key: str, part: dict[str, Tensor], what: str) -> dict[str, Tensor]:
+    dims = fuser_dims(shapes_of(part), what, "the unmodified file")
     last = dims.stages - 1
     dead = (
         f"fuser.encoder.layers.{last}.",
@@ -53,7 +53,7 @@ def _needed(key: str, part: dict[str, Tensor], what: str) -> dict[str, Tensor]:
     for name, tensor in part.items():
         if name.startswith(dead) or name.endswith(_NEVER_READ):
             continue
-        if ".layers." in name and ".in_proj_" in name:
+        if ".layers." in name and ".in_proj_" in name and tensor.ndim:
             tensor = tensor[-dims.width :]
         kept[name] = tensor.contiguous().clone()
     return kept

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..files.tensor_file import Shapes, highest_index, shape_of
+from ..files.checks import Shapes, count_layers, shape_of
 
-Operations = type | ModuleType
 HEADS = 4
 """Of the cross-attention and of the attention on text."""
 DEFORMABLE_HEADS, POINTS = 8, 4
@@ -51,7 +49,7 @@ def fuser_dims(shapes: Shapes, what: str, wanted: str) -> FuserDims:
 
     width, face = size("face_patch_proj.weight")
     inner = size(f"{_STAGES}fusion_layers.0.attn.l_proj.weight")[0]
-    stages = highest_index(shapes, f"{_STAGES}fusion_layers.")
+    stages = count_layers(shapes, f"{_STAGES}fusion_layers.", what, wanted)
     deformable = f"{_STAGES}layers.0.self_attn.sampling_offsets.weight" in shapes
     heads = DEFORMABLE_HEADS if deformable else HEADS
     if width % heads or inner % HEADS or stages < 2:
@@ -66,7 +64,7 @@ def fuser_dims(shapes: Shapes, what: str, wanted: str) -> FuserDims:
         size(f"{_STAGES}text_layers.0.linear1.weight")[0],
         size(f"{_STAGES}layers.0.linear1.weight")[0],
         stages,
-        shapes.get("positional_embedding", (1, 1))[-2],
+        size("positional_embedding", 2 if deformable else 3)[-2],
         deformable,
     )
 
@@ -80,16 +78,17 @@ def live_tensors(tensors: Mapping[str, Tensor], dims: FuserDims) -> dict[str, Te
     wanted = Fuser(dims, nn, device="meta").state_dict()
     found = {}
     for key, tensor in tensors.items():
-        for name, value in _unpacked(key, tensor, dims):
+        for name, value in _unpack(key, tensor, dims):
             if name in wanted:
                 found[name] = value
     return found
 
 
-def _unpacked(key: str, tensor: Tensor, dims: FuserDims) -> list[tuple[str, Tensor]]:
-    if ".self_attn.in_proj_" not in key:
+def _unpack(key: str, tensor: Tensor, dims: FuserDims) -> list[tuple[str, Tensor]]:
+    stem, packed, kind = key.partition(".self_attn.in_proj_")
+    if not packed or tensor.ndim == 0:
         return [(key, tensor)]
-    stem, kind = key.split(".in_proj_")
+    stem += ".self_attn"
     value = (f"{stem}.v.{kind}", tensor[-dims.width :])
     return (
         [value]
@@ -193,14 +192,15 @@ class _Exchange(nn.Module):
 
     def forward(self, face: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         face, text = self.layer_norm_v(face), self.layer_norm_l(text)
-        keys_v, keys_l = _heads(self.attn.v_proj(face)), _heads(self.attn.l_proj(text))
-        seen = F.scaled_dot_product_attention(keys_l, keys_v, _heads(self.attn.values_v_proj(face)))
-        new_text = text + self.gamma_l.to(text) * self.attn.out_l_proj(_joined(seen))
+        keys_v, keys_l = _split_heads(self.attn.v_proj(face)), _split_heads(self.attn.l_proj(text))
+        seen = F.scaled_dot_product_attention(
+            keys_l, keys_v, _split_heads(self.attn.values_v_proj(face))
+        )
+        new_text = text + self.gamma_l.to(text) * self.attn.out_l_proj(_join_heads(seen))
         if hasattr(self, "gamma_v"):
-            read = F.scaled_dot_product_attention(
-                keys_v, keys_l, _heads(self.attn.values_l_proj(text))
-            )
-            face = face + self.gamma_v.to(face) * self.attn.out_v_proj(_joined(read))
+            values_l = _split_heads(self.attn.values_l_proj(text))
+            read = F.scaled_dot_product_attention(keys_v, keys_l, values_l)
+            face = face + self.gamma_v.to(face) * self.attn.out_v_proj(_join_heads(read))
         return face, new_text
 
 
@@ -234,8 +234,10 @@ class _TextAttention(nn.Module):
 
     def forward(self, text: Tensor, positions: Tensor) -> Tensor:
         q, k = self.qk(text + positions).chunk(2, dim=-1)
-        out = F.scaled_dot_product_attention(_heads(q), _heads(k), _heads(self.v(text)))
-        return self.out_proj(_joined(out))
+        out = F.scaled_dot_product_attention(
+            _split_heads(q), _split_heads(k), _split_heads(self.v(text))
+        )
+        return self.out_proj(_join_heads(out))
 
 
 class _PlainFace(nn.Module):
@@ -285,9 +287,9 @@ class _DeformableFace(nn.Module):
         return torch.stack((x, y), dim=-1).reshape(1, -1, 1, 1, 2)
 
 
-def _heads(x: Tensor) -> Tensor:
+def _split_heads(x: Tensor) -> Tensor:
     return x.unflatten(-1, (HEADS, -1)).transpose(1, 2)
 
 
-def _joined(x: Tensor) -> Tensor:
+def _join_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)

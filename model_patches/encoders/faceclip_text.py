@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -17,9 +16,8 @@ import torch.nn.functional as F
 from comfy.sd1_clip import SDTokenizer
 from torch import Tensor, nn
 
-from ..files.tensor_file import Shapes, highest_index, shape_of
+from ..files.checks import Shapes, count_layers, shape_of
 
-Operations = type | ModuleType
 HEAD = 64
 LENGTH = 77
 PREFIX = (1125, 539, 320, 1014, 2533, 269)
@@ -46,7 +44,7 @@ def text_dims(shapes: Shapes, what: str, wanted: str) -> TextDims:
     mlp = shape_of(shapes, "transformer.resblocks.0.mlp.c_fc.weight", 2, what, wanted)[0]
     if width % HEAD:
         raise ValueError(f"{what} has text of width {width}, not a multiple of {HEAD}. {wanted}")
-    depth = highest_index(shapes, "transformer.resblocks.")
+    depth = count_layers(shapes, "transformer.resblocks.", what, wanted)
     return TextDims(width, depth, mlp, words, width < BIG_G_WIDTH)
 
 

@@ -7,16 +7,14 @@ are those of the published files after `face_encoder.`. Source: github.com/byted
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..files.tensor_file import Shapes, highest_index, shape_of
+from ..files.checks import Shapes, count_layers, shape_of
 
-Operations = type | ModuleType
 HEADS = 8
 IMAGE = 112
 NORM_EPS = 2e-5
@@ -41,7 +39,9 @@ def vit_dims(shapes: Shapes, what: str, wanted: str, heads: int = HEADS) -> VitD
     width, channels, patch, _ = shape_of(shapes, "patch_embed.proj.weight", 4, what, wanted)
     tokens = shape_of(shapes, "pos_embed", 3, what, wanted)[1]
     mlp = shape_of(shapes, "blocks.0.mlp.fc1.weight", 2, what, wanted)[0]
-    head = shapes.get("feature.2.weight")
+    output = 0
+    if "feature.2.weight" in shapes:
+        output = shape_of(shapes, "feature.2.weight", 2, what, wanted)[0]
     problems = [
         (channels != 3, f"{channels} input channels, expected 3"),
         (width % heads, f"width {width} does not divide into {heads} heads"),
@@ -50,8 +50,8 @@ def vit_dims(shapes: Shapes, what: str, wanted: str, heads: int = HEADS) -> VitD
     for wrong, text in problems:
         if wrong:
             raise ValueError(f"{what} has an unusable face encoder: {text}. Use {wanted}.")
-    depth = highest_index(shapes, "blocks.")
-    return VitDims(width, depth, mlp, patch, tokens, head[0] if head else 0, heads)
+    depth = count_layers(shapes, "blocks.", what, wanted)
+    return VitDims(width, depth, mlp, patch, tokens, output, heads)
 
 
 class FaceVit(nn.Module):

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..files.public_files import PARSING_BISENET
+from ..files.tensor_file import read_weights
 from .packages import need
 
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
 CLASSES = 19
+WANTED = (
+    f"{PARSING_BISENET.file} from {PARSING_BISENET.url}, in models/{PARSING_BISENET.folder} "
+    "(parsing_parsenet.pth is a different network)"
+)
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
 
@@ -21,7 +30,7 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 class Parser:
     """BiSeNet in a ComfyUI model patcher, so that ComfyUI loads and offloads it."""
 
-    patcher: object = field(repr=False)
+    patcher: ModelPatcher = field(repr=False)
     name: str
 
     def labels(self, crop: np.ndarray) -> Tensor:
@@ -44,51 +53,28 @@ def parser_input(crop: np.ndarray) -> Tensor:
 def load_parser(path: Path) -> Parser:
     """facexlib's BiSeNet with the weights in `path` (parsing_bisenet.pth).
 
-    facexlib's own loader is not used: it downloads. Raises FileNotFoundError, or RuntimeError for
-    a corrupt file or one that holds something else.
+    facexlib's own loader is not used: it downloads. Raises FileNotFoundError, or ValueError for a
+    damaged file or one that holds something else. RuntimeError when facexlib is missing.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"the face parsing file {path} does not exist")
-    state = _read(path)
-    model = need("facexlib.parsing.bisenet").BiSeNet(num_class=CLASSES)
-    _check(path, state, model.state_dict())
-    model.load_state_dict(state)
-    model.eval().requires_grad_(False)
-    management = need("comfy.model_management")
-    patcher = need("comfy.model_patcher").CoreModelPatcher(
-        model,
-        load_device=management.get_torch_device(),
-        offload_device=management.unet_offload_device(),
-    )
-    return Parser(patcher, f"bisenet ({path.name})")
+    return Parser(load_patcher(path), f"bisenet ({path.name})")
 
 
-def _read(path: Path) -> dict:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RuntimeError(
-            f"{path} ({path.stat().st_size} bytes) is not a readable PyTorch weight file "
-            f"({reason}); delete it and download parsing_bisenet.pth again"
-        ) from error
-    if not isinstance(state, dict):
-        raise RuntimeError(
-            f"{path} holds a {type(state).__name__}, expected the weights of BiSeNet; put "
-            "parsing_bisenet.pth from facexlib there"
-        )
-    return state
+def load_patcher(path: Path, disable_dynamic: bool = False) -> ModelPatcher:
+    """BiSeNet alone, for ComfyUI to build it again from the file (second device, hooks)."""
+    # Imported here, so that detecting faces works without ComfyUI.
+    from ..files.modules import build
+
+    tensors = {
+        key: tensor.float() if tensor.is_floating_point() else tensor
+        for key, tensor in read_weights(path, WANTED).tensors.items()
+    }
+    what = f"{path.name}, read as facexlib's BiSeNet,"
+    return build(_make_bisenet, tensors, what, WANTED, (load_patcher, (path,)), disable_dynamic)
 
 
-def _check(path: Path, state: dict, expected: dict) -> None:
-    different = [
-        key
-        for key, tensor in expected.items()
-        if not isinstance(state.get(key), Tensor) or state[key].shape != tensor.shape
-    ]
-    if different or len(state) != len(expected):
-        raise RuntimeError(
-            f"{path} is not facexlib's BiSeNet: {len(different)} of its {len(expected)} tensors "
-            f"are missing or of another shape, the file has {len(state)}; put parsing_bisenet.pth "
-            "there (parsing_parsenet.pth is a different network)"
-        )
+def _make_bisenet(
+    operations: object, device: torch.device | str, dtype: torch.dtype | None = None
+) -> nn.Module:
+    """BiSeNet in float32: facexlib's class takes neither `operations` nor a `dtype`."""
+    with torch.device(device):
+        return need("facexlib.parsing.bisenet").BiSeNet(num_class=CLASSES)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from .tensor_file import Shapes, TensorFile
+from .checks import Shapes
+from .tensor_file import TensorFile
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ KINDS = (
 )
 
 
-def recognise(shapes: Shapes) -> Kind | None:
+def find_kind(shapes: Shapes) -> Kind | None:
     """The first kind whose marks all appear; None for an empty or unknown file."""
     text = "\n".join(f"{key} {','.join(map(str, shape))}" for key, shape in shapes.items())
     for kind in KINDS:
@@ -182,7 +183,7 @@ def recognise(shapes: Shapes) -> Kind | None:
 def require(file: TensorFile, key: str, wanted: str) -> None:
     """Raise ValueError, naming what the file is and where it belongs, unless it is kind `key`."""
     shapes = file.shapes
-    kind = recognise(shapes)
+    kind = find_kind(shapes)
     if kind is not None and kind.key == key:
         return
     if kind is not None:

@@ -1,15 +1,16 @@
 """Weight files: read the tensors, or say in plain words why that cannot be done.
 
 The format is told by content, never by extension: half of all broken downloads are a web page or
-a git-lfs pointer under the right name.
+a git-lfs pointer under the right name. Files come from strangers, so what they state is bounded
+before anything is built from it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import pickle
 import re
+import stat
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-Shapes = Mapping[str, tuple[int, ...]]
+from .checks import shapes_of
 
 _WRAPPERS = ("model", "module", "state_dict")
 # What torch.load raises on damaged input, found by feeding it a few thousand altered files.
@@ -33,13 +34,33 @@ _UNREADABLE = (
     TypeError,
     AttributeError,
     AssertionError,
+    ArithmeticError,
+    MemoryError,
     struct.error,
 )
 _NO_TORCH_ZIP = ("data.pkl", "file in archive is not in a subdirectory")
-_MAX_HEADER = 100 << 20
+_PATH_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+# Bounds on what a file may state. Published files stay below a tenth of each.
+_MAX_FORMAT_HEADER = 100 << 20
+_MAX_HEADER = 16 << 20
+_MAX_TENSORS = 20_000
+_MAX_VALUES = 100_000
+_MAX_DEPTH = 16
+_MAX_NAME = 1_000
+# Views of one storage count several times; tied weights do so twice.
+_MAX_GROWTH, _SLACK = 4, 64 << 20
+
 _SMALL = 64 << 20
+_END = 1 << 20
 _BLOCK = 64 << 10
 _BLOCKS = 64
+_SMALL_TENSOR = _BLOCK * _BLOCKS
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +73,7 @@ class TensorFile:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {key: tuple(tensor.shape) for key, tensor in self.tensors.items()}
+        return shapes_of(self.tensors)
 
 
 def read_weights(path: str | Path, wanted: str) -> TensorFile:
@@ -64,12 +85,27 @@ def read_weights(path: str | Path, wanted: str) -> TensorFile:
     Raises FileNotFoundError or ValueError (names the file, what it is, the next step).
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"{path} does not exist. Needed: {wanted}.")
+    check_regular(path)
     kind = _sniff(path, wanted)
     if kind == "safetensors":
-        return _read_safetensors(path, wanted)
-    return TensorFile(path, dict(_flatten(_unwrap(_unpickle(path, kind, wanted)))), {})
+        file = _read_safetensors(path, wanted)
+    else:
+        loaded = _unwrap(_unpickle(path, kind, wanted))
+        file = TensorFile(path, _flatten(loaded, path, wanted), {})
+    _check_storage(file, wanted)
+    return file
+
+
+def check_regular(path: Path) -> None:
+    """Raise ValueError for anything but a file: opening a pipe would wait for its writer."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        kind = _PATH_KINDS.get(stat.S_IFMT(mode), "something else")
+        raise ValueError(
+            f"{path.name} is {kind}, expected a regular file. Remove {path} or choose another file."
+        )
 
 
 def digest(path: str | Path) -> str:
@@ -78,16 +114,18 @@ def digest(path: str | Path) -> str:
     Up to 64 MiB the whole file counts. Beyond that: the size, the first and last MiB (headers,
     zip directories with a CRC of every member) and 64 evenly spaced blocks of 64 KiB. A change
     that touches none of those bytes goes unseen; retrained or converted weights change them all.
+    Raises FileNotFoundError, or ValueError for anything but a regular file.
     """
     path = Path(path)
+    check_regular(path)
     size = path.stat().st_size
     spans = [(0, size)]
     if size > _SMALL:
         step = size // _BLOCKS
         spans = [
-            (0, 1 << 20),
+            (0, _END),
             *((i * step, _BLOCK) for i in range(_BLOCKS)),
-            (size - (1 << 20), -1),
+            (size - _END, -1),
         ]
     state = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:
@@ -97,65 +135,31 @@ def digest(path: str | Path) -> str:
     return state.hexdigest()
 
 
-def check_shapes(found: Shapes, expected: Shapes, what: str, wanted: str) -> None:
-    """Raise ValueError unless both name the same tensors with the same shapes.
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of named tensors, as 64 hex digits: the same in every file that holds them.
 
-    The message counts what is missing, foreign or misshapen and names the first of each.
+    Key, type and shape of every tensor count, in the order of the sorted keys. Of the content,
+    all bytes count up to 4 MiB per tensor; beyond that 64 evenly spaced blocks of 64 KiB, the
+    last of which ends with the tensor. A change between those blocks goes unseen; retrained or
+    converted weights change them all.
     """
-    missing = [key for key in expected if key not in found]
-    foreign = [key for key in found if key not in expected]
-    wrong = [
-        f"{key} is {found[key]}, expected {shape}"
-        for key, shape in expected.items()
-        if key in found and tuple(found[key]) != tuple(shape)
-    ]
-    parts = []
-    if missing:
-        parts.append(f"{len(missing)} of {len(expected)} tensors are missing ({_first(missing)})")
-    if foreign:
-        parts.append(f"{len(foreign)} tensors do not belong to it ({_first(foreign)})")
-    if wrong:
-        parts.append(f"{len(wrong)} tensors have another shape ({_first(wrong)})")
-    if parts:
-        raise ValueError(
-            f"{what} is incomplete or altered: {'; '.join(parts)}. Use the unmodified {wanted}."
-        )
+    state = hashlib.sha256()
+    for key in sorted(tensors):
+        tensor = tensors[key].detach().cpu().contiguous()
+        state.update(f"{key}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        content = tensor.reshape(-1).view(torch.uint8).numpy()
+        for start, stop in _sample_spans(len(content)):
+            state.update(content[start:stop])
+    return state.hexdigest()
 
 
-def shape_of(shapes: Shapes, key: str, rank: int, what: str, wanted: str) -> tuple[int, ...]:
-    """The shape of a tensor that dimensions are read from. Raises ValueError when unusable."""
-    if key not in shapes:
-        raise ValueError(
-            f"{what} has no tensor {key}, from which its dimensions are read "
-            f"({len(shapes)} others are there). Use the unmodified {wanted}."
-        )
-    shape = tuple(shapes[key])
-    if len(shape) != rank or 0 in shape:
-        raise ValueError(
-            f"{what}: {key} has shape {shape}, expected {rank} dimensions, none of them 0. "
-            f"Use the unmodified {wanted}."
-        )
-    return shape
-
-
-def check_floating(tensors: Mapping[str, Tensor], what: str, wanted: str) -> None:
-    """Raise ValueError when any tensor is not floating point (integer-quantised files)."""
-    bad = [f"{key} is {t.dtype}" for key, t in tensors.items() if not t.is_floating_point()]
-    if bad:
-        raise ValueError(
-            f"{what} holds {len(bad)} tensors that are not floating point ({_first(bad)}); "
-            f"quantised files are not supported. Use the 16- or 32-bit {wanted}."
-        )
-
-
-def highest_index(shapes: Shapes, prefix: str) -> int:
-    """One more than the highest N among keys `prefix` + N + "."; 0 when there is none."""
-    tails = (key[len(prefix) :].split(".", 1)[0] for key in shapes if key.startswith(prefix))
-    return max((int(tail) + 1 for tail in tails if tail.isdecimal()), default=0)
-
-
-def _first(names: list[str], count: int = 3) -> str:
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+def _sample_spans(size: int) -> Iterator[tuple[int, int]]:
+    if size <= _SMALL_TENSOR:
+        yield 0, size
+        return
+    for index in range(_BLOCKS):
+        start = index * (size - _BLOCK) // (_BLOCKS - 1)
+        yield start, start + _BLOCK
 
 
 def _sniff(path: Path, wanted: str) -> str:
@@ -174,7 +178,7 @@ def _sniff(path: Path, wanted: str) -> str:
         raise ValueError(f"{path.name} is a GGUF file, which is not read here. Use {wanted}.")
     if head.startswith(b"PK\x03\x04"):
         return "zip"
-    if head[8:9] == b"{" or int.from_bytes(head[:8], "little") < _MAX_HEADER:
+    if head[8:9] == b"{" or int.from_bytes(head[:8], "little") < _MAX_FORMAT_HEADER:
         return "safetensors"
     if head[:1] == b"\x80":
         return "pickle"
@@ -185,41 +189,59 @@ def _sniff(path: Path, wanted: str) -> str:
 
 
 def _read_safetensors(path: Path, wanted: str) -> TensorFile:
-    _check_length(path, wanted)
+    _check_header_size(path, wanted)
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            keys = list(file.keys())
+            _check_number(len(keys), path, wanted)
+            tensors = {key: file.get_tensor(key) for key in keys}
             return TensorFile(path, tensors, file.metadata() or {})
     except SafetensorError as error:
-        raise ValueError(
-            f"{path.name} is a damaged safetensors file ({error}). "
-            f"Delete it and download again: {wanted}."
-        ) from error
+        raise ValueError(_explain_damage(path, error, wanted)) from error
 
 
-def _check_length(path: Path, wanted: str) -> None:
-    """Compare the size with what the header announces, to tell "cut short" from "damaged"."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = file.read(min(length, size))
-    expected = 8 + length
-    if expected <= size:
-        try:
-            entries = json.loads(header)
-            expected += max(
-                (e["data_offsets"][1] for e in entries.values() if "dtype" in e), default=0
-            )
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(
-                f"{path.name} has no readable safetensors header. "
-                f"Delete it and download again: {wanted}."
-            ) from error
-    if expected > size:
+def _check_header_size(path: Path, wanted: str) -> None:
+    """The parser takes a second for each 20 MB of header, so absurd ones are refused unread."""
+    stated = _stated_header(path)
+    if _MAX_HEADER < stated <= path.stat().st_size - 8:
         raise ValueError(
-            f"{path.name} is cut short: {size} bytes, expected at least {expected}. "
-            f"The download did not finish; delete it and download again: {wanted}."
+            f"{path.name} has a safetensors header of {stated} bytes, expected at most "
+            f"{_MAX_HEADER}. It is damaged or not a model; use {wanted}."
         )
+
+
+def _stated_header(path: Path) -> int:
+    with path.open("rb") as file:
+        return int.from_bytes(file.read(8), "little")
+
+
+def _check_number(count: int, path: Path, wanted: str) -> None:
+    if count > _MAX_TENSORS:
+        raise ValueError(
+            f"{path.name} has {count} tensors, expected at most {_MAX_TENSORS}. It is damaged or "
+            f"not a model; use {wanted}."
+        )
+
+
+def _explain_damage(path: Path, error: SafetensorError, wanted: str) -> str:
+    """What the parser's error means for the user: cut short, no header, or damaged."""
+    size = path.stat().st_size
+    length = _stated_header(path)
+    expected = 8 + length
+    again = f"Delete it and download again: {wanted}."
+    if expected <= size:
+        with path.open("rb") as file:
+            file.seek(8)
+            ends = re.findall(rb'"data_offsets"\s*:\s*\[\s*\d+\s*,\s*(\d{1,18})', file.read(length))
+        expected += max(map(int, ends), default=0)
+    if expected > size:
+        return (
+            f"{path.name} is cut short: {size} bytes, expected at least {expected}. "
+            f"The download did not finish. {again}"
+        )
+    if "JSON" in str(error) or "utf" in str(error).lower():
+        return f"{path.name} has no readable safetensors header ({error}). {again}"
+    return f"{path.name} is a damaged safetensors file ({error}). {again}"
 
 
 def _unpickle(path: Path, kind: str, wanted: str) -> object:
@@ -247,9 +269,56 @@ def _unwrap(loaded: object) -> object:
     return loaded
 
 
-def _flatten(loaded: object, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    if isinstance(loaded, Tensor):
-        yield prefix[:-1].removeprefix("module."), loaded
-    elif isinstance(loaded, Mapping):
-        for key, value in loaded.items():
-            yield from _flatten(value, f"{prefix}{key}.")
+def _flatten(loaded: object, path: Path, wanted: str) -> dict[str, Tensor]:
+    """All tensors in nested dictionaries, their keys joined with dots, in the file's order.
+
+    Dictionaries may share their parts, or contain themselves, so that a file of 2 KB names
+    billions of tensors: depth, number of values and length of names are bounded.
+    """
+    tensors: dict[str, Tensor] = {}
+    visited, pending = 0, [("", loaded, 0)]
+    while pending:
+        name, value, depth = pending.pop()
+        visited += 1
+        if isinstance(value, Tensor):
+            tensors[name.removeprefix("module.")] = value
+        elif isinstance(value, Mapping):
+            if visited + len(pending) + len(value) > _MAX_VALUES or depth > _MAX_DEPTH:
+                raise ValueError(
+                    f"{path.name} nests dictionaries {depth} deep with more than "
+                    f"{visited + len(pending)} values, expected at most {_MAX_DEPTH} and "
+                    f"{_MAX_VALUES}. It is damaged or not a model; use {wanted}."
+                )
+            children = [(key, child) for key, child in value.items() if isinstance(key, str)]
+            for key, child in reversed(children):
+                _check_name(key, path, wanted)
+                pending.append((f"{name}.{key}" if depth else key, child, depth + 1))
+    _check_number(len(tensors), path, wanted)
+    return tensors
+
+
+def _check_name(key: str, path: Path, wanted: str) -> None:
+    if len(key) > _MAX_NAME:
+        raise ValueError(
+            f"{path.name} has a key of {len(key)} characters ({key[:40]}...), expected at most "
+            f"{_MAX_NAME}. It is damaged or not a model; use {wanted}."
+        )
+
+
+def _check_storage(file: TensorFile, wanted: str) -> None:
+    """Refuse tensors without plain storage on the CPU, and more content than the file can hold."""
+    size = file.path.stat().st_size
+    total = 0
+    for key, tensor in file.tensors.items():
+        if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+            found = "quantised" if tensor.is_quantized else f"{tensor.layout}, {tensor.device}"
+            raise ValueError(
+                f"{file.path.name}: tensor {key} is {found}, expected torch.strided, cpu. "
+                f"Save it as a plain dense tensor, or use {wanted}."
+            )
+        total += tensor.numel() * tensor.element_size()
+    if total > _MAX_GROWTH * size + _SLACK:
+        raise ValueError(
+            f"{file.path.name} states tensors of {total} bytes, expected at most {_MAX_GROWTH} "
+            f"times its size of {size} bytes. It is damaged; use {wanted}."
+        )

@@ -91,6 +91,20 @@ def web_page(path):
     path.write_text("<html>404</html>")
 
 
+def text(path):
+    path.write_text("not a model, only some words")
+
+
+def pipe(path):
+    os.mkfifo(path)
+
+
+def not_finite(path):
+    state = need("facexlib.parsing.bisenet").BiSeNet(19).state_dict()
+    state["conv_out.conv_out.weight"][0, 0] = float("nan")
+    torch.save(state, path)
+
+
 def parsenet(path):
     torch.save({"encoder.0.weight": torch.zeros(3)}, path)
 
@@ -117,12 +131,15 @@ def other_shape(path):
     ("write", "kind", "facts"),
     [
         (missing, FileNotFoundError, ["parsing_bisenet.pth", "does not exist"]),
-        (cut_short, RuntimeError, ["504 bytes", "not a readable", "again"]),
-        (web_page, RuntimeError, ["16 bytes", "not a readable"]),
-        (parsenet, RuntimeError, ["not facexlib's BiSeNet", "191 of its 191", "the file has 1"]),
-        (a_list, RuntimeError, ["holds a list"]),
-        (code, RuntimeError, ["not a readable"]),
-        (other_shape, RuntimeError, ["3 of its 191", "parsing_parsenet.pth"]),
+        (cut_short, ValueError, ["cut short or damaged", "download again", "xinntao/facexlib"]),
+        (web_page, ValueError, ["web page"]),
+        (text, ValueError, ["neither a safetensors nor a torch file"]),
+        (pipe, ValueError, ["is a named pipe, expected a regular file"]),
+        (parsenet, ValueError, ["facexlib's BiSeNet", "191 of 191", "encoder.0.weight"]),
+        (a_list, ValueError, ["191 of 191 tensors are missing"]),
+        (code, ValueError, ["wants to run code", "was not opened"]),
+        (other_shape, ValueError, ["3 tensors have another shape", "parsing_parsenet.pth"]),
+        (not_finite, ValueError, ["NaN or infinite values in 1 of 191", "conv_out.conv_out"]),
     ],
 )
 def test_other_files_are_refused_with_the_facts(write, kind, facts, tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from flexid.model_patches.files.kinds import KINDS, recognise
+from flexid.model_patches.files.kinds import KINDS, find_kind
 
 pytestmark = pytest.mark.pure
 
@@ -82,7 +82,7 @@ EXAMPLES = {
 
 @pytest.mark.parametrize("key", EXAMPLES)
 def test_examples(key):
-    assert recognise(EXAMPLES[key]).key == key
+    assert find_kind(EXAMPLES[key]).key == key
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_public_key_lists(golden, table, key):
     if key is None:  # a Flux with a PuLID inside: take the Flux part
         shapes = {k: s for k, s in shapes.items() if not k.startswith("pulid")}
         key = "flux"
-    assert recognise(shapes).key == key
+    assert find_kind(shapes).key == key
 
 
 # What else the published pickles hold: T5's blocks, CLIP-L's layers.
@@ -116,11 +116,11 @@ def faceclip_keys(golden, name):
 
 def test_public_faceclip_key_lists(golden):
     shapes = faceclip_keys(golden, "face_t5")
-    assert recognise({**INSIDE_FACE_T5, **shapes}).key == "face_t5"
+    assert find_kind({**INSIDE_FACE_T5, **shapes}).key == "face_t5"
     clip = faceclip_keys(golden, "face_clip")
-    assert recognise(clip).key == "face_clip"
+    assert find_kind(clip).key == "face_clip"
     nested = {key.replace("face_clip_l.", "face_clip_l.model."): s for key, s in clip.items()}
-    assert recognise(nested).key == "face_clip"
+    assert find_kind(nested).key == "face_clip"
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_public_faceclip_key_lists(golden):
     [{}, {"foo": (1,)}, {"weight": (2, 2), "bias": (2,)}, {"layers.0.weight": (2, 2)}],
 )
 def test_unknown(shapes):
-    assert recognise(shapes) is None
+    assert find_kind(shapes) is None
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_unknown(shapes):
     ],
 )
 def test_variants(shapes, key):
-    assert recognise(shapes).key == key
+    assert find_kind(shapes).key == key
 
 
 def test_every_kind_is_exercised():

@@ -7,7 +7,8 @@ import zipfile
 import pytest
 import torch
 from flexid.model_patches.files import tensor_file
-from flexid.model_patches.files.tensor_file import check_shapes, digest, read_weights
+from flexid.model_patches.files.checks import check_shapes
+from flexid.model_patches.files.tensor_file import digest, read_weights
 from safetensors.torch import save, save_file
 
 pytestmark = pytest.mark.pure
