@@ -7,8 +7,7 @@ import zipfile
 import pytest
 import torch
 from flexid.model_patches.files import tensor_file
-from flexid.model_patches.files.checks import check_shapes
-from flexid.model_patches.files.tensor_file import digest, read_weights
+from flexid.model_patches.files.tensor_file import digest, read_weights, tensors_digest
 from safetensors.torch import save, save_file
 
 pytestmark = pytest.mark.pure
@@ -173,12 +172,35 @@ def test_digest_of_large_files_samples_evenly(tmp_path, monkeypatch):
     assert len(digests) == 6
 
 
-def test_check_shapes_counts_and_names():
-    expected = {f"k{i}": (2, 2) for i in range(8)}
-    found = {"k0": (2, 2), "k1": (2, 3), "k2": (2, 2), "x": (1,)}
-    with pytest.raises(ValueError) as error:
-        check_shapes(found, expected, "the file", WANTED)
-    for fact in ["5 of 8 tensors are missing (k3, k4, k5, ...)", "1 tensors do not belong", "(x)"]:
-        assert fact in str(error.value)
-    assert "1 tensors have another shape (k1 is (2, 3), expected (2, 2))" in str(error.value)
-    check_shapes(expected, expected, "the file", WANTED)
+def test_tensors_digest_ignores_the_file_around_them(tmp_path):
+    save_file(TENSORS, tmp_path / "x.safetensors", {"who": "me"})
+    _pickled(tmp_path / "y.pt", {"model": dict(reversed(TENSORS.items()))})
+    names = ("x.safetensors", "y.pt")
+    digests = [tensors_digest(read_weights(tmp_path / name, WANTED).tensors) for name in names]
+    assert digests[0] == digests[1] == tensors_digest(TENSORS)
+
+
+def test_tensors_digest_follows_key_type_shape_and_content():
+    tensor = torch.arange(6.0)
+    variants = (
+        {"a": tensor},
+        {"b": tensor},
+        {"a": tensor.half()},
+        {"a": tensor.reshape(2, 3)},
+        {"a": tensor + 1},
+        {"a": tensor, "b": tensor},
+        {"a": tensor[:0]},
+    )
+    assert len({tensors_digest(tensors) for tensors in variants}) == len(variants)
+    strided = torch.stack((tensor, tensor), dim=1)[:, 0]
+    assert tensors_digest({"a": strided}) == tensors_digest({"a": tensor})
+
+
+def test_tensors_digest_samples_large_tensors_evenly():
+    size = 12 << 20
+    digests = {tensors_digest({"a": torch.zeros(size, dtype=torch.uint8)})}
+    for position in [0, size // 63, 31 * size // 63, size - 1]:
+        tensor = torch.zeros(size, dtype=torch.uint8)
+        tensor[position] = 1
+        digests.add(tensors_digest({"a": tensor}))
+    assert len(digests) == 5
