@@ -7,7 +7,7 @@ import folder_paths
 import pytest
 import torch
 from flexid.mini import random_text
-from flexid.model_patches.encoders.mini_text import KEY, load_mini_clip, read_config
+from flexid.model_patches.encoders.mini_text import KEY, load_mini_clip, read_size
 from flexid.nodes.text_encoder import FlexIDLoadMiniTextEncoder
 from safetensors.torch import save_file
 
@@ -79,18 +79,85 @@ def test_a_full_size_file_is_sent_to_its_own_loader(tmp_path):
     path = tmp_path / "t5xxl_fp16.safetensors"
     save_file({"shared.weight": torch.zeros(2, 2)}, path, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"t5xxl_fp16.*found: format;.*DualCLIPLoader"):
-        read_config(path, "t5xxl")
+        read_size(path, "t5xxl")
     save_file({"shared.weight": torch.zeros(2, 2)}, path)
     with pytest.raises(ValueError, match="found: none"):
-        read_config(path, "t5xxl")
+        read_size(path, "t5xxl")
 
 
-@pytest.mark.parametrize("content", [b"", b"x" * 100, b"\x80\x02}q\x00."])
-def test_a_file_that_is_no_safetensors_is_refused(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "fact"),
+    [
+        (b"", "is empty"),
+        (b"x" * 100, "is neither a safetensors nor a torch file"),
+        (b"\x80\x02}q\x00.", "is cut short or damaged"),
+    ],
+)
+def test_a_file_that_is_no_safetensors_is_refused(tmp_path, content, fact):
     path = tmp_path / "te.safetensors"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"te\.safetensors is not a readable safetensors file"):
-        read_config(path, "t5xxl")
+    with pytest.raises(ValueError, match=rf"te\.safetensors {fact}.*start.py demo"):
+        read_size(path, "t5xxl")
+
+
+T5 = {"family": "t5xxl", "config": random_text.T5_CONFIG}
+CLIP_L = {"family": "clip_l", "config": random_text.CLIP_CONFIG}
+STATEMENTS = {
+    "no JSON": ("{" * 20, ["'{{{{{{", "expected JSON"]),
+    "deep JSON": ("[" * 100_000, ["expected JSON"]),
+    "a list": ("[1, 2]", ["expected a JSON object"]),
+    "no family": (json.dumps({"config": {}}), ["holds None, expected 't5xxl'"]),
+    "no config": (json.dumps({"family": "t5xxl"}), ["states the config None"]),
+    "a missing size": (
+        json.dumps({**T5, "config": {"d_model": 64}}),
+        ["d_ff is None, expected 128"],
+    ),
+    "an absurd size": (
+        json.dumps({**T5, "config": {**T5["config"], "num_layers": 10**9}}),
+        ["num_layers is 1000000000, expected 2"],
+    ),
+    "a fraction": (
+        json.dumps({**T5, "config": {**T5["config"], "d_kv": 32.0}}),
+        ["d_kv is 32.0, expected 32"],
+    ),
+    "an unknown size": (
+        json.dumps({**T5, "config": {**T5["config"], "vocab_size": 10**12}}),
+        ["'vocab_size' is not known"],
+    ),
+    "an absurd length": (
+        json.dumps({**T5, "min_length": 10**9}),
+        ["min_length 1000000000", "1 to 512"],
+    ),
+    "a length in words": (json.dumps({**T5, "min_length": "x"}), ["min_length 'x'"]),
+    "heads that do not divide": (
+        json.dumps({**CLIP_L, "config": {**CLIP_L["config"], "num_attention_heads": 3}}),
+        ["num_attention_heads 3 for 64 channels"],
+    ),
+    "heads of one channel": (
+        json.dumps({**CLIP_L, "config": {**CLIP_L["config"], "num_attention_heads": 64}}),
+        ["num_attention_heads 64 for 64 channels", "heads of 16 to 256"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", STATEMENTS)
+def test_statements_are_checked_against_the_tensors(files, tmp_path, case):
+    text, facts = STATEMENTS[case]
+    family = "clip_l" if '"clip_l"' in text else "t5xxl"
+    tensors = comfy.utils.load_torch_file(str(files[0] if family == "t5xxl" else files[1]))
+    save_file(tensors, tmp_path / "te.safetensors", metadata={KEY: text})
+    with pytest.raises(ValueError) as error:
+        read_size(tmp_path / "te.safetensors", family)
+    for fact in ["te.safetensors", *facts]:
+        assert fact in str(error.value)
+
+
+def test_weights_that_are_not_finite_are_refused(files, tmp_path):
+    tensors = comfy.utils.load_torch_file(str(files[0]))
+    tensors["encoder.final_layer_norm.weight"][3] = float("inf")
+    save_file(tensors, tmp_path / "te.safetensors", metadata={KEY: json.dumps(T5)})
+    with pytest.raises(ValueError, match="infinite values in 1 of .*final_layer_norm"):
+        read_size(tmp_path / "te.safetensors", "t5xxl")
 
 
 def test_the_stated_size_is_the_real_one(files):

@@ -115,6 +115,21 @@ def test_pt_loads_like_safetensors(tmp_path, small):
     assert got.digest != expected.digest
 
 
+def test_encoder_digest_is_of_the_encoder_alone(tmp_path, small):
+    """An EditIDv2 file shares PuLID's encoder: its tokens fit, whatever the attention is."""
+    tensors = load_file(small)
+    other = {k: t + 1 if k.startswith("pulid_ca.") else t for k, t in tensors.items()}
+    torch.save({"state_dict": other}, tmp_path / "other.pt")
+    retrained = {**tensors, MAPPING: tensors[MAPPING] * 1.01}
+    save_file(retrained, tmp_path / "retrained.safetensors")
+    one, two, three = (
+        load_adapter(path)
+        for path in (small, tmp_path / "other.pt", tmp_path / "retrained.safetensors")
+    )
+    assert one.encoder_digest == two.encoder_digest != three.encoder_digest
+    assert len({one.digest, two.digest, three.digest}) == 3
+
+
 def test_same_seed_same_file(tmp_path, small):
     again = write_adapter(tmp_path / "again.safetensors", 1)
     other = write_adapter(tmp_path / "other.safetensors", 2)
@@ -275,6 +290,26 @@ BAD = {
         lambda t: {**t, KV: torch.ones(512, 256, dtype=torch.int8)},
         ["1.to_kv.weight is torch.int8", "16- or 32-bit"],
     ),
+    "complex": (
+        lambda t: {**t, MAPPING: torch.ones(128, 128, dtype=torch.complex64)},
+        ["mapping_2.3.weight is torch.complex64", "16- or 32-bit"],
+    ),
+    "a gap in the attention": (
+        lambda t: {**t, "pulid_ca.99999999.x": torch.ones(1)},
+        ["3 layers", "not numbered 0 to 2", "99999999"],
+    ),
+    "a gap in the encoder": (
+        lambda t: {**t, "pulid_encoder.layers.99999999.0.x": torch.ones(1)},
+        ["6 layers layers.*", "not numbered 0 to 5", "layers.99999999"],
+    ),
+    "NaN in the attention": (
+        lambda t: {**t, KV: torch.full((512, 256), float("nan"))},
+        ["NaN or infinite values in 1 of 14 tensors (1.to_kv.weight)"],
+    ),
+    "infinity in the encoder": (
+        lambda t: {**t, MAPPING: torch.full((128, 128), float("-inf"))},
+        ["NaN or infinite values in 1 of", "mapping_2.3.weight"],
+    ),
     "uneven groups": (
         lambda t: _without(t, *[k for k in t if k.startswith("pulid_encoder.layers.4.")]),
         ["4 layers", "5 groups"],
@@ -294,7 +329,15 @@ def test_bad_files_are_named(tmp_path, small, case):
 
 
 @pytest.mark.parametrize(
-    ("metadata", "fact"), [("3", "3 heads"), ("x", "x heads"), ("0", "0 heads")]
+    ("metadata", "fact"),
+    [
+        ("3", "3 heads"),
+        ("x", "x heads"),
+        ("0", "0 heads"),
+        ("256", "256 heads.*16 to 256 channels"),
+        ("٢", "heads"),
+        ("9" * 5000, "99999 heads"),
+    ],
 )
 def test_bad_head_counts(tmp_path, small, metadata, fact):
     save_file(load_file(small), tmp_path / "x.safetensors", {HEADS_KEY: metadata})

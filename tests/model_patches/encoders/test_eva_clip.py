@@ -124,6 +124,14 @@ def _wide(tensors):
 
 
 BAD = {
+    "NaN": (
+        lambda t: {**t, "visual.head.bias": torch.full_like(t["visual.head.bias"], float("nan"))},
+        ["NaN or infinite values in 1 of", "(head.bias)"],
+    ),
+    "a gap": (
+        lambda t: {**t, "visual.blocks.99999999.norm1.bias": torch.ones(1)},
+        ["not numbered 0 to", "blocks.99999999"],
+    ),
     "text only": (
         lambda t: {"text.transformer.resblocks.0.mlp.c_fc.weight": torch.ones(4, 4)},
         ["text encoder", "models/text_encoders"],

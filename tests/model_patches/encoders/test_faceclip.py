@@ -5,7 +5,7 @@ import people
 import pytest
 import torch
 from flexid.mini import random_faceclip, random_text
-from flexid.model_patches.encoders.faceclip import load_faceclip, open_parts, run
+from flexid.model_patches.encoders.faceclip import load_faceclip, load_part, open_parts, run
 from flexid.model_patches.encoders.faceclip_convert import convert_faceclip
 from flexid.model_patches.encoders.faceclip_pixels import faceclip_pixels, no_face
 from flexid.model_patches.encoders.faceclip_text import LENGTH, PREFIX, prefixed, without_prefix
@@ -59,6 +59,7 @@ def test_weights_are_loaded_and_counted_by_comfyui(t5):
 def test_comfyui_can_rebuild_a_model_from_the_file(pair):
     for patcher in (pair.towers[1].face, pair.towers[1].fuser, pair.towers[1].text):
         make, arguments = patcher.cached_patcher_init
+        assert make is load_part and arguments[1:] in (("g", "face"), ("g", "fuser"), ("g", "text"))
         again = make(*arguments, disable_dynamic=True)
         for key, value in patcher.model.state_dict().items():
             assert torch.equal(value, again.model.state_dict()[key]), key
@@ -69,6 +70,7 @@ def test_a_converted_file_computes_the_same_and_is_smaller(files, tmp_path, name
     target = convert_faceclip(files / name, tmp_path / "small.safetensors")
     assert list(tmp_path.iterdir()) == [target]
     full, small = load_faceclip(files / name), load_faceclip(target)
+    assert full.encoder_digest == small.encoder_digest and full.digest != small.digest
     assert target.stat().st_size < 0.99 * (files / name).stat().st_size
     original = torch.load(files / name, weights_only=True)
     assert len(load_file(target)) < len(original)
@@ -79,6 +81,15 @@ def test_a_converted_file_computes_the_same_and_is_smaller(files, tmp_path, name
                 continue
             for key, value in mine.model.state_dict().items():
                 assert torch.equal(value, theirs.model.state_dict()[key]), key
+
+
+def test_encoder_digest_follows_the_face_encoders_alone(files, tmp_path, t5):
+    def change(key):
+        path = _changed(files, tmp_path, lambda state: state[key].mul_(2))
+        return load_faceclip(path).encoder_digest
+
+    assert change("encoder_2.face_patch_proj.weight") == t5.encoder_digest
+    assert change("encoder_2.face_encoder.pos_embed") != t5.encoder_digest
 
 
 def test_a_half_written_conversion_leaves_no_file(files, tmp_path):
@@ -138,6 +149,22 @@ DAMAGED = {
         ["1 input channels", "expected 3"],
     ),
     "integers": (_integers, ["1 tensors that are not floating point", "int8"]),
+    "NaN": (
+        lambda s: s[f"{F0}.layers.0.linear1.bias"].fill_(float("nan")),
+        ["NaN or infinite values in 1 of", "layers.0.linear1.bias"],
+    ),
+    "a gap": (
+        lambda s: s.update({f"{F0}.fusion_layers.99999999.x": torch.zeros(1)}),
+        ["not numbered 0 to", "fusion_layers.99999999"],
+    ),
+    "flat positions": (
+        lambda s: s.update({"encoder_2.positional_embedding": torch.zeros(5)}),
+        ["positional_embedding has shape (5,)", "expected 3 dimensions"],
+    ),
+    "a scalar projection": (
+        lambda s: s.update({f"{F0}.text_layers.0.self_attn.in_proj_weight": torch.tensor(1.0)}),
+        ["text_layers.0.self_attn.qk.weight", "missing"],
+    ),
     "foreign prefix": (_renamed, ["'other.'", "encoder_2.", "face_clip_l."]),
 }
 
