@@ -9,7 +9,7 @@ from pathlib import Path
 from .cascade import load_cascade
 from .detection import Detector
 from .detectors import make_scrfd
-from .pack import BROKEN, DETECTION, RECOGNITION, Pack, broken, load_model, open_pack
+from .pack import BROKEN, DETECTION, RECOGNITION, Pack, broken, load_model, read_pack
 from .parsing import Parser, load_parser
 from .providers import resolve_providers
 from .recogniser import Recogniser, make_recogniser
@@ -50,7 +50,7 @@ def load_analyser(
             'detector "pack" needs a face model pack, but none is chosen; choose antelopev2 or '
             'another pack, or set the detector to "bundled"'
         )
-    pack = open_pack(Path(pack_folder)) if pack_folder is not None else None
+    pack = read_pack(Path(pack_folder)) if pack_folder is not None else None
     names, explicit = resolve_providers(providers) if pack else [], "auto" not in providers
     finder, finder_on = _detector(pack, detector, names, explicit)
     recogniser, recogniser_on = _recogniser(pack, names, explicit)

@@ -38,7 +38,7 @@ class Pack:
         return ", ".join(listed) or "nothing"
 
 
-def open_pack(folder: Path) -> Pack:
+def read_pack(folder: Path) -> Pack:
     """Classify the *.onnx files in `folder`, or, when it has none, one folder deeper.
 
     The published zip unpacks to antelopev2/antelopev2/*.onnx, hence the second place. Raises
@@ -65,8 +65,12 @@ def role_of(path: Path) -> str:
     """What an ONNX file is for, by its inputs and outputs; "broken" when it is not ONNX at all.
 
     The rules are insightface's: five or more outputs is a detector, a square input of at least
-    112 pixels with one output a recogniser, 192 pixels landmarks, 96 age and gender.
+    112 pixels with one output a recogniser, 192 pixels landmarks, 96 age and gender. A detector's
+    outputs are lists of boxes; with maps of pixels for outputs it is something else.
+    Only regular files are opened: a named pipe would wait for its writer.
     """
+    if not path.is_file():
+        return BROKEN
     onnx = need("onnx")
     decode = need("google.protobuf.message")
     try:
@@ -78,7 +82,8 @@ def role_of(path: Path) -> str:
     if not inputs or not graph.output:
         return BROKEN
     if len(graph.output) >= 5:
-        return DETECTION
+        ranks = {len(value.type.tensor_type.shape.dim) for value in graph.output}
+        return DETECTION if ranks <= {0, 2, 3} else OTHER  # 0: the file does not say
     sides = [dim.dim_value for dim in inputs[0].type.tensor_type.shape.dim][2:]
     square = len(sides) == 2 and sides[0] == sides[1]
     side = sides[0] if square else 0

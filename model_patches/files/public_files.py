@@ -1,7 +1,7 @@
 """The public weight files: where each comes from, where it goes, how to recognise it.
 
 Sizes and digests are those that several independent public projects pin for the same address;
-None where no such record was found. Nothing here downloads anything.
+they are None where no such record was found. This module downloads nothing.
 """
 
 from __future__ import annotations
@@ -26,21 +26,38 @@ class WeightFile:
     revision: str | None = None
     """Commit of a Hugging Face repository, or release tag of a GitHub one; None: not pinned."""
     bytes: int | None = None
+    """Size of the file, after unpacking where the address is an archive."""
     sha256: str | None = None
+    """Hex digits of the file's SHA-256, after unpacking where the address is an archive."""
     url: str = ""
-    """Direct address."""
+    """Direct address of the file, or of the archive that holds it."""
 
 
-def _hub(file: str, folder: str, repo: str, licence: str, **facts: object) -> WeightFile:
-    revision = facts.get("revision") or "main"
-    url = f"{HUB}/{repo}/resolve/{revision}/{file}"
-    return WeightFile(file, folder, repo, licence, url=url, **facts)
+def _hub(
+    file: str,
+    folder: str,
+    repo: str,
+    licence: str,
+    revision: str | None = None,
+    size: int | None = None,
+    sha256: str | None = None,
+) -> WeightFile:
+    url = f"{HUB}/{repo}/resolve/{revision or 'main'}/{file}"
+    return WeightFile(file, folder, repo, licence, revision, size, sha256, url)
 
 
-def _release(file: str, folder: str, repo: str, tag: str, licence: str, **facts: object):
-    name = facts.pop("asset", file)
-    url = f"https://github.com/{repo}/releases/download/{tag}/{name}"
-    return WeightFile(file, folder, repo, licence, revision=tag, url=url, **facts)
+def _release(
+    file: str,
+    folder: str,
+    repo: str,
+    tag: str,
+    licence: str,
+    size: int,
+    sha256: str,
+    asset: str = "",
+) -> WeightFile:
+    url = f"https://github.com/{repo}/releases/download/{tag}/{asset or file}"
+    return WeightFile(file, folder, repo, licence, tag, size, sha256, url)
 
 
 def _antelope(file: str, size: int, sha256: str) -> WeightFile:
@@ -50,7 +67,7 @@ def _antelope(file: str, size: int, sha256: str) -> WeightFile:
         "DIAMONIK7777/antelopev2",
         RESEARCH_ONLY,
         revision="ba0c3e10f4548361eb9a63265d87ce1140ab5a05",
-        bytes=size,
+        size=size,
         sha256=sha256,
     )
 
@@ -63,7 +80,7 @@ def _buffalo(file: str, size: int, sha256: str) -> WeightFile:
         "v0.7",
         RESEARCH_ONLY,
         asset="buffalo_l.zip",
-        bytes=size,
+        size=size,
         sha256=sha256,
     )
 
@@ -109,7 +126,7 @@ PARSING_BISENET = _release(
     "xinntao/facexlib",
     "v0.2.0",
     "Apache-2.0 (facexlib; the weights state no terms of their own)",
-    bytes=53_289_463,
+    size=53_289_463,
     sha256="468e13ca13a9b43cc0881a9f99083a430e9c0a38abd935431d1c28ee94b26567",
 )
 
@@ -119,7 +136,7 @@ PULID_FLUX_091 = _hub(
     "guozinan/PuLID",
     "Apache-2.0",
     revision="492b1451255dc9d9bc3c857259690b5f8b998d4a",
-    bytes=1_142_099_520,
+    size=1_142_099_520,
     sha256="92c41c3af322b02e58e1b32842e4601e08c8f16ec1fe80089dbe957df510f51d",
 )
 
@@ -131,7 +148,7 @@ EVA02_CLIP_L_336 = _hub(
     "QuanSun/EVA-CLIP",
     "MIT",
     revision="11afd202f2ae80869d6cef18b1ec775e79bd8d12",
-    bytes=856_461_210,
+    size=856_461_210,
     sha256="84c3a17a228c567a155259b2245b0b59072bf7da510260a0a02ec54de6d50b05",
 )
 
@@ -164,16 +181,16 @@ def where_to_get(files: Sequence[WeightFile]) -> str:
     Raises ValueError when `files` is empty: there is then nothing to say.
     """
     if not files:
-        raise ValueError("where_to_get needs at least one file; pass rows of weights.WEIGHTS")
+        raise ValueError("where_to_get needs at least one file; pass rows of public_files.WEIGHTS")
     groups: dict[tuple[str, str, str], list[WeightFile]] = {}
     for row in files:
         groups.setdefault((row.repo, row.folder, row.licence), []).append(row)
-    return " ".join(_sentence(rows) for rows in groups.values())
+    return " ".join(_describe_group(rows) for rows in groups.values())
 
 
-def _sentence(rows: Sequence[WeightFile]) -> str:
+def _describe_group(rows: Sequence[WeightFile]) -> str:
     first = rows[0]
-    names = ", ".join(f"{row.file}{_size(row)}" for row in rows)
+    names = ", ".join(f"{row.file}{_format_size(row)}" for row in rows)
     addresses = list(dict.fromkeys(row.url for row in rows))
     if len(addresses) == 1:
         source = addresses[0]
@@ -184,5 +201,5 @@ def _sentence(rows: Sequence[WeightFile]) -> str:
     return f"Put {names} into models/{first.folder}, from {source}. Licence: {first.licence}."
 
 
-def _size(row: WeightFile) -> str:
+def _format_size(row: WeightFile) -> str:
     return f" ({row.bytes / 1e6:.0f} MB)" if row.bytes else ""

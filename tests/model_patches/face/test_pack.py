@@ -1,5 +1,6 @@
 """insightface's own classes on small ONNX files: finding, classifying, running, refusing."""
 
+import os
 import shutil
 
 import numpy as np
@@ -10,7 +11,7 @@ from flexid.model_patches.face.align import arcface_crop
 from flexid.model_patches.face.analyser import load_analyser
 from flexid.model_patches.face.cascade import CascadeDetector
 from flexid.model_patches.face.detectors import SIZES, ScrfdDetector
-from flexid.model_patches.face.pack import find_pack, open_pack, pack_names, role_of
+from flexid.model_patches.face.pack import find_pack, pack_names, read_pack, role_of
 from flexid.model_patches.face.packages import need
 from flexid.model_patches.face.providers import check_session, resolve_providers
 from tiny_faces import BLOB, POINTS, astronaut, red_squares, write_scrfd
@@ -47,7 +48,7 @@ def copy(made, tmp_path):
 
 
 def test_files_are_told_apart_by_content_not_by_name(made, tmp_path):
-    roles = {path.name: role for path, role in open_pack(made).roles.items()}
+    roles = {path.name: role for path, role in read_pack(made).roles.items()}
     assert roles == {
         "scrfd_tiny_kps.onnx": "detection",
         "recogniser.onnx": "recognition",
@@ -60,12 +61,31 @@ def test_files_are_told_apart_by_content_not_by_name(made, tmp_path):
     assert role_of(renamed) == "broken"
 
 
+def test_a_pipe_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "recogniser.onnx")
+    assert role_of(tmp_path / "recogniser.onnx") == "broken"
+
+
+def test_a_graph_that_hands_its_picture_on_is_no_detector(tmp_path):
+    from onnx import TensorProto, helper
+
+    names = [f"out{index}" for index in range(9)]
+    nodes = [helper.make_node("Identity", ["data"], [name]) for name in names]
+    data, *outputs = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 640, 640])
+        for name in ("data", *names)
+    )
+    graph = helper.make_graph(nodes, "nothing", [data], outputs)
+    (tmp_path / "det.onnx").write_bytes(helper.make_model(graph).SerializeToString())
+    assert role_of(tmp_path / "det.onnx") == "other"
+
+
 def test_a_pack_may_be_nested_one_level(copy):
     inner = copy / "tiny"
     inner.mkdir()
     for file in copy.glob("*.onnx"):
         file.rename(inner / file.name)
-    assert len(open_pack(copy).roles) == 3
+    assert len(read_pack(copy).roles) == 3
     assert find_pack("tiny", [copy.parents[1]], "") == copy
     loaded = load_analyser(copy, "pack", CPU, None)
     assert "scrfd_tiny_kps.onnx" in loaded.detector.name
