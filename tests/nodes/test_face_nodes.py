@@ -103,7 +103,7 @@ def test_loading_says_what_is_in_use_on_the_node_and_on_an_output(models):
 
 def test_parsing_auto_takes_the_file_and_off_does_not(models):
     (models / "facexlib" / "parsing_bisenet.pth").write_text("not weights")
-    with pytest.raises(RuntimeError, match="11 bytes"):
+    with pytest.raises(ValueError, match="neither a safetensors nor a torch file"):
         FlexIDLoadFaceAnalyser.execute(pack=BUNDLED_ONLY, **LOAD)
     off = {**LOAD, "parsing": "off"}
     assert FlexIDLoadFaceAnalyser.execute(pack=BUNDLED_ONLY, **off).result[0].parser is None

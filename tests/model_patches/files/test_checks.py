@@ -66,12 +66,12 @@ def test_transposed_tensors_are_read_whole():
 
 
 def test_the_check_for_finite_values_is_cheap():
-    """100 MB in much less than what torch.isfinite takes; the bound leaves room for a busy CPU."""
+    """100 MB in much less than torch.isfinite takes; the bound leaves room for slower CPUs."""
     tensors = {"a": torch.zeros(50 << 20, dtype=torch.bfloat16)}
     check_finite({"a": tensors["a"][:10]}, "x", WANTED)
-    start = time.monotonic()
+    start = time.process_time()
     check_finite(tensors, "x", WANTED)
-    assert time.monotonic() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.complex64, torch.bool])

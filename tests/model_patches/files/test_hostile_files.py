@@ -18,6 +18,7 @@ pytestmark = pytest.mark.pure
 
 WANTED = "good.safetensors from https://example.org, in models/good"
 SECONDS = 2
+"""Of this process: other work on the machine does not count."""
 
 
 def raw_safetensors(path, header, data=b""):
@@ -37,9 +38,17 @@ def deep_list(path):
     raw_safetensors(path, b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
 
 
-def many_empty_tensors(path):
+def too_many_tensors(path):
+    empty_tensors(path, 90_000)
+
+
+def far_too_many_tensors(path):
+    empty_tensors(path, 200_000)
+
+
+def empty_tensors(path, count):
     entry = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
-    raw_safetensors(path, {f"tensor.{index}": entry for index in range(200_000)})
+    raw_safetensors(path, {f"tensor.{index}": entry for index in range(count)})
 
 
 def large_header(path):
@@ -78,12 +87,21 @@ def dictionary_in_itself(path):
     torch.save(value, path)
 
 
-def deep_dictionaries(path):
-    nested = b"\x80\x02" + b"}X\x01\x00\x00\x00a" * 50_000 + b"K\x01" + b"s" * 50_000 + b"."
+def replace_pickle(path, content):
+    """A torch file with another pickle in it."""
     torch.save({"a": torch.zeros(1)}, path.with_name("plain.pt"))
     with zipfile.ZipFile(path.with_name("plain.pt")) as source, zipfile.ZipFile(path, "w") as file:
         for name in source.namelist():
-            file.writestr(name, nested if name.endswith("data.pkl") else source.read(name))
+            file.writestr(name, content if name.endswith("data.pkl") else source.read(name))
+
+
+def large_pickle(path):
+    replace_pickle(path, b"\x80\x02" + b"}0" * (4 << 20) + b"N.")
+
+
+def deep_dictionaries(path):
+    nested = b"\x80\x02" + b"}X\x01\x00\x00\x00a" * 50_000 + b"K\x01" + b"s" * 50_000 + b"."
+    replace_pickle(path, nested)
 
 
 def long_key(path):
@@ -122,14 +140,16 @@ HOSTILE = {
     short_offsets: ["no readable safetensors header", "expected a tuple of size 2"],
     deep_header: ["no readable safetensors header", "recursion limit"],
     deep_list: ["no readable safetensors header", "recursion limit"],
-    many_empty_tensors: ["200000 tensors", "at most 20000"],
-    large_header: ["header of 20971545 bytes", "at most 16777216"],
+    too_many_tensors: ["90000 tensors", "at most 20000"],
+    far_too_many_tensors: ["header of", "at most 8388608"],
+    large_header: ["header of 20971545 bytes", "at most 8388608"],
     offsets_beyond_all_numbers: ["cut short: 94 bytes"],
     huge_bytearray: ["cut short or damaged", "download again"],
     shared_dictionaries: ["nests dictionaries 17 deep", "at most 16"],
     shared_dictionaries_wide: ["values", "at most 16 and 100000"],
     dictionary_in_itself: ["nests dictionaries 17 deep", "at most 16"],
     deep_dictionaries: ["nests dictionaries 17 deep", "at most 16"],
+    large_pickle: ["8388612 bytes of pickle", "at most 4194304"],
     long_key: ["a key of 100000 characters", "at most 1000"],
     sparse: ["tensor a is torch.sparse_coo", "expected torch.strided"],
     meta: ["tensor a is torch.strided, meta", "cpu"],
@@ -142,10 +162,10 @@ HOSTILE = {
 def test_hostile_files_are_refused_in_time(tmp_path, write):
     path = tmp_path / "hostile.safetensors"
     write(path)
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(ValueError) as error:
         read_weights(path, WANTED)
-    assert time.monotonic() - start < SECONDS
+    assert time.process_time() - start < SECONDS
     for fact in ["hostile.safetensors", WANTED, *HOSTILE[write]]:
         assert fact in str(error.value), str(error.value)
 
