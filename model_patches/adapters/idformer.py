@@ -78,15 +78,17 @@ def idformer_dims(shapes: Shapes, what: str, wanted: str) -> IDFormerDims:
     )
 
 
-def _mapping(entry: int, dim: int, exit_: int, operations: Any, **factory: Any) -> nn.Sequential:
+def _make_mapping(
+    inputs: int, dim: int, outputs: int, operations: Any, **factory: Any
+) -> nn.Sequential:
     return nn.Sequential(
-        operations.Linear(entry, dim, **factory),
+        operations.Linear(inputs, dim, **factory),
         operations.LayerNorm(dim, **factory),
         nn.LeakyReLU(),
         operations.Linear(dim, dim, **factory),
         operations.LayerNorm(dim, **factory),
         nn.LeakyReLU(),
-        operations.Linear(dim, exit_, **factory),
+        operations.Linear(dim, outputs, **factory),
     )
 
 
@@ -113,9 +115,9 @@ class IDFormer(nn.Module):
             PerceiverLayer(*sizes, operations, **factory) for _ in range(dims.layers)
         )
         for group in range(dims.groups):
-            mapping = _mapping(dims.vision, dims.dim, dims.dim, operations, **factory)
+            mapping = _make_mapping(dims.vision, dims.dim, dims.dim, operations, **factory)
             self.add_module(f"mapping_{group}", mapping)
-        self.id_embedding_mapping = _mapping(
+        self.id_embedding_mapping = _make_mapping(
             dims.condition, dims.dim, dims.id_tokens * dims.dim, operations, **factory
         )
 

@@ -95,8 +95,8 @@ def load_adapter(path: str | Path) -> IdentityAdapter:
     Every other kind of file is refused with what it is and what to use instead; missing, extra
     and misshapen tensors are counted and named.
     """
-    file = _open(path)
-    attention = _part(file, _ATTENTION)
+    file = _open_file(path)
+    attention = _select_part(file, _ATTENTION)
     heads = _check_attention(file, attention)
     encoder = _build_encoder(file, False)
     _check_fit(file, attention, encoder.model)
@@ -104,7 +104,7 @@ def load_adapter(path: str | Path) -> IdentityAdapter:
         family=FAMILY,
         name=file.path.name,
         digest=digest(file.path),
-        encoder_digest=tensors_digest(_part(file, _ENCODER)),
+        encoder_digest=tensors_digest(_select_part(file, _ENCODER)),
         encoder=encoder,
         cross_attention=MappingProxyType(attention),
         heads=heads,
@@ -115,7 +115,7 @@ def load_encoder(
     path: str | Path, disable_dynamic: bool = False
 ) -> comfy.model_patcher.ModelPatcher:
     """The IDFormer alone, for ComfyUI to rebuild it from the file (second device, hooks)."""
-    return _build_encoder(_open(path), disable_dynamic)
+    return _build_encoder(_open_file(path), disable_dynamic)
 
 
 def encode_tokens(adapter: IdentityAdapter, condition: Tensor, hidden: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ def encode_tokens(adapter: IdentityAdapter, condition: Tensor, hidden: Tensor) -
     return tokens.cpu()
 
 
-def _open(path: str | Path) -> TensorFile:
+def _open_file(path: str | Path) -> TensorFile:
     file = read_weights(path, WANTED)
     require(file, FAMILY, WANTED)
     foreign = [key for key in file.tensors if not key.startswith((_ENCODER, _ATTENTION))]
@@ -143,7 +143,7 @@ def _open(path: str | Path) -> TensorFile:
     return file
 
 
-def _part(file: TensorFile, prefix: str) -> dict[str, Tensor]:
+def _select_part(file: TensorFile, prefix: str) -> dict[str, Tensor]:
     part = {k[len(prefix) :]: t for k, t in file.tensors.items() if k.startswith(prefix)}
     if not part:
         raise ValueError(
@@ -154,7 +154,7 @@ def _part(file: TensorFile, prefix: str) -> dict[str, Tensor]:
 
 
 def _build_encoder(file: TensorFile, disable_dynamic: bool) -> comfy.model_patcher.ModelPatcher:
-    tensors = _part(file, _ENCODER)
+    tensors = _select_part(file, _ENCODER)
     what = f"{file.path.name} ({_ENCODER}*)"
     dims = idformer_dims(shapes_of(tensors), what, WANTED)
     rebuild = (load_encoder, (file.path,))

@@ -50,7 +50,7 @@ def load_patcher(
     file = read_weights(path, WANTED)
     require(file, "eva02_clip", WANTED)
     rebuild = (load_patcher, (path,))
-    return build_patcher(_visual(file.tensors), file.path.name, rebuild, disable_dynamic)
+    return build_patcher(_select_visual(file.tensors), file.path.name, rebuild, disable_dynamic)
 
 
 def build_patcher(
@@ -84,7 +84,7 @@ def encode(vision: VisionEncoder, pixels: Tensor) -> tuple[Tensor, Tensor]:
     return pooled.cpu(), hidden.cpu()
 
 
-def _visual(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _select_visual(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The vision tower's parameters without prefix; rotary tables are computed, never loaded."""
     prefix = "visual." if any(key.startswith("visual.") for key in tensors) else ""
     return {

@@ -113,13 +113,13 @@ class Attention(nn.Module):
         self.proj = operations.Linear(width, width, **factory)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-        q = self._split(self.q_proj(x) + self.q_bias.to(x))
-        k = self._split(self.k_proj(x))
-        v = self._split(self.v_proj(x) + self.v_bias.to(x))
+        q = self._split_heads(self.q_proj(x) + self.q_bias.to(x))
+        k = self._split_heads(self.k_proj(x))
+        v = self._split_heads(self.v_proj(x) + self.v_bias.to(x))
         out = F.scaled_dot_product_attention(_rotate(q, rope), _rotate(k, rope), v)
         return self.proj(self.inner_attn_ln(out.transpose(1, 2).flatten(2)))
 
-    def _split(self, x: Tensor) -> Tensor:
+    def _split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, HEAD)).transpose(1, 2)
 
 

@@ -72,7 +72,7 @@ class FaceVit(nn.Module):
         self.pos_embed = nn.Parameter(empty, requires_grad=False)
         self.blocks = nn.ModuleList(_Block(dims, operations, **factory) for _ in range(dims.depth))
         self.norm = operations.LayerNorm(width, **factory)
-        self.feature = _head(dims, operations, **factory) if dims.output else None
+        self.feature = _make_head(dims, operations, **factory) if dims.output else None
 
     def forward(self, picture: Tensor) -> tuple[Tensor, Tensor | None]:
         size = (IMAGE, IMAGE)
@@ -86,7 +86,7 @@ class FaceVit(nn.Module):
         return patches, None if self.feature is None else self.feature(patches.flatten(1))
 
 
-def _head(dims: VitDims, operations: Any, **factory: Any) -> nn.Sequential:
+def _make_head(dims: VitDims, operations: Any, **factory: Any) -> nn.Sequential:
     width = dims.width
     return nn.Sequential(
         operations.Linear(dims.tokens * width, width, bias=False, **factory),

@@ -46,15 +46,15 @@ def read_pack(folder: Path) -> Pack:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"the face model folder {folder} does not exist")
-    files = _onnx_files(folder)
+    files = _find_onnx_files(folder)
     if not files:
         raise FileNotFoundError(
-            f"no .onnx file in {folder} nor in the folders below it ({_listing(folder)})"
+            f"no .onnx file in {folder} nor in the folders below it ({_list_folder(folder)})"
         )
     return Pack(folder, {path: role_of(path) for path in files})
 
 
-def _listing(folder: Path) -> str:
+def _list_folder(folder: Path) -> str:
     if not folder.is_dir():
         return "it does not exist"
     names = sorted(path.name for path in folder.iterdir())[:8]
@@ -124,9 +124,9 @@ def find_pack(name: str, roots: Sequence[Path], advice: str) -> Path:
     """
     searched = [root / "models" / name for root in roots]
     for folder in searched:
-        if _onnx_files(folder):
+        if _find_onnx_files(folder):
             return folder
-    places = "; ".join(f"{folder} ({_listing(folder)})" for folder in searched)
+    places = "; ".join(f"{folder} ({_list_folder(folder)})" for folder in searched)
     raise FileNotFoundError(
         f"the face model pack {name} has no .onnx file in {places or 'any insightface folder'}, "
         f"nor one folder deeper. {advice}"
@@ -136,8 +136,10 @@ def find_pack(name: str, roots: Sequence[Path], advice: str) -> Path:
 def pack_names(roots: Sequence[Path]) -> list[str]:
     """Names of the folders in `roots`/models that hold ONNX files, sorted."""
     folders = (folder for root in roots for folder in (root / "models").glob("*/"))
-    return sorted({folder.name for folder in folders if folder.is_dir() and _onnx_files(folder)})
+    return sorted(
+        {folder.name for folder in folders if folder.is_dir() and _find_onnx_files(folder)}
+    )
 
 
-def _onnx_files(folder: Path) -> list[Path]:
+def _find_onnx_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.onnx")) or sorted(folder.glob("*/*.onnx"))

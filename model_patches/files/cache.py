@@ -55,7 +55,7 @@ class TensorCache:
         with self._lock:
             self._runs += 1
             self._entries[key] = entry
-            while len(self._entries) > 1 and self._bytes() > self._max_bytes:
+            while len(self._entries) > 1 and self._count_bytes() > self._max_bytes:
                 self._entries.popitem(last=False)
         return entry
 
@@ -64,7 +64,7 @@ class TensorCache:
         with self._lock:
             self._entries.clear()
 
-    def _bytes(self) -> int:
+    def _count_bytes(self) -> int:
         return sum(t.numel() * t.element_size() for entry in self._entries.values() for t in entry)
 
 
