@@ -4,6 +4,7 @@ import math
 import os
 
 import comfy.model_management
+import comfy.model_patcher
 import numpy as np
 import pytest
 import torch
@@ -69,6 +70,22 @@ def test_comfyui_manages_the_weights(file, crop):
     assert parser.patcher in loaded
     comfy.model_management.unload_all_models()
     parser.labels(crop)  # loads again by itself
+
+
+def test_comfyui_can_rebuild_the_parser(file):
+    patcher = load_parser(file).patcher
+    make, arguments = patcher.cached_patcher_init
+    again = make(*arguments, disable_dynamic=True)
+    assert type(again) is comfy.model_patcher.ModelPatcher
+    for key, tensor in patcher.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[key]), key
+
+
+def test_half_precision_weights_are_read_in_float32(bisenet, file, crop, tmp_path):
+    state = {k: t.half() if t.is_floating_point() else t for k, t in bisenet.state_dict().items()}
+    torch.save(state, tmp_path / "half.pth")
+    half, full = (load_parser(path).labels(crop) for path in (tmp_path / "half.pth", file))
+    assert (half == full).float().mean() > 0.98
 
 
 def test_faces_carry_labels_and_the_description_names_the_parser(file):
