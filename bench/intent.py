@@ -54,7 +54,7 @@ def _row(name: str, prompts: list[str], rounds: int) -> dict:
 
 def _gate_ms(rounds: int) -> float:
     semantic, visual = gates_for(0.5, Knobs())
-    moment = Moment(0.7, 0.4, 0.4)
+    moment = Moment(0.7, 0.4, 0.4, 0.7)
     return _ms(lambda: (semantic.weight(moment), visual.weight(moment)), 100 * rounds)
 
 

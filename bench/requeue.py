@@ -28,7 +28,7 @@ def _requeue(adapter, tower, model) -> list[dict]:
         started = time.perf_counter()
         identity = encode_identity(adapter, tower, (face,)).identity
         encoded = time.perf_counter()
-        patched = apply_vfa(model, adapter, identity, strength=weight)
+        patched = apply_vfa(model, adapter, identity, weight=weight)
         done, after = time.perf_counter(), _runs()
         anchor = patched.model_options["transformer_options"]["patches"][VFA][0]
         rows.append(

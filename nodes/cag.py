@@ -127,9 +127,9 @@ def _other_inputs() -> list[io.Input]:
         io.Combo.Input(
             "time",
             options=list(cag.TIMES),
-            default="sigma",
-            tooltip="The paper's t, from 1 (noise) to 0. sigma: for Flux and other flow models. "
-            "percent: 1 - percent, for SD1.5 and SDXL.",
+            default="auto",
+            tooltip="The paper's t, from 1 (noise) to 0. auto: of whatever model samples. sigma "
+            "and percent insist on a flow model's sigma, or on 1 - percent.",
             advanced=True,
         ),
         io.Combo.Input(

@@ -156,7 +156,7 @@ class FlexIDApply(io.ComfyNode):
             conditioning,
             projector,
             identity,
-            strength=1.0,
+            weight=1.0,
             scope=scope,
             wording=Wording(clip, prompt),
             gate=found.semantic,

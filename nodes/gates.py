@@ -2,7 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..model_patches.gates import gate as gates
+from ..model_patches.gates.gate import OPEN, Gate
+from ..model_patches.gates.window import AXES, SHAPES, window
 from . import types
 
 
@@ -21,7 +22,7 @@ class FlexIDWindow(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "shape",
-                    options=list(gates.SHAPES),
+                    options=list(SHAPES),
                     default="constant",
                     tooltip="constant: weight_start all the way. linear, cosine: from "
                     "weight_start to weight_end. points: the curve written in points.",
@@ -67,7 +68,7 @@ class FlexIDWindow(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "axis",
-                    options=list(gates.AXES),
+                    options=list(AXES),
                     default="percent",
                     tooltip="percent: the model's noise level, as in core's start/end percent. "
                     "progress: steps of this run; differs when denoise is below 1.",
@@ -83,10 +84,10 @@ class FlexIDWindow(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, shape, start, end, weight_start, weight_end, points, axis, gate=gates.OPEN
+        cls, shape, start, end, weight_start, weight_end, points, axis, gate=OPEN
     ) -> io.NodeOutput:
-        factor = gates.window(shape, start, end, weight_start, weight_end, points, axis)
-        return io.NodeOutput(gates.Gate((factor,)) * gate)
+        factor = window(shape, start, end, weight_start, weight_end, points, axis)
+        return io.NodeOutput(Gate((factor,)) * gate)
 
 
 NODES = [FlexIDWindow]

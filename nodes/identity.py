@@ -228,8 +228,8 @@ class FlexIDSaveIdentity(io.ComfyNode):
                 io.Boolean.Input(
                     "with_features",
                     default=True,
-                    tooltip="On: also keeps the raw photo features (about 6 MB per photo), which "
-                    "some fusions and other adapters need. Off: tokens only, under 1 MB.",
+                    tooltip="On: also keeps the recogniser's embedding of each photo (2 KB), which "
+                    "some fusions need. Off: tokens only.",
                 ),
             ],
             outputs=[types.Identity.Output("identity_out", display_name="identity")],

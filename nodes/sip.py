@@ -3,9 +3,9 @@
 from comfy_api.latest import io, ui
 
 from ..model_patches.inject.sip import Wording, apply_sip
-from ..model_patches.inject.sip_residual import NORMS
 from ..model_patches.sip.projector import encode_sip
 from ..model_patches.sip.redux import apply_visual_sip
+from ..model_patches.sip.residual import NORMS
 from ..model_patches.sip.scope import SCOPES
 from . import sip_sources, types
 from .sip_sources import ALIASES
@@ -145,7 +145,7 @@ class FlexIDApplySIP(io.ComfyNode):
             conditioning,
             projector,
             identity,
-            strength=alpha,
+            weight=alpha,
             scope=scope,
             norm=norm,
             wording=Wording(clip, text),
@@ -211,7 +211,7 @@ class FlexIDApplyVisualSIP(io.ComfyNode):
         cls, conditioning, style_model, clip_vision, faces, alpha: float, grid: int
     ) -> io.NodeOutput:
         done = apply_visual_sip(
-            conditioning, style_model, clip_vision, faces, strength=alpha, side=grid
+            conditioning, style_model, clip_vision, faces, weight=alpha, side=grid
         )
         return io.NodeOutput(done.conditioning, done.report, ui=ui.PreviewText(done.report))
 

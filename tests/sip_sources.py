@@ -8,6 +8,7 @@ import torch
 from flexid.model_patches.face.face import Face
 from flexid.model_patches.identity.identity import Identity
 from flexid.model_patches.sip.projector import Direction, Prompt
+from identities import identity_of
 from torch import Tensor
 
 
@@ -18,6 +19,7 @@ class Fixed:
     family: str = "fixed"
     name: str = "fixed source"
     digest: str = "fixed-1"
+    encoder_digest: str = "fixed-encoder"
     gain: float = 1.0
     notes: tuple[str, ...] = ("a note",)
 
@@ -34,8 +36,8 @@ class Fixed:
 
 def person(seed: int = 2) -> Identity:
     tokens = torch.randn(1, 1, 64, generator=torch.Generator().manual_seed(seed))
-    return Identity({"fixed": tokens}, {"fixed": torch.zeros(1, 1, 64)})
+    return identity_of({"fixed": tokens}, {"fixed": torch.zeros(1, 1, 64)})
 
 
 def zero_face() -> Identity:
-    return Identity({"fixed": torch.zeros(1, 1, 64)}, {"fixed": torch.zeros(1, 1, 64)})
+    return identity_of({"fixed": torch.zeros(1, 1, 64)})

@@ -16,6 +16,7 @@ import comfy.supported_models
 import torch
 from flexid.model_patches.adapters.pulid_flux import IdentityAdapter, attention_shapes
 from flexid.model_patches.identity.identity import Identity
+from identities import identity_of
 from torch import Tensor
 
 FLUX = {
@@ -91,7 +92,7 @@ def identity(seed: int = 2, tokens: int = TOKENS) -> Identity:
     generator = torch.Generator().manual_seed(seed)
     person = torch.randn(1, tokens, TOKEN_DIM, generator=generator)
     nobody = torch.randn(1, tokens, TOKEN_DIM, generator=torch.Generator().manual_seed(99))
-    return Identity({"pulid_flux": person}, {"pulid_flux": nobody})
+    return identity_of({"pulid_flux": person}, {"pulid_flux": nobody})
 
 
 def conditioning(seed: int, length: int = 16, **extra: Any) -> list:

@@ -139,20 +139,20 @@ class Studio:
         if row.sip and row.anchor == "gated":
             wording = Wording(self.clip, prompts[0].text)
             leaned = apply_sip(
-                encoded[0], self.projector, sitter.identity, strength=1.0, wording=wording,
+                encoded[0], self.projector, sitter.identity, weight=1.0, wording=wording,
                 gate=gates.semantic, model=model,
             )  # fmt: skip
             model, encoded = leaned.model, [leaned.conditioning]
         elif row.sip:
             encoded = [
                 apply_sip(
-                    one, self.projector, sitter.identity, strength=self.knobs.alpha_base,
+                    one, self.projector, sitter.identity, weight=self.knobs.alpha_base,
                     wording=Wording(self.clip, prompt.text),
                 ).conditioning
                 for one, prompt in zip(encoded, prompts, strict=True)
             ]  # fmt: skip
         if row.anchor == "rigid":
-            model = apply_vfa(model, self.adapter, sitter.identity, strength=row.weight)
+            model = apply_vfa(model, self.adapter, sitter.identity, weight=row.weight)
         elif row.anchor == "gated":
             model = apply_vfa(model, self.adapter, sitter.identity, gate=gates.visual)
         return model, joined(encoded)

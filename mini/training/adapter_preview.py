@@ -87,7 +87,7 @@ def preview_sip(work: Path, out: Path, device: torch.device) -> None:
                 painter.encode(prompt),
                 projector,
                 encode_sip(projector, [face]),
-                strength=ALPHA,
+                weight=ALPHA,
                 wording=wording,
             )
             return painter.model, leaned.conditioning

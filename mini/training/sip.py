@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...model_patches.encoders.faceclip_fuser import Fuser, FuserDims
 from ...model_patches.encoders.faceclip_vit import IMAGE, FaceVit, VitDims
-from ...model_patches.inject.sip_residual import add, match_norms
+from ...model_patches.sip.residual import add, match_norms
 from ...model_patches.training.export import write_torch
 from ..random_faceclip import sinusoid
 

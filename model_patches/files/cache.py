@@ -11,7 +11,8 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-Entry = tuple[Tensor, ...]
+Entry = tuple[Tensor | str, ...]
+"""Tensors, and text that belongs to them."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,12 @@ class TensorCache:
             self._entries.clear()
 
     def _count_bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for entry in self._entries.values() for t in entry)
+        return sum(_count_size(part) for entry in self._entries.values() for part in entry)
+
+
+def _count_size(part: Tensor | str) -> int:
+    """In bytes; text is counted by its characters."""
+    return len(part) if isinstance(part, str) else part.numel() * part.element_size()
 
 
 def tensor_key(tensor: Tensor) -> str:

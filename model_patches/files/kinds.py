@@ -121,6 +121,12 @@ KINDS = (
         "identity",
         "an identity saved by FlexID",
         "Open it with the Load Identity node.",
+        (r"^encoding\.\w+\.tokens ", r"^encoding\.\w+\.null "),
+    ),
+    Kind(
+        "identity",
+        "an identity saved by FlexID 0.1",
+        "Open it with the Load Identity node.",
         (r"^tokens\.\w+ ", r"^unconditional\.\w+ "),
     ),
     Kind(

@@ -7,7 +7,8 @@
 t runs from 1, pure noise, to 0. The paper leaves its clock and the constants of T_sem ∝ t and
 T_vis ∝ 1 - t open. A sampler moves the picture by dsigma, so t is sigma for flow models, and
 T_sem = 1 + kappa (2t - 1), T_vis = 1 - kappa (2t - 1) have the mean 1 over dsigma for any kappa,
-scheduler, shift and number of steps: the bases keep their meaning.
+scheduler, shift and number of steps: the bases keep their meaning. The limits of both streams are
+those of their gates, so they hold for the product with windows and with a node's own weight.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ from typing import Any, Literal
 from .gate import OPEN, Gate, Moment
 from .intent.dictionary import Dictionary
 from .intent.intent import Intent, Match, as_binary, has_chinese, read_intent
+from .numbers import LARGEST_WEIGHT, check_number
 
 Mode = Literal["recommended", "literal"]
 IntentMode = Literal["auto", "graded", "binary"]
-Time = Literal["sigma", "percent"]
+Time = Literal["auto", "sigma", "percent"]
 Source = Literal["prompt", "external score", "override"]
 MODES: tuple[Mode, ...] = ("recommended", "literal")
 INTENT_MODES: tuple[IntentMode, ...] = ("auto", "graded", "binary")
-TIMES: tuple[Time, ...] = ("sigma", "percent")
+TIMES: tuple[Time, ...] = ("auto", "sigma", "percent")
 
 # Flux.1-dev's own, so that curves look like a run of the model that the paper uses.
 DISPLAY_SHIFT = 1.15
@@ -51,8 +53,9 @@ class Knobs:
     kappa_vis: float = 0.5
     alpha_max: float = 0.15
     w_max: float = 1.5
-    time: Time = "sigma"
-    """sigma: flow models. percent: eps and v models, t = 1 - percent = timestep / (N - 1)."""
+    time: Time = "auto"
+    """auto: the diffusion time t of whatever model samples. sigma insists on a flow model's sigma,
+    percent on 1 - percent = timestep / (N - 1)."""
 
     def __post_init__(self) -> None:
         for name, value, options in (
@@ -63,12 +66,7 @@ class Knobs:
             if value not in options:
                 raise ValueError(f"{name} is {value!r}; choose one of {', '.join(options)}.")
         for name, highest in _RANGES.items():
-            value = getattr(self, name)
-            if not 0.0 <= value <= highest or not math.isfinite(value):
-                raise ValueError(
-                    f"{name} is {value:g}; it must be finite and lie in [0, {highest:g}]. Set "
-                    "the widget to a value in that range."
-                )
+            check_number(name, getattr(self, name), 0.0, highest)
 
     @property
     def is_binary(self) -> bool:
@@ -77,14 +75,14 @@ class Knobs:
 
 
 _RANGES = {
-    "alpha_base": math.inf,
-    "w_base": math.inf,
-    "lambda_up": math.inf,
+    "alpha_base": LARGEST_WEIGHT,
+    "w_base": LARGEST_WEIGHT,
+    "lambda_up": LARGEST_WEIGHT,
     "lambda_down": 1.0,
     "kappa_sem": 1.0,
     "kappa_vis": 1.0,
-    "alpha_max": math.inf,
-    "w_max": math.inf,
+    "alpha_max": LARGEST_WEIGHT,
+    "w_max": LARGEST_WEIGHT,
 }
 
 
@@ -98,7 +96,7 @@ def gamma_vis(intent: float, lambda_down: float) -> float:
 
 @dataclass(frozen=True)
 class DynamicWeight:
-    """A Factor: base * gamma * T(t), at most `highest`. T is a straight line over t."""
+    """A Factor: base * gamma * T(t). T is a straight line over t."""
 
     base: float
     gamma: float
@@ -106,22 +104,23 @@ class DynamicWeight:
     """T(1)"""
     at_clean: float
     """T(0)"""
-    highest: float = math.inf
-    time: Time = "sigma"
+    time: Time = "auto"
 
     def weight(self, moment: Moment) -> float:
         t = self._t(moment)
         shape = self.at_noise * t + self.at_clean * (1.0 - t)
-        return min(self.base * self.gamma * shape, self.highest)
+        return self.base * self.gamma * shape
 
     def _t(self, moment: Moment) -> float:
+        if self.time == "auto":
+            return moment.t
         if self.time == "percent":
             return 1.0 - moment.percent
         if moment.sigma > 1.0 + _TOLERANCE:
             raise ValueError(
                 f"The context-aware gate reads sigma as its time, but this model is at sigma "
-                f"{moment.sigma:.4g}, expected 0 to 1: it is no flow model. Set time to percent "
-                "in Compute Context-Aware Gate."
+                f"{moment.sigma:.4g}, expected 0 to 1: it is no flow model. Set time to auto in "
+                "Compute Context-Aware Gate."
             )
         return min(max(moment.sigma, 0.0), 1.0)
 
@@ -132,13 +131,11 @@ def gates_for(intent: float, knobs: Knobs) -> tuple[Gate, Gate]:
     if knobs.mode == "literal":
         semantic = DynamicWeight(knobs.alpha_base, up, 1.0, 0.0, time=knobs.time)
         visual = DynamicWeight(knobs.w_base, down, 0.0, 1.0, time=knobs.time)
-    else:
-        sem, vis = knobs.kappa_sem, knobs.kappa_vis
-        semantic = DynamicWeight(
-            knobs.alpha_base, up, 1 + sem, 1 - sem, knobs.alpha_max, knobs.time
-        )
-        visual = DynamicWeight(knobs.w_base, down, 1 - vis, 1 + vis, knobs.w_max, knobs.time)
-    return Gate((semantic,)), Gate((visual,))
+        return Gate((semantic,)), Gate((visual,))
+    sem, vis = knobs.kappa_sem, knobs.kappa_vis
+    semantic = DynamicWeight(knobs.alpha_base, up, 1 + sem, 1 - sem, knobs.time)
+    visual = DynamicWeight(knobs.w_base, down, 1 - vis, 1 + vis, knobs.time)
+    return Gate((semantic,), knobs.alpha_max), Gate((visual,), knobs.w_max)
 
 
 def choose_intent(
@@ -146,11 +143,8 @@ def choose_intent(
 ) -> float:
     """I(P): the override as it is, else the external or parsed score in the intent mode."""
     for name, value in (("override_intent", override), ("external_score", external)):
-        if value is not None and not 0.0 <= value <= 1.0:
-            raise ValueError(
-                f"{name} is {value:g}; an intent lies in [0, 1]. Scale it, or disconnect it to "
-                "read the intent from the prompt."
-            )
+        if value is not None:
+            check_number(name, value, 0.0, 1.0)
     if override is not None:
         return override
     score = parsed if external is None else external
@@ -226,7 +220,8 @@ def _line(match: Match) -> str:
 
 def _display_moment(percent: float) -> Moment:
     noise = math.exp(DISPLAY_SHIFT) * (1.0 - percent)
-    return Moment(noise / (noise + percent), percent, percent)
+    sigma = noise / (noise + percent)
+    return Moment(sigma, percent, percent, sigma)
 
 
 def compute_gates(

@@ -16,15 +16,19 @@ class Clock:
     """Turns sigmas of one run into Moments.
 
     `percent_to_sigma` is the model sampling's own, `schedule` this run's sigmas from first to
-    last (empty when unknown: progress then equals percent).
+    last (empty when unknown: progress then equals percent). `is_flow`: sigma runs from 1 to 0 and
+    is the diffusion time itself; otherwise the time is read from the percent.
     """
 
     percent_to_sigma: Callable[[float], float]
     schedule: Sequence[float] = ()
+    is_flow: bool = True
 
     def moment(self, sigma: float) -> Moment:
         percent = self.percent(sigma)
-        return Moment(sigma, percent, self.progress(sigma) if self.schedule else percent)
+        progress = self.progress(sigma) if self.schedule else percent
+        t = min(max(sigma, 0.0), 1.0) if self.is_flow else 1.0 - percent
+        return Moment(sigma, percent, progress, t)
 
     def percent(self, sigma: float) -> float:
         """Inverse of percent_to_sigma by bisection; that function falls from noise to none."""

@@ -1,7 +1,7 @@
-"""(time, knobs) -> weight. Plain numbers, no torch: one gate serves every injection.
+"""The weight of an injection at a moment of the run: a product of factors with a limit.
 
-A gate is a product of factors. Each factor reads a Moment, so it is resolved while sampling: a
-ModelSampling node placed later in the graph cannot make it stale.
+Factors read a Moment, so a gate is resolved while sampling: a ModelSampling node placed later in
+the graph cannot make it stale.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ class Moment:
     """Model percent: 0 is pure noise, 1 is no noise, as ComfyUI's start/end percents mean it."""
     progress: float
     """Share of this run that is done, in [0, 1]; differs from percent at denoise < 1."""
+    t: float
+    """Diffusion time as papers write it, 1 pure noise to 0 the picture: sigma for flow models,
+    timestep / (N - 1) for eps and v models."""
 
 
 class Factor(Protocol):
@@ -28,15 +31,18 @@ class Factor(Protocol):
 
 @dataclass(frozen=True)
 class Gate:
-    """The product of its factors; no factor means 1 everywhere."""
+    """The product of its factors, held within [-limit, limit]; no factor means 1 everywhere."""
 
     factors: tuple[Factor, ...] = ()
+    limit: float = math.inf
 
-    def weight(self, moment: Moment) -> float:
-        return math.prod(factor.weight(moment) for factor in self.factors)
+    def weight(self, moment: Moment, factor: float = 1.0) -> float:
+        """factor x the product of the gate's own; the limit holds for that whole product."""
+        product = factor * math.prod(one.weight(moment) for one in self.factors)
+        return max(-self.limit, min(product, self.limit))
 
     def __mul__(self, other: Gate) -> Gate:
-        return Gate(self.factors + other.factors)
+        return Gate(self.factors + other.factors, min(self.limit, other.limit))
 
 
 OPEN = Gate()

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Literal
 
 from .gate import Moment
+from .numbers import check_number, check_weight
 
 Axis = Literal["percent", "progress"]
 
@@ -47,6 +48,8 @@ class Window:
             )
         if self.axis not in AXES:
             raise ValueError(f"Unknown time axis {self.axis!r}; choose one of {', '.join(AXES)}.")
+        for _, weight in self.points:
+            check_weight("a weight of the window", weight)
         times = [time for time, _ in self.points]
         if not times or times != sorted(times):
             raise ValueError(
@@ -94,7 +97,7 @@ def window(
 
 
 def parse_points(text: str) -> tuple[tuple[float, float], ...]:
-    """Read "time:weight, time:weight, ..."; times in [0, 1], weights finite."""
+    """Read "time:weight, time:weight, ..."; times in [0, 1]. Raises ValueError."""
     pieces = [piece for piece in text.replace("\n", ",").split(",") if piece.strip()]
     if not pieces:
         raise ValueError(
@@ -112,9 +115,6 @@ def _point(piece: str) -> tuple[float, float]:
             f"Cannot read the point {piece.strip()!r}; a point is time:weight, two numbers, for "
             'example "0.4:0.6".'
         ) from None
-    if not 0.0 <= time <= 1.0 or not math.isfinite(weight):
-        raise ValueError(
-            f"The point {piece.strip()!r} has time {time:g} and weight {weight:g}; the time must "
-            "lie in [0, 1] and the weight must be finite."
-        )
+    check_number(f"the time of the point {piece.strip()!r}", time, 0.0, 1.0)
+    check_weight(f"the weight of the point {piece.strip()!r}", weight)
     return time, weight

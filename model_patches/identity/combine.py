@@ -9,31 +9,30 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .encode import Encoded
-from .fusion import fuse
-from .identity import Identity
+from .fusion import Fused, fuse
+from .identity import Encoding, Identity
 from .provenance import merged
-
-_SAME = ("adapter", "adapter_digest")
 
 
 def combine_identities(identities: Sequence[Identity], fusion: str, weights: str = "") -> Encoded:
     """Fuse identities by a key of `fusion.RULES`, `weights` as in `parse_weights`.
 
     Each adapter family that all of them carry is fused; photo features are kept row by row when
-    all have them. Raises ValueError for none, no common family, or different adapter files.
+    all have them. Raises ValueError for none, no common family, or tokens of different encoders.
     """
-    _check(identities)
+    families = _common_families(identities)
     shares = parse_weights(weights)
-    families = [f for f in identities[0].tokens if all(f in i.tokens for i in identities)]
     arcface = _representatives(identities)
     fused = {
-        family: fuse([i.tokens[family] for i in identities], fusion, arcface, shares)
+        family: fuse([i.encodings[family].tokens for i in identities], fusion, arcface, shares)
         for family in families
     }
     common = [n for n in identities[0].features if all(n in i.features for i in identities)]
     identity = Identity(
-        tokens={family: result.tokens for family, result in fused.items()},
-        unconditional={family: identities[0].unconditional[family] for family in families},
+        encodings={
+            family: _combine([i.encodings[family] for i in identities], result, fusion)
+            for family, result in fused.items()
+        },
         features={name: torch.cat([i.features[name] for i in identities]) for name in common},
         thumbnail=_side_by_side([i.thumbnail for i in identities if i.thumbnail is not None]),
         provenance={**merged([i.provenance for i in identities]), "combined": fusion},
@@ -54,23 +53,41 @@ def parse_weights(text: str) -> list[float] | None:
         ) from error
 
 
-def _check(identities: Sequence[Identity]) -> None:
+def _common_families(identities: Sequence[Identity]) -> list[str]:
     if not identities:
         raise ValueError("0 identities to combine, expected at least 1. Connect Encode Identity.")
-    if not set.intersection(*(set(i.tokens) for i in identities)):
-        have = "; ".join(", ".join(i.tokens) or "none" for i in identities)
+    families = [f for f in identities[0].encodings if all(f in i.encodings for i in identities)]
+    if not families:
+        have = "; ".join(", ".join(i.encodings) or "none" for i in identities)
         raise ValueError(
             f"the identities share no adapter family (they carry: {have}). "
             "Encode all of them with one adapter."
         )
-    for key in _SAME:
-        values = list(dict.fromkeys(i.provenance[key] for i in identities if key in i.provenance))
-        if len(values) > 1:
-            raise ValueError(
-                f"the identities were encoded with different adapter files ({key}: "
-                f"{' and '.join(value[:40] for value in values)}), whose tokens do not mix. "
-                "Encode all of them with one adapter."
-            )
+    for family in families:
+        _check_encoders(family, [i.encodings[family] for i in identities])
+    return families
+
+
+def _check_encoders(family: str, encodings: Sequence[Encoding]) -> None:
+    """Tokens of two encoders lie in different spaces: their mean is nobody."""
+    known = [one.encoder for one in encodings]
+    if not all(known):  # an identity of version 1 names the adapter's file instead
+        known = [one.recipe.get("adapter_digest", "") for one in encodings]
+    values = list(dict.fromkeys(value for value in known if value))
+    if len(values) > 1:
+        files = ", ".join(dict.fromkeys(one.recipe.get("adapter", "unknown") for one in encodings))
+        raise ValueError(
+            f"the identities' {family} tokens were made by different encoders "
+            f"({' and '.join(value[:12] for value in values)}, of the files {files}), whose "
+            "tokens do not mix. Encode all of them with one adapter."
+        )
+
+
+def _combine(encodings: Sequence[Encoding], fused: Fused, fusion: str) -> Encoding:
+    first = encodings[0]
+    recipe = {**merged([one.recipe for one in encodings]), "combined": fusion}
+    encoder = next((one.encoder for one in encodings if one.encoder), "")
+    return Encoding(first.family, encoder, fused.tokens, first.null, recipe=recipe)
 
 
 def _representatives(identities: Sequence[Identity]) -> Tensor | None:

@@ -16,7 +16,7 @@ from ..face.face import Face, face_key
 from ..files.cache import Statistics, TensorCache
 from ..files.public_files import ANTELOPEV2, where_to_get
 from .fusion import RULES, Fused, agreement, fuse
-from .identity import Identity
+from .identity import Encoding, Identity
 from .provenance import joined, pack_version
 
 JOINT = "joint"
@@ -34,7 +34,7 @@ _token_cache = TensorCache(32 << 20)
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """An identity and what to tell the user about how it came about."""
+    """An identity, and a report for the user on how it was made."""
 
     identity: Identity
     report: str
@@ -81,19 +81,12 @@ def encode_identity(
     look = _look(vision, faces, whitening, grey)
     fused = _joint(adapter, look) if fusion == JOINT else _separate(adapter, look, fusion)
     photos = len(faces) if fusion == JOINT else 1
-    identity = Identity(
-        tokens={adapter.family: fused.tokens},
-        unconditional={adapter.family: _unconditional(adapter, look, photos)},
-        features={
-            "arcface": look.arcface,
-            "eva_pooled": look.pooled,
-            "eva_hidden": look.hidden.to(torch.float16),
-        },
-        thumbnail=_thumbnail(faces[max(range(len(faces)), key=fused.shares.__getitem__)]),
-        provenance={
-            "photos": joined([face.photo_hash for face in faces]),
-            "detector": joined([face.detector for face in faces]),
-            "recogniser": joined([face.recogniser for face in faces]),
+    encoding = Encoding(
+        adapter.family,
+        adapter.encoder_digest,
+        fused.tokens,
+        _null_tokens(adapter, look, photos),
+        recipe={
             "adapter": adapter.name,
             "adapter_digest": adapter.digest,
             "vision": vision.name,
@@ -101,6 +94,16 @@ def encode_identity(
             "fusion": fusion,
             "whitening": joined(look.whitened),
             "grey": "yes" if grey else "no",
+        },
+    )
+    identity = Identity(
+        encodings={adapter.family: encoding},
+        features={"arcface": look.arcface},
+        thumbnail=_thumbnail(faces[max(range(len(faces)), key=fused.shares.__getitem__)]),
+        provenance={
+            "photos": joined([face.photo_hash for face in faces]),
+            "detector": joined([face.detector for face in faces]),
+            "recogniser": joined([face.recogniser for face in faces]),
             "pack_version": pack_version(),
         },
     )
@@ -189,10 +192,10 @@ def _joint(adapter: IdentityAdapter, look: _Look) -> Fused:
     return Fused(_tokens(adapter, look, rows), (1 / len(rows),) * len(rows))
 
 
-def _unconditional(adapter: IdentityAdapter, look: _Look, photos: int) -> Tensor:
+def _null_tokens(adapter: IdentityAdapter, look: _Look, photos: int) -> Tensor:
     """What the encoder makes of nothing: it has biases and learned queries, so not zeros."""
     levels, tokens, width = look.hidden.shape[1:]
-    key = (adapter.digest, "unconditional", photos, levels, tokens, width)
+    key = (adapter.digest, "null", photos, levels, tokens, width)
     entry = _token_cache.get(key)
     if entry is None:
         condition = torch.zeros(1, photos, look.arcface.shape[1] + look.pooled.shape[1])
@@ -208,7 +211,7 @@ def _thumbnail(face: Face) -> Tensor:
 
 
 def _report(faces: Sequence[Face], look: _Look, fused: Fused, fusion: str) -> str:
-    """One line for the whole, one per photo; doubts are said, not hidden."""
+    """One line for the whole, one per photo, with a warning where photos may show two people."""
     count = fused.tokens.shape[1]
     lines = [
         f"{len(faces)} photo(s) -> {count} identity tokens, fusion: {fusion}, "

@@ -131,6 +131,12 @@ def _needed(arcface: Tensor | None, count: int, rule: str) -> Tensor:
             f"fusion {rule!r} needs a recogniser embedding of each of {count} inputs, got {got}. "
             "Encode the photos again (save identities with their features), or choose 'mean'."
         )
+    broken = [row for row, values in enumerate(arcface, 1) if not values.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"fusion {rule!r} compares recogniser embeddings, but {len(broken)} of {count} are "
+            f"not finite (input {', '.join(map(str, broken))}). Encode those photos again."
+        )
     return arcface
 
 

@@ -8,26 +8,44 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+LARGEST_TOKEN = 1e6
+"""Encoders make tokens of size 1 to 100; far larger ones overflow in half precision."""
+READABLE = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """One encoder's answer to a person. All tensors are CPU float32."""
+
+    family: str
+    """What reads it, such as "pulid_flux"."""
+    encoder: str
+    """Digest of the tensors of the encoder that made it; "" where an old file does not say."""
+    tokens: Tensor
+    """(1, N, C) identity tokens."""
+    null: Tensor
+    """(1, N0, C): what the same encoder makes of nobody."""
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    """What else that encoder saw, by name, for adapters that read more than tokens."""
+    recipe: Mapping[str, str] = field(default_factory=dict)
+    """How it was made: files, whitening, fusion, edits."""
+
 
 @dataclass(frozen=True, eq=False)
 class Identity:
     """One person, encoded. All tensors are CPU float32 unless said otherwise.
 
-    `tokens` and `unconditional` are keyed by adapter family ("pulid_flux"), so one identity can
-    feed several injections. `features` are the raw encoder outputs, one row per photo, from
-    which another adapter or a fusion can start: "arcface" (P, 512) raw, "eva_pooled" (P, 768)
-    unit norm, "eva_hidden" (P, 5, 577, 1024) float16.
+    One identity can feed several injections: each looks up the encoding of its family.
     """
 
-    tokens: Mapping[str, Tensor]
-    """Family -> (1, N, D) identity tokens."""
-    unconditional: Mapping[str, Tensor]
-    """Family -> (1, N0, D): what the same encoder makes of no identity (all-zero input)."""
+    encodings: Mapping[str, Encoding] = field(default_factory=dict)
+    """By family."""
     features: Mapping[str, Tensor] = field(default_factory=dict)
+    """What fusion reads, one row per photo: "arcface" (P, 512), raw."""
     thumbnail: Tensor | None = None
     """(H, W, 3) uint8 RGB."""
     provenance: Mapping[str, str] = field(default_factory=dict)
-    """How it was made: encoder files, recogniser, detector, fusion, pack version."""
+    """Where the photos come from: their hashes, recogniser, detector, pack version."""
 
     @property
     def picture(self) -> Tensor:
@@ -35,3 +53,52 @@ class Identity:
         if self.thumbnail is None:
             return torch.full((1, 64, 64, 3), 0.5)
         return self.thumbnail[None].float() / 255
+
+
+def check_tokens(name: str, tokens: Tensor) -> Tensor:
+    """Tokens (1, N, C) as CPU float32. Raises ValueError for another shape or type, or for values
+    that are not finite or larger than LARGEST_TOKEN."""
+    shape = tuple(tokens.shape)
+    if len(shape) != 3 or shape[0] != 1 or 0 in shape:
+        raise ValueError(
+            f"{name} have shape {shape}, expected (1, tokens, channels) with at least one of "
+            "each. Encode the photo again."
+        )
+    if tokens.dtype not in READABLE or tokens.layout != torch.strided or tokens.is_meta:
+        raise ValueError(
+            f"{name} are {tokens.dtype} ({tokens.layout}), expected dense float32, float16 or "
+            "bfloat16 values. Encode the photo again."
+        )
+    tokens = tokens.detach().to("cpu", torch.float32)
+    largest = tokens.abs().max().item()
+    if not largest <= LARGEST_TOKEN:  # also false for NaN
+        raise ValueError(
+            f"{name} hold values up to {largest:g}, expected finite ones of at most "
+            f"{LARGEST_TOKEN:g}. Encode the photo again."
+        )
+    return tokens
+
+
+def encoding_for(
+    identity: Identity, family: str, encoder: str, reader: str, advice: str, file: str = ""
+) -> Encoding:
+    """The identity's encoding for a reader that was trained with one encoder.
+
+    family and encoder: what the reader needs, `encoder` as in Encoding; file: digest of the
+    reader's file, which identities of version 1 name instead. reader and advice: for messages.
+    Raises ValueError when there is none, or when another encoder made it.
+    """
+    found = identity.encodings.get(family)
+    if found is None:
+        have = ", ".join(sorted(identity.encodings)) or "none"
+        raise ValueError(f"The identity has tokens for: {have}; {reader} needs {family}. {advice}")
+    made, wanted = found.encoder, encoder
+    if not made:
+        made, wanted = found.recipe.get("adapter_digest", ""), file
+    if made and wanted and made != wanted:
+        source = found.recipe.get("adapter", "another file")
+        raise ValueError(
+            f"The identity's {family} tokens were made by the encoder {made[:12]} (of {source}); "
+            f"{reader} reads tokens of the encoder {wanted[:12]}. {advice}"
+        )
+    return found

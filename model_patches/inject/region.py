@@ -1,4 +1,4 @@
-"""Pixel masks -> weights of image tokens. Done once per run, never per block or step."""
+"""Where in the picture a person may appear -> weights of image tokens, once per run."""
 
 from __future__ import annotations
 
@@ -9,24 +9,88 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PATCH = 2  # latent pixels per token side, Flux
+
+@dataclass(frozen=True)
+class Grid:
+    """The image tokens of a site: rows x columns, each `cell` latent pixels a side."""
+
+    rows: int
+    columns: int
+    cell: int
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.columns
 
 
 @dataclass(frozen=True, eq=False)
 class Coverage:
-    """Which image tokens a mask reaches, and how strongly."""
+    """Which image tokens a region reaches, and how strongly."""
 
     index: Tensor | None
     """(K,) int64 positions of covered tokens, row by row; None: all of them."""
     weights: Tensor | None
     """(1 or B, K or L) weights of those tokens; None: all exactly 1."""
 
+    def to(self, device: torch.device, dtype: torch.dtype) -> Coverage:
+        index, weights = self.index, self.weights
+        return Coverage(
+            None if index is None else index.to(device),
+            None if weights is None else weights.to(device, dtype),
+        )
+
 
 EVERYWHERE = Coverage(None, None)
 
 
-def check_mask(mask: Tensor) -> Tensor:
-    """A mask as core nodes give it, (H, W) or (B, H, W) in [0, 1], as (B, H, W) float32 on CPU."""
+@dataclass(frozen=True, eq=False)
+class Region:
+    """One person's part of the picture, given by a mask."""
+
+    mask: Tensor
+    """(B, H, W) float32 in [0, 1] on the CPU, of any size: stretched over the picture."""
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.mask.any()
+
+    def cover(
+        self, grid: Grid, latent_size: tuple[int, int], area: Sequence[int] | None, batch: int
+    ) -> Coverage | None:
+        """Coverage of a grid over the latent (or over an `area` of it); None: no token at all.
+
+        The mask is averaged onto the latent, cut to the area (height, width, y, x), padded like
+        the latent to whole tokens, and averaged over each token.
+        """
+        latent = F.interpolate(self.mask.unsqueeze(1), latent_size, mode="area")
+        if area is not None:
+            height, width, y, x = area
+            latent = latent[:, :, y : y + height, x : x + width]
+        beyond = (
+            0,
+            grid.columns * grid.cell - latent.shape[-1],
+            0,
+            grid.rows * grid.cell - latent.shape[-2],
+        )
+        tokens = F.avg_pool2d(F.pad(latent, beyond, mode="replicate"), grid.cell).flatten(1)
+        if len(tokens) > 1:
+            tokens = tokens[torch.arange(batch) % len(tokens)]
+        return _coverage(tokens)
+
+
+def _coverage(tokens: Tensor) -> Coverage | None:
+    covered = (tokens > 0).any(0)
+    if not covered.any():
+        return None
+    if covered.all():
+        return Coverage(None, None if (tokens == 1).all() else tokens)
+    index = covered.nonzero().squeeze(1)
+    weights = tokens[:, index]
+    return Coverage(index, None if (weights == 1).all() else weights)
+
+
+def region_of(mask: Tensor) -> Region:
+    """A mask as core nodes give it, (H, W) or (B, H, W) in [0, 1]. Raises ValueError for others."""
     if mask.ndim not in (2, 3) or 0 in mask.shape:
         raise ValueError(
             f"The mask has shape {tuple(mask.shape)}; expected (height, width) or (batch, height, "
@@ -40,30 +104,4 @@ def check_mask(mask: Tensor) -> Tensor:
             f"The mask has values from {low:g} to {high:g}; expected numbers in [0, 1]. Clamp it, "
             "for example with Mask Composite or Threshold Mask, or repair the node that made it."
         )
-    return mask
-
-
-def cover(
-    mask: Tensor, latent_size: tuple[int, int], area: Sequence[int] | None, batch: int
-) -> Coverage | None:
-    """Token coverage of a pixel mask (B, H, W) for a latent (or an area of it); None: nothing.
-
-    The mask is averaged onto the latent grid, cut to `area` (height, width, y, x), padded like
-    the latent to whole patches, and averaged over each patch.
-    """
-    latent = F.interpolate(mask.unsqueeze(1), latent_size, mode="area")
-    if area is not None:
-        height, width, y, x = area
-        latent = latent[:, :, y : y + height, x : x + width]
-    odd = (0, -latent.shape[-1] % PATCH, 0, -latent.shape[-2] % PATCH)
-    tokens = F.avg_pool2d(F.pad(latent, odd, mode="replicate"), PATCH).flatten(1)
-    if len(tokens) > 1:
-        tokens = tokens[torch.arange(batch) % len(tokens)]
-    covered = (tokens > 0).any(0)
-    if not covered.any():
-        return None
-    if covered.all():
-        return Coverage(None, None if (tokens == 1).all() else tokens)
-    index = covered.nonzero().squeeze(1)
-    weights = tokens[:, index]
-    return Coverage(index, None if (weights == 1).all() else weights)
+    return Region(mask)

@@ -1,15 +1,18 @@
-"""What every injection must know of a sampling run: which rows are whose, and what time it is.
+"""The injection core: what a sampling run is, whose rows are whose, and what happens in a call.
 
-Two public wrappers do it. One, around the whole run, marks every conditioning entry with its role
-and opens a Run, which dies with the run. The other, around each model call, reads both back.
+Everything travels by public hooks, one of each kind for all injections together. A carrier on every
+prompt says whose it is and holds what travels with it. A wrapper around the whole run opens a Run,
+which dies with the run. A wrapper around each model call reads both, lets text injections edit the
+text, and works out the terms that the sites inside the model then add (see sites.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
+import comfy.model_sampling
 import comfy.patcher_extension
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -17,44 +20,114 @@ from torch import Tensor
 
 from ..gates.clock import Clock
 from ..gates.gate import Moment
+from .attention import Term
+from .region import Grid
+from .sites import CALL, Site, missed_sites
 
+KEY = "flexid"
+"""Names whatever this pack puts into ComfyUI's structures: carrier, wrappers, injections."""
 RUN = "flexid_run"
-CHUNK = "flexid_chunk"
-CALL = "flexid_call"
 
 Role = Literal["positive", "negative"]
 
 
 @dataclass(frozen=True)
-class Chunk:
+class Prompt:
     """One prompt's share of the rows in a model call."""
 
-    role: Role
+    role: Role = "positive"
     area: tuple[int, ...] | None = None
     """(height, width, y, x) in latent pixels when the prompt covers only an area."""
+    length: int = 0
+    """Text tokens of the prompt; 0 where it has no text or no guider runs."""
+    payloads: Mapping[str, Any] = field(default_factory=dict)
+    """What an injection sends along with this prompt, by the injection's kind."""
 
 
-@dataclass(frozen=True)
-class ChunkCond:
-    """Carries a Chunk through ComfyUI's batching of prompts (the comfy.conds protocol).
+@dataclass(frozen=True, eq=False)
+class PromptCarrier:
+    """Takes a Prompt through ComfyUI's batching of prompts (the protocol of comfy.conds).
 
     `cond_or_uncond` cannot tell positive from negative: its meaning depends on the guider. The
-    name under which the guider holds the entry can, and `model_conds` follow the entry.
+    name under which the guider holds the prompt can, and `model_conds` follow the prompt.
     """
 
-    chunk: Chunk
+    prompt: Prompt
 
-    def process_cond(self, batch_size: int, area: list[int] | None = None, **_: Any) -> ChunkCond:
-        return ChunkCond(replace(self.chunk, area=tuple(area) if area is not None else None))
+    def process_cond(
+        self, batch_size: int, area: Sequence[int] | None = None, **_: Any
+    ) -> PromptCarrier:
+        return PromptCarrier(replace(self.prompt, area=None if area is None else tuple(area)))
 
-    def can_concat(self, other: ChunkCond) -> bool:
+    def can_concat(self, other: PromptCarrier) -> bool:
         return True
 
-    def concat(self, others: list[ChunkCond]) -> list[Chunk]:
-        return [self.chunk, *(other.chunk for other in others)]
+    def concat(self, others: Sequence[PromptCarrier]) -> CallPrompts:
+        return CallPrompts((self.prompt, *(other.prompt for other in others)))
 
     def size(self) -> list[int]:
         return [1]
+
+
+class CallPrompts(tuple):
+    """The prompts of one model call, in the order of its rows."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """ComfyUI asks whatever reaches the model for its type. This should not have got there."""
+        raise RuntimeError(
+            "The prompt comes from Apply SIP with a gate, but the MODEL does not: its α could not "
+            "follow the run. Connect the MODEL that Apply SIP returns, or disconnect its gate."
+        )
+
+
+def payload_of(extra: Mapping[str, Any], kind: str) -> Any:
+    """What an injection has put on a conditioning entry's options; None when nothing."""
+    carrier = extra.get("model_conds", {}).get(KEY)
+    return None if carrier is None else carrier.prompt.payloads.get(kind)
+
+
+def with_payload(extra: Mapping[str, Any], kind: str, payload: Any) -> dict[str, Any]:
+    """A copy of a conditioning entry's options that carries `payload` for injections of `kind`."""
+    held = extra.get("model_conds", {})
+    carrier = held.get(KEY, PromptCarrier(Prompt()))
+    payloads = {**carrier.prompt.payloads, kind: payload}
+    carrier = PromptCarrier(replace(carrier.prompt, payloads=payloads))
+    return {**extra, "model_conds": {**held, KEY: carrier}}
+
+
+class Injection(Protocol):
+    """What an Apply node puts into the model's patch list `KEY`."""
+
+    kind: str
+    """Which injections belong together; also the key of their payloads."""
+    label: str
+    """The node's name, for messages."""
+    order: str
+    """Digest of its content: what several injections add is summed in this order, so the order of
+    the nodes in the graph changes no bit."""
+    sites: Sequence[Site]
+    """Where its terms act; none for an injection that edits the text."""
+
+    def models(self) -> list[ModelPatcher]:
+        """Weights for ComfyUI to load, count and offload."""
+        ...
+
+    def to(self, device_or_dtype: Any) -> Injection:
+        """ComfyUI moves patches; weights belong to the model management, so this is itself."""
+        ...
+
+    def check_run(self, prompts: Sequence[Prompt]) -> None:
+        """Raise RuntimeError before the first model call when the run cannot work."""
+        ...
+
+    def edit_text(self, call: Call, text: Tensor) -> Tensor:
+        """The call's text (R, T, D), changed or itself."""
+        ...
+
+    def terms(self, call: Call) -> list[Term]:
+        """What it adds at its sites in this call; nothing while its gate is closed."""
+        ...
 
 
 @dataclass
@@ -65,28 +138,16 @@ class Run:
     """Height and width of the whole latent; None outside a guider."""
     cache: dict[Any, Any] = field(default_factory=dict)
     """What injections compute once per run, keyed by themselves."""
-    reached: bool = False
-    """Whether any patched block has run."""
+    checked: bool = False
+    """Whether the first model call has shown that every site runs."""
 
 
-def open_run(executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """OUTER_SAMPLE wrapper. The guider's conds and model_options are per-run copies by now."""
-    guider = executor.class_obj
-    for name, conds in guider.conds.items():
-        role: Role = "negative" if "negative" in name else "positive"
-        for cond in conds:
-            cond["model_conds"] = {**cond.get("model_conds", {}), CHUNK: ChunkCond(Chunk(role))}
-    size = (noise.shape[-2], noise.shape[-1])
-    guider.model_options["transformer_options"][RUN] = Run(size)
-    return executor(noise, *args, **kwargs)
-
-
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Call:
-    """One model call: its rows and its time."""
+    """One model call: its rows, its time, and what is added in it."""
 
     run: Run
-    chunks: tuple[Chunk, ...]
+    prompts: tuple[Prompt, ...]
     moments: tuple[Moment, ...]
     """One per row; all equal in ordinary sampling."""
     latent_size: tuple[int, int]
@@ -94,48 +155,119 @@ class Call:
     device: torch.device
     dtype: torch.dtype
     """What the diffusion model computes in."""
+    added: dict[Site, list[Term]] = field(default_factory=dict)
+    """Terms by site, worked out before the blocks run."""
+    visits: dict[Site, int] = field(default_factory=dict)
+    """How often each site has run."""
 
     @property
     def batch(self) -> int:
-        """Rows per chunk."""
-        return self.rows // len(self.chunks)
+        """Rows per prompt."""
+        return self.rows // len(self.prompts)
+
+    def rows_of(self, number: int) -> slice:
+        """Rows of the prompt of that number."""
+        return slice(number * self.batch, (number + 1) * self.batch)
+
+    def grid(self, cell: int) -> Grid:
+        """Image tokens at sites whose tokens are `cell` latent pixels a side."""
+        height, width = self.latent_size
+        return Grid(-(-height // cell), -(-width // cell), cell)
 
 
-def read_call(base_model: Any, x: Tensor, t: Tensor, options: dict, conds: dict) -> Call:
-    """Take the marks out of a model call. Costs one device read per call, none per block.
+def injections_of(options: Mapping[str, Any]) -> list[Injection]:
+    """The injections in these transformer_options, in the order in which they are summed."""
+    return sorted(options.get("patches", {}).get(KEY, []), key=lambda one: (one.kind, one.order))
 
-    x (R, C, h, w) latent, t (R,) sigmas. Removes CHUNK from `conds` and leaves what it read in
-    `options`, which the wrapper hands on: whichever injection comes next finds it there.
+
+def register(model: ModelPatcher, injection: Injection) -> None:
+    """Put an injection on a clone, with the two wrappers that all injections share."""
+    model.set_model_patch(injection, KEY)
+    kinds = comfy.patcher_extension.WrappersMP
+    for kind, wrapper in ((kinds.OUTER_SAMPLE, open_run), (kinds.APPLY_MODEL, inject_call)):
+        if not model.get_wrappers(kind, KEY):
+            model.add_wrapper_with_key(kind, KEY, wrapper)
+
+
+def open_run(executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """OUTER_SAMPLE wrapper. The guider's conds and model_options are per-run copies by now."""
+    guider = executor.class_obj
+    prompts = []
+    for name, conds in guider.conds.items():
+        role: Role = "negative" if "negative" in name else "positive"
+        for cond in conds:
+            prompts.append(_mark(cond, role))
+    options = guider.model_options["transformer_options"]
+    for injection in injections_of(options):
+        injection.check_run(prompts)
+    options[RUN] = Run((noise.shape[-2], noise.shape[-1]))
+    return executor(noise, *args, **kwargs)
+
+
+def _mark(cond: dict[str, Any], role: Role) -> Prompt:
+    """Give a prompt its role and length; every prompt gets a carrier, so that all still share one
+    model call."""
+    held = cond.get("model_conds", {})
+    text = cond.get("cross_attn")
+    prompt = held[KEY].prompt if KEY in held else Prompt()
+    prompt = replace(prompt, role=role, length=0 if text is None else text.shape[1])
+    cond["model_conds"] = {**held, KEY: PromptCarrier(prompt)}
+    return prompt
+
+
+def inject_call(
+    executor: Any,
+    x: Tensor,
+    t: Tensor,
+    c_concat: Tensor | None = None,
+    c_crossattn: Tensor | None = None,
+    control: Any = None,
+    transformer_options: dict | None = None,
+    **conds: Any,
+) -> Tensor:
+    """APPLY_MODEL wrapper: all that is worked out once per call, outside the blocks.
+
+    x (R, C, h, w) latent, t (R,) sigmas, c_crossattn (R, T, D).
     """
-    marks = conds.pop(CHUNK, None)
-    known_t, known = options.get(CALL, (None, None))
-    if marks is None and known is not None:
-        if known_t is t and (known.rows, known.latent_size) == (x.shape[0], x.shape[-2:]):
-            return known
-        marks = known.chunks
-    call = _read(base_model, x, t, options, marks)
-    options[CALL] = (t, call)
-    return call
+    options = dict(transformer_options or {})
+    call = read_call(executor.class_obj, x, t, options, conds.pop(KEY, None))
+    injections = injections_of(options)
+    for injection in injections:
+        if c_crossattn is not None:
+            c_crossattn = injection.edit_text(call, c_crossattn)
+        for term in injection.terms(call):
+            for site in term.layers:
+                call.added.setdefault(site, []).append(term)
+    options[CALL] = call
+    out = executor(x, t, c_concat, c_crossattn, control, options, **conds)
+    _check_sites(call, injections)
+    return out
 
 
-def _read(base_model: Any, x: Tensor, t: Tensor, options: dict, marks: Any) -> Call:
+def read_call(
+    base_model: Any, x: Tensor, t: Tensor, options: Mapping[str, Any], prompts: Any
+) -> Call:
+    """Rows, time and type of a model call. Costs one device read per call, none per block."""
     run = options.get(RUN) or Run()
-    chunks = marks or _chunks_by_index(options.get("cond_or_uncond"))
+    prompts = prompts or _prompts_by_index(options.get("cond_or_uncond"))
     moments = _moments(run, base_model.model_sampling, t.tolist(), options.get("sample_sigmas"))
     size = (x.shape[-2], x.shape[-1])
     dtype = base_model.get_dtype_inference()
-    return Call(run, tuple(chunks), moments, size, x.shape[0], x.device, dtype)
+    return Call(run, tuple(prompts), moments, size, x.shape[0], x.device, dtype)
 
 
-def _chunks_by_index(cond_or_uncond: list[int] | None) -> list[Chunk]:
+def _prompts_by_index(cond_or_uncond: Sequence[int] | None) -> list[Prompt]:
     """Outside a guider the only hint is the index: 0 is the prompt, 1 its negative."""
-    return [Chunk("negative" if index == 1 else "positive") for index in cond_or_uncond or [0]]
+    return [Prompt("negative" if index == 1 else "positive") for index in cond_or_uncond or [0]]
 
 
-def _moments(run: Run, sampling: Any, sigmas: list[float], schedule: Any) -> tuple[Moment, ...]:
+def _moments(
+    run: Run, sampling: Any, sigmas: Sequence[float], schedule: Tensor | None
+) -> tuple[Moment, ...]:
     if "clock" not in run.cache:
         steps = () if schedule is None else tuple(schedule.tolist())
-        run.cache["clock"] = Clock(sampling.percent_to_sigma, steps)
+        is_flow = isinstance(sampling, comfy.model_sampling.CONST)
+        run.cache["clock"] = Clock(sampling.percent_to_sigma, steps, is_flow)
     known: dict[float, Moment] = run.cache.setdefault("moments", {})
     for sigma in sigmas:
         if sigma not in known:
@@ -143,13 +275,19 @@ def _moments(run: Run, sampling: Any, sigmas: list[float], schedule: Any) -> tup
     return tuple(known[sigma] for sigma in sigmas)
 
 
-def watch_run(model: ModelPatcher, key: str, on_call: Callable[..., Any]) -> None:
-    """Register both wrappers on a clone: `on_call` once under `key`, `open_run` once at all."""
-    outer, apply = (
-        comfy.patcher_extension.WrappersMP.OUTER_SAMPLE,
-        comfy.patcher_extension.WrappersMP.APPLY_MODEL,
-    )
-    if not model.get_wrappers(outer, RUN):
-        model.add_wrapper_with_key(outer, RUN, open_run)
-    if not model.get_wrappers(apply, key):
-        model.add_wrapper_with_key(apply, key, on_call)
+def _check_sites(call: Call, injections: Sequence[Injection]) -> None:
+    """Every site must have run in the run's first call; a later one may be served by a cache such
+    as EasyCache, the first one never is."""
+    if call.run.checked:
+        return
+    call.run.checked = True
+    for label in dict.fromkeys(one.label for one in injections):
+        sites = {site for one in injections if one.label == label for site in one.sites}
+        missed = missed_sites(call, sites)
+        if missed:
+            names = ", ".join(map(str, missed[:3]))
+            raise RuntimeError(
+                f"{label} is on this model, but {len(sites) - len(missed)} of its {len(sites)} "
+                f"patched blocks ran ({names} did not): another node replaced the model's forward "
+                f"or took over those blocks. Remove or bypass that node, or place {label} after it."
+            )

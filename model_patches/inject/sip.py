@@ -1,29 +1,64 @@
-"""Semantic Identity Projector (FlexID, section 3.2): E' = E + α·δ on the text of a prompt.
+"""Semantic Identity Projector (FlexID, section 3.2): E' = E + α(t)·Δ on the text of a prompt.
 
 Works wherever the conditioning is the text that the diffusion model reads: Flux (T5 stream),
-SD 1.5 and SDXL (CLIP streams). All residuals of a prompt read the same original text, so their
-order in the graph does not matter.
+SD 1.5 and SDXL (CLIP streams). A constant α is written into the prompt itself. An α that varies
+over the run travels with its prompt and is added, outside the diffusion model, to the text of each
+model call. All residuals of a prompt are made from the same original text and summed in an order
+of their own, so their order in the graph does not matter.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.utils
 import torch
+import torch.nn.functional as F
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ..files.cache import tensor_key
 from ..gates.gate import Gate
+from ..gates.numbers import check_weight
 from ..identity.identity import Identity
 from ..sip.projector import Direction, Prompt, SipProjector, direction_for
+from ..sip.residual import Norm, add_all, match_norms
 from ..sip.scope import Scope, scope_mask, scope_used
-from .sip_residual import SIP, Norm, Shift, Shifts, add, follow, match_norms
+from . import run
+from .attention import Term
+from .run import Call, injections_of, payload_of, register, with_payload
+from .sites import Site
 
-ORIGINAL = "flexid_sip_original"
-"""Entry of a prompt: (text before any residual, text after), valid while the text is that one."""
+SIP = "sip"
+LABEL = "Apply SIP"
+CONSTANT = "flexid_sip_constant"
+"""Entry of a prompt's options: the Constant that is written into its text."""
+
+
+@dataclass(frozen=True, eq=False)
+class Residual:
+    """One identity's Δ on one prompt, with its α."""
+
+    direction: Tensor
+    """(B, T, D) float32 on the CPU, already scaled."""
+    weight: float
+    gate: Gate | None
+    """None: constant."""
+    order: str
+    """Digest of its content; residuals are summed in this order."""
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """What was written into a prompt's text; valid while the text is `after`."""
+
+    before: Tensor
+    after: Tensor
+    residuals: tuple[Residual, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,47 +84,133 @@ def apply_sip(
     projector: SipProjector,
     identity: Identity,
     *,
-    strength: float = 0.1,
+    weight: float = 0.1,
     scope: Scope = "auto",
     norm: Norm = "token",
     wording: Wording | None = None,
     gate: Gate | None = None,
     model: ModelPatcher | None = None,
 ) -> Applied:
-    """A copy of the conditioning whose text leans towards `identity`.
+    """A copy of the conditioning whose text is moved towards `identity`.
 
-    strength is α: after norm matching the relative change of a token (0.1 turns it by 5.7 degrees
+    weight is α: after norm matching the relative change of a token (0.1 turns it by 5.7 degrees
     when δ is orthogonal to it). Without a gate the text itself is changed and `model` comes back
     as it was. With one, α follows the run through the returned model.
     Raises ValueError when conditioning, projector, identity, text or model do not fit.
     """
-    _check(conditioning, strength, gate, model)
+    _check(conditioning, weight, gate, model)
     wording = wording or Wording()
-    prompts = [_Prompt(entry, number) for number, entry in enumerate(conditioning, 1)]
-    if strength == 0.0:
+    prompts = [_Entry(entry, number) for number, entry in enumerate(conditioning, 1)]
+    if weight == 0.0:
         return Applied([entry.copied() for entry in prompts], model, "α is 0: nothing was changed.")
-    results = [entry.lean(projector, identity, scope, norm, wording) for entry in prompts]
-    if not any(bool(lean.delta.any()) for lean in results):
+    results = [entry.scaled(projector, identity, scope, norm, wording) for entry in prompts]
+    if not any(bool(scaled.direction.any()) for scaled in results):
         texts = [entry.copied() for entry in prompts]
-    elif gate is None:
-        texts = [p.shifted(r.delta, strength) for p, r in zip(prompts, results, strict=True)]
     else:
-        model = follow(model)
+        residuals = [_residual(scaled.direction, weight, gate) for scaled in results]
+        model = model if gate is None else follow(model)
         texts = [
-            p.with_shift(Shift(r.delta, strength, gate))
-            for p, r in zip(prompts, results, strict=True)
+            entry.with_constant(one) if gate is None else entry.with_gated(one)
+            for entry, one in zip(prompts, residuals, strict=True)
         ]
     used = scope_used(scope, wording.clip, wording.text)
-    lines = [_head(projector, strength, used, norm, gate)]
+    lines = [_head(projector, weight, used, norm, gate)]
     lines += [line for result in results for line in result.lines]
     return Applied(texts, model, "\n".join(dict.fromkeys(lines)))
 
 
-def _check(conditioning: Sequence, strength: float, gate: Gate | None, model: Any) -> None:
+def follow(model: ModelPatcher) -> ModelPatcher:
+    """A clone whose prompts may carry residuals that vary over the run."""
+    patched = model.clone()
+    present = injections_of(patched.model_options["transformer_options"])
+    if not any(one.kind == SIP for one in present):
+        register(patched, TextResiduals())
+    return patched
+
+
+@dataclass(frozen=True, eq=False)
+class TextResiduals:
+    """An Injection: adds to each prompt's rows of the text what travels with that prompt."""
+
+    order: str = ""
+    sites: Sequence[Site] = ()
+
+    kind = SIP
+    label = LABEL
+
+    def models(self) -> list[ModelPatcher]:
+        return []
+
+    def to(self, device_or_dtype: Any) -> TextResiduals:
+        return self
+
+    def check_run(self, prompts: Sequence[run.Prompt]) -> None:
+        if not any(SIP in prompt.payloads for prompt in prompts):
+            raise RuntimeError(
+                "The MODEL comes from Apply SIP with a gate, but 0 of the run's prompts do. "
+                "Connect the CONDITIONING that Apply SIP returns (behind Conditioning Concat: as "
+                "conditioning_to), or the MODEL from before Apply SIP."
+            )
+
+    def terms(self, call: Call) -> list[Term]:
+        return []
+
+    def edit_text(self, call: Call, text: Tensor) -> Tensor:
+        """The call's text (R, T, D) with every residual at this moment's α; itself if all are 0."""
+        rows = [call.rows_of(number) for number in range(len(call.prompts))]
+        edited = [
+            _edit_rows(call, prompt, call.moments[span], text[span])
+            for prompt, span in zip(call.prompts, rows, strict=True)
+        ]
+        if all(part is None for part in edited):
+            return text
+        parts = [
+            text[span] if part is None else part for part, span in zip(edited, rows, strict=True)
+        ]
+        return torch.cat(parts)
+
+
+def _edit_rows(call: Call, prompt: run.Prompt, moments: Sequence, text: Tensor) -> Tensor | None:
+    """One prompt's rows (B, T, D), one moment per row; None when nothing is added."""
+    residuals = []
+    for one in prompt.payloads.get(SIP, ()):
+        alphas = [one.gate.weight(moment, one.weight) for moment in moments]
+        if any(alphas):
+            residuals.append((_fitted(call, prompt, one, text), _alpha(alphas, text.device)))
+    return add_all(text, residuals) if residuals else None
+
+
+def _alpha(alphas: Sequence[float], device: torch.device) -> float | Tensor:
+    if len(set(alphas)) == 1:
+        return alphas[0]
+    return torch.tensor(alphas, dtype=torch.float32, device=device)[:, None, None]
+
+
+def _fitted(call: Call, prompt: run.Prompt, residual: Residual, text: Tensor) -> Tensor:
+    """Δ on the call's device, once per run: zeros for tokens appended behind the prompt, repeated
+    as ComfyUI repeats prompts of unequal length into one batch."""
+    key = (SIP, residual, tuple(text.shape), text.device)
+    if key in call.run.cache:
+        return call.run.cache[key]
+    direction, (tokens, width) = residual.direction, text.shape[1:]
+    length = prompt.length or tokens
+    if direction.shape[-1] != width or tokens % length:
+        raise RuntimeError(
+            f"{LABEL} made a residual for a prompt of {length} tokens x {direction.shape[-1]}; the "
+            f"model reads {tokens} x {width}. Another node changes the text inside the model: "
+            f"remove it, or use {LABEL} without gate."
+        )
+    beyond = max(0, length - direction.shape[1])
+    direction = F.pad(direction[:, :length], (0, 0, 0, beyond)).repeat(1, tokens // length, 1)
+    direction = comfy.utils.repeat_to_batch_size(direction, text.shape[0])
+    call.run.cache[key] = direction.to(text.device)
+    return call.run.cache[key]
+
+
+def _check(conditioning: Sequence, weight: float, gate: Gate | None, model: Any) -> None:
     if not conditioning:
         raise ValueError("Apply SIP got 0 prompts, expected 1 or more. Connect a text encode node.")
-    if not math.isfinite(strength):
-        raise ValueError(f"α is {strength}, expected a finite number such as 0.1.")
+    check_weight("α of Apply SIP", weight)
     if gate is not None and model is None:
         raise ValueError(
             "Apply SIP has a gate but no model: α can follow the run only inside the model. "
@@ -97,13 +218,22 @@ def _check(conditioning: Sequence, strength: float, gate: Gate | None, model: An
         )
 
 
+def _residual(direction: Tensor, weight: float, gate: Gate | None) -> Residual:
+    content = repr((tensor_key(direction), weight, gate))
+    return Residual(direction, weight, gate, hashlib.sha256(content.encode()).hexdigest())
+
+
+def _in_order(residuals: Sequence[Residual]) -> tuple[Residual, ...]:
+    return tuple(sorted(residuals, key=lambda one: one.order))
+
+
 @dataclass(frozen=True, eq=False)
-class _Lean:
-    delta: Tensor
+class _Scaled:
+    direction: Tensor
     lines: tuple[str, ...]
 
 
-class _Prompt:
+class _Entry:
     """One entry of a CONDITIONING; never written to."""
 
     def __init__(self, entry: Sequence, number: int):
@@ -115,64 +245,67 @@ class _Prompt:
                 f"Prompt {number} holds text of shape {shape}, expected (batch, tokens, width). "
                 "Connect the CONDITIONING of a text encode node."
             )
-        before, after = self.extra.get(ORIGINAL, (self.text, self.text))
-        self.original = before if after is self.text else self.text
+        constant = self.extra.get(CONSTANT)
+        if constant is None or constant.after is not self.text:
+            constant = Constant(self.text, self.text, ())
+        self.constant: Constant = constant
 
-    def lean(
+    def scaled(
         self,
         projector: SipProjector,
         identity: Identity,
         scope: Scope,
         norm: Norm,
         wording: Wording,
-    ) -> _Lean:
-        states = self.original.detach().float().cpu()
+    ) -> _Scaled:
+        states = self.constant.before.detach().float().cpu()
         mask = scope_mask(scope, states.shape[1], wording.clip, wording.text)
         found = direction_for(projector, identity, Prompt(states, wording.text))
         _check_direction(found, states, projector, self.number)
-        facts = _facts(self.number, states, found.delta, mask)
-        return _Lean(match_norms(found.delta, states, mask, norm), (facts, *found.notes))
+        facts = _facts(self.number, states, found.vectors, mask)
+        return _Scaled(match_norms(found.vectors, states, mask, norm), (facts, *found.notes))
 
     def copied(self) -> list:
         return [self.text, self.extra.copy()]
 
-    def shifted(self, delta: Tensor, strength: float) -> list:
-        text = add(self.text, delta.to(self.text.device), strength)
-        return [text, {**self.extra, ORIGINAL: (self.original, text)}]
+    def with_constant(self, residual: Residual) -> list:
+        residuals = _in_order((*self.constant.residuals, residual))
+        before = self.constant.before
+        text = add_all(before, [(one.direction.to(before.device), one.weight) for one in residuals])
+        return [text, {**self.extra, CONSTANT: Constant(before, text, residuals)}]
 
-    def with_shift(self, shift: Shift) -> list:
-        held = self.extra.get("model_conds", {})
-        shifts = (*held.get(SIP, Shifts()).shifts, shift)
-        return [self.text, {**self.extra, "model_conds": {**held, SIP: Shifts(shifts)}}]
+    def with_gated(self, residual: Residual) -> list:
+        held = payload_of(self.extra, SIP) or ()
+        return [self.text, with_payload(self.extra, SIP, _in_order((*held, residual)))]
 
 
 def _check_direction(found: Direction, states: Tensor, projector: Any, number: int) -> None:
-    if found.delta.shape != states.shape:
+    if found.vectors.shape != states.shape:
         raise ValueError(
             f"The SIP projector '{projector.name}' made a direction of shape "
-            f"{tuple(found.delta.shape)} for prompt {number} of shape {tuple(states.shape)}. "
+            f"{tuple(found.vectors.shape)} for prompt {number} of shape {tuple(states.shape)}. "
             "Choose the projector for this model's text encoder."
         )
-    if not found.delta.isfinite().all():
+    if not found.vectors.isfinite().all():
         raise ValueError(
             f"The SIP projector '{projector.name}' made a direction with NaN or infinity for "
             f"prompt {number}. Check the weight file and the text encoder."
         )
 
 
-def _head(projector: Any, strength: float, scope: str, norm: str, gate: Gate | None) -> str:
+def _head(projector: Any, weight: float, scope: str, norm: str, gate: Gate | None) -> str:
     course = "constant, written into the conditioning" if gate is None else "times the gate"
-    turn = math.degrees(math.atan(abs(strength)))
+    turn = math.degrees(math.atan(abs(weight)))
     turns = norm == "token" and gate is None
     angle = f" (turns a token by up to {turn:.1f} degrees)" if turns else ""
-    return f"{projector.name}: α {strength:g} {course}{angle}; scope {scope}; norm {norm}"
+    return f"{projector.name}: α {weight:g} {course}{angle}; scope {scope}; norm {norm}"
 
 
-def _facts(number: int, states: Tensor, delta: Tensor, mask: Tensor) -> str:
+def _facts(number: int, states: Tensor, direction: Tensor, mask: Tensor) -> str:
     """What the raw direction is like, over the tokens in scope."""
-    texts, found = states[:, mask].flatten(0, 1), delta[:, mask].flatten(0, 1)
+    texts, found = states[:, mask].flatten(0, 1), direction[:, mask].flatten(0, 1)
     sizes = texts.norm(dim=-1).median().item(), found.norm(dim=-1).median().item()
-    cosine = torch.nn.functional.cosine_similarity(texts, found, dim=-1).median().item()
+    cosine = F.cosine_similarity(texts, found, dim=-1).median().item()
     line = (
         f"prompt {number}: {int(mask.sum())} of {mask.numel()} tokens; median |E| {sizes[0]:.4g}, "
         f"|δ| {sizes[1]:.4g}, ratio {sizes[1] / max(sizes[0], 1e-30):.4g}, cosine {cosine:+.3f}"

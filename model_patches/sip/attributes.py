@@ -66,6 +66,11 @@ class AttributeProjector:
         return hashlib.sha256(f"{self._reader_key}{self._writer_key}{options}".encode()).hexdigest()
 
     @cached_property
+    def encoder_digest(self) -> str:
+        """Of the vision tower's projection, which no two towers share."""
+        return tensor_key(self.vision.model.visual_projection.weight)
+
+    @cached_property
     def _reader_key(self) -> str:
         return tensor_key(_key_vector(self.reader, KEY.format("with a face")))
 
@@ -73,15 +78,11 @@ class AttributeProjector:
     def _writer_key(self) -> str:
         return tensor_key(_noun_state(self.writer, VALUE.format("with a face")))
 
-    @cached_property
-    def _vision_key(self) -> str:
-        return tensor_key(self.vision.model.visual_projection.weight)
-
     def encode(self, faces: Sequence[Face]) -> Tensor:
         """(1, 2·F, C): per face the head's and the face's picture, unit length."""
         rows = []
         for face in faces:
-            key = (self._vision_key, face_key(face))
+            key = (self.encoder_digest, face_key(face))
             entry = _looks.get(key)
             if entry is None:
                 looks = [self._look(view_of(face, view)) for view in VIEWS]

@@ -60,6 +60,10 @@ class FaceClipProjector:
         return f"{self.model.name} ({'aligned' if self.alignment else self.form})"
 
     @property
+    def encoder_digest(self) -> str:
+        return self.model.encoder_digest
+
+    @property
     def digest(self) -> str:
         aligned = "".join(tensor_key(matrix) for matrix in self.alignment.values())
         return f"{self.model.digest} {self.form} {aligned}"

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from ..face.face import Face
 from ..files.cache import TensorCache, tensor_key
-from ..identity.identity import Identity
+from ..identity.identity import Encoding, Identity, check_tokens, encoding_for
 from ..identity.provenance import joined, pack_version
 
 _directions = TensorCache(128 << 20)
@@ -29,9 +28,9 @@ class Prompt:
 
 @dataclass(frozen=True, eq=False)
 class Direction:
-    """Where an identity pulls a prompt, not scaled yet."""
+    """δ: where an identity pulls a prompt, not scaled yet."""
 
-    delta: Tensor
+    vectors: Tensor
     """(B, T, D) float32 on the CPU."""
     notes: tuple[str, ...] = ()
     """What the user should know about it, a line each."""
@@ -45,6 +44,8 @@ class SipProjector(Protocol):
     name: str
     digest: str
     """Changes with the weights and every option."""
+    encoder_digest: str
+    """Changes with what `encode` runs: identities keep it."""
 
     def encode(self, faces: Sequence[Face]) -> Tensor:
         """(1, N, C) float32 on the CPU, all faces one after the other."""
@@ -68,16 +69,21 @@ def encode_sip(
     """
     if not faces:
         raise ValueError("0 faces to encode, expected at least 1. Connect Detect Faces.")
-    known = identity or Identity({}, {}, thumbnail=_thumbnail(faces[0]))
+    known = identity or Identity(thumbnail=_thumbnail(faces[0]))
+    encoding = Encoding(
+        projector.family,
+        projector.encoder_digest,
+        projector.encode(faces),
+        projector.nobody(),
+        recipe={"projector": projector.name},
+    )
     origin = {
         "sip_photos": joined([face.photo_hash for face in faces]),
-        f"sip_{projector.family}": f"{projector.name} {projector.digest[:16]}",
         "pack_version": pack_version(),
     }
     return replace(
         known,
-        tokens={**known.tokens, projector.family: projector.encode(faces)},
-        unconditional={**known.unconditional, projector.family: projector.nobody()},
+        encodings={**known.encodings, projector.family: encoding},
         provenance={**known.provenance, **origin},
     )
 
@@ -91,24 +97,16 @@ def direction_for(projector: SipProjector, identity: Identity, prompt: Prompt) -
 
     Raises ValueError when the identity was not encoded for this projector.
     """
-    tokens = identity.tokens.get(projector.family)
-    if tokens is None:
-        have = ", ".join(sorted(identity.tokens)) or "none"
-        raise ValueError(
-            f"The identity has tokens for: {have}; the SIP projector '{projector.name}' needs "
-            f"{projector.family}. Encode the face with this projector (Encode SIP Identity)."
-        )
+    reader = f"the SIP projector '{projector.name}'"
+    advice = "Encode the face with this projector (Encode SIP Identity)."
+    encoding = encoding_for(identity, projector.family, projector.encoder_digest, reader, advice)
+    tokens = check_tokens("The identity's tokens", encoding.tokens)
     key = (projector.digest, tensor_key(tokens), tensor_key(prompt.states), prompt.text)
     entry = _directions.get(key)
     if entry is None:
         found = projector.direction(tokens, prompt)
-        entry = _directions.put(key, (found.delta, _packed(found.notes)))
-    return Direction(entry[0], tuple(bytes(entry[1].tolist()).decode().splitlines()))
-
-
-def _packed(notes: Sequence[str]) -> Tensor:
-    """Text as bytes, for a cache of tensors."""
-    return torch.tensor(list("\n".join(notes).encode()), dtype=torch.uint8)
+        entry = _directions.put(key, (found.vectors, *found.notes))
+    return Direction(entry[0], entry[1:])
 
 
 def directions_computed() -> int:

@@ -36,28 +36,28 @@ def apply_visual_sip(
     vision: Any,
     faces: Sequence[Face],
     *,
-    strength: float = 0.1,
+    weight: float = 0.1,
     side: int = 3,
 ) -> Appended:
     """A copy of a Flux conditioning with side² tokens of the heads appended.
 
-    strength is the weight of all of them together in attention, in units of one text token
+    weight is the weight of all of them together in attention, in units of one text token
     (0: nothing is appended). Several faces are averaged. Raises ValueError for no
-    face, a strength below 0, or a style model of another width.
+    face, a weight below 0, or a style model of another width.
     """
     if not faces:
         raise ValueError("0 faces to look at, expected at least 1. Connect Detect Faces.")
-    if not 0.0 <= strength < math.inf:
-        raise ValueError(f"α is {strength}, expected 0 or a positive number such as 0.1.")
-    if strength == 0.0:
+    if not 0.0 <= weight < math.inf:
+        raise ValueError(f"α is {weight}, expected 0 or a positive number such as 0.1.")
+    if weight == 0.0:
         copies = [[text, extra.copy()] for text, extra in conditioning]
         return Appended(copies, "α is 0: nothing was appended.")
     tokens = torch.stack([_tokens(style_model, vision, face, side) for face in faces]).mean(0)
-    bias = math.log(strength / side**2)
+    bias = math.log(weight / side**2)
     return Appended(
         [_appended(entry, tokens, bias) for entry in conditioning],
         f"Redux: {side}x{side} tokens of {len(faces)} face(s) behind the text, attention bias "
-        f"{bias:.2f} (α {strength:g}). Carries pose, light and background too.",
+        f"{bias:.2f} (α {weight:g}). Carries pose, light and background too.",
     )
 
 

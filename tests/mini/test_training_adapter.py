@@ -132,10 +132,11 @@ def identity(opened, face):
 
 
 def test_tokens_are_those_of_the_pack(adapter, identity, face):
-    for present, tokens in ((True, identity.tokens), (False, identity.unconditional)):
+    encoding = identity.encodings["pulid_flux"]
+    for present, tokens in ((True, encoding.tokens), (False, encoding.null)):
         mine = trained_tokens(adapter, face, present)
-        torch.testing.assert_close(mine, tokens["pulid_flux"], atol=2e-4, rtol=1e-3)
-    assert not torch.allclose(mine, identity.tokens["pulid_flux"], atol=1e-2)
+        torch.testing.assert_close(mine, tokens, atol=2e-4, rtol=1e-3)
+    assert not torch.allclose(mine, identity.encodings["pulid_flux"].tokens, atol=1e-2)
 
 
 @pytest.mark.parametrize("steps", [1, 4])

@@ -78,7 +78,7 @@ def test_the_prompt_leans_as_in_training(work, projector, face, tmp_path, scope)
         conditioning,
         opened,
         encode_sip(opened, [face]),
-        strength=0.1,
+        weight=0.1,
         scope=scope,
         wording=Wording(clip, caption),
     ).conditioning[0][0]

@@ -25,7 +25,7 @@ def run(prompt, **changes):
 
 
 def at(sigma):
-    return Moment(sigma, 1 - sigma, 1 - sigma)
+    return Moment(sigma, 1 - sigma, 1 - sigma, sigma)
 
 
 def weights(gate):
@@ -102,15 +102,17 @@ def test_every_widget_reaches_its_constant():
 
 
 def test_percent_time_serves_models_whose_sigma_is_not_a_share():
-    moment = Moment(14.6, 0.0, 0.0)
+    moment = Moment(14.6, 0.0, 0.0, 1.0)
     assert run(LAUGH, time="percent").args[1].weight(moment) > 0
-    with pytest.raises(ValueError, match="14.6.*Set time to percent"):
-        run(LAUGH).args[1].weight(moment)
+    assert run(LAUGH).args[1].weight(moment) > 0, "auto"
+    with pytest.raises(ValueError, match="14.6.*Set time to auto"):
+        run(LAUGH, time="sigma").args[1].weight(moment)
 
 
 def test_another_gate_multiplies_both():
     half = Gate((window("constant", 0.0, 1.0, first=0.5),))
-    plain, halved = run(LAUGH).args, run(LAUGH, gate=half).args
+    wide = {"alpha_max": 1.0, "w_max": 5.0}
+    plain, halved = run(LAUGH, **wide).args, run(LAUGH, gate=half, **wide).args
     for one, other in zip(plain[:2], halved[:2], strict=True):
         assert weights(other) == pytest.approx([w / 2 for w in weights(one)])
 

@@ -29,9 +29,7 @@ KNOBS = {
 @pytest.fixture(scope="module")
 def parts():
     visual, semantic = tiny.identity(), sip_sources.person()
-    identity = Identity(
-        {**visual.tokens, **semantic.tokens}, {**visual.unconditional, **semantic.unconditional}
-    )
+    identity = Identity({**visual.encodings, **semantic.encodings})
     return {
         "model": tiny.flux(),
         "conditioning": tiny.conditioning(10),

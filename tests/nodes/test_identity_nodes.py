@@ -138,7 +138,7 @@ def test_fingerprint_follows_the_content(home, loaded):
 def test_encode_shows_thumbnail_and_report(home, loaded):
     output = _encode(loaded, 1, 2)
     identity, thumbnail, report = output[0], output[1], output[2]
-    assert identity.tokens["pulid_flux"].shape == (1, 32, 256)
+    assert identity.encodings["pulid_flux"].tokens.shape == (1, 32, 256)
     assert thumbnail.shape == (1, 256, 256, 3) and thumbnail.dtype == torch.float32
     assert "2 photo(s)" in report
     assert output.ui["text"] == (report,)
@@ -153,14 +153,14 @@ def test_executing_again_runs_no_encoder(loaded):
     again = _encode(loaded, 1)[0]
     after = encoder_runs()
     assert (after.vision.runs, after.tokens.runs) == (before.vision.runs, before.tokens.runs)
-    assert torch.equal(first.tokens["pulid_flux"], again.tokens["pulid_flux"])
+    assert torch.equal(first.encodings["pulid_flux"].tokens, again.encodings["pulid_flux"].tokens)
 
 
 def test_combine_takes_the_autogrow_dictionary(loaded):
     parts = {f"identity{i}": _encode(loaded, i)[0] for i in range(3)}
     output = nodes.FlexIDCombineIdentities.execute(parts, "mean", "1, 0, 0")
-    expected = parts["identity0"].tokens["pulid_flux"]
-    torch.testing.assert_close(output[0].tokens["pulid_flux"], expected)
+    expected = parts["identity0"].encodings["pulid_flux"].tokens
+    torch.testing.assert_close(output[0].encodings["pulid_flux"].tokens, expected)
     assert output[1].shape == (1, 256, 768, 3)
     assert "identity 2: share 0%" in output[2] == output.ui["text"][0]
 
@@ -175,7 +175,7 @@ def test_save_and_load(home, loaded):
     assert label == "identities/family/ann_00001_.safetensors [output]"
     assert output.ui["text"] == (f"Saved {label}",)
     back, thumbnail = nodes.FlexIDLoadIdentity.execute(label)[:2]
-    assert torch.equal(back.tokens["pulid_flux"], identity.tokens["pulid_flux"])
+    assert torch.equal(back.encodings["pulid_flux"].tokens, identity.encodings["pulid_flux"].tokens)
     assert torch.equal(thumbnail, identity.picture)
     assert back.provenance == identity.provenance
 
@@ -206,7 +206,9 @@ def test_identities_are_listed_from_three_places(home, loaded):
         "identities/bob.safetensors [input]",
     ]
     for label in labels:
-        assert nodes.FlexIDLoadIdentity.execute(label)[0].tokens["pulid_flux"].shape[1] == 32
+        assert (
+            nodes.FlexIDLoadIdentity.execute(label)[0].encodings["pulid_flux"].tokens.shape[1] == 32
+        )
 
 
 def test_replaced_identity_file_is_noticed(home, loaded):

@@ -198,7 +198,7 @@ def _nan_source():
 class _Short(sip_sources.Fixed):
     def direction(self, tokens, prompt):
         found = super().direction(tokens, prompt)
-        return type(found)(found.delta[:, :-1], ())
+        return type(found)(found.vectors[:, :-1], ())
 
 
 def _text(*shape):
@@ -209,7 +209,7 @@ BAD = {
     "no prompt": ({"conditioning": []}, ["0 prompts", "text encode"]),
     "text without tokens": ({"conditioning": _text(4, 64)}, ["(4, 64)", "(batch, tokens, width)"]),
     "no text at all": ({"conditioning": [[None, {}]]}, ["Prompt 1", "shape ()"]),
-    "alpha nan": ({"alpha": float("nan")}, ["nan", "0.1"]),
+    "alpha nan": ({"alpha": float("nan")}, ["nan", "finite"]),
     "alpha infinite": ({"alpha": float("inf")}, ["inf"]),
     "gate without model": ({"gate": Gate()}, ["no model", "Connect model"]),
     "unknown scope": ({"scope": "faces"}, ["'faces'", "subject"]),
@@ -223,7 +223,7 @@ BAD = {
         {"identity": tiny.identity()},
         ["pulid_flux", "needs fixed", "Encode SIP Identity"],
     ),
-    "empty identity": ({"identity": tiny.Identity({}, {})}, ["none", "needs fixed"]),
+    "empty identity": ({"identity": tiny.Identity()}, ["none", "needs fixed"]),
     "nan direction": ({"projector": _nan_source()}, ["NaN", "prompt 1"]),
     "short direction": (
         {"projector": _Short(digest="short")},
@@ -282,7 +282,7 @@ def test_subject_finds_whole_words(clip, text, places):
 
 @pytest.mark.parametrize("norm", ["token", "prompt", "none"])
 def test_norms(norm):
-    from flexid.model_patches.inject.sip_residual import match_norms
+    from flexid.model_patches.sip.residual import match_norms
 
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(1, 8, 16, generator=generator) * torch.arange(1, 9)[:, None]

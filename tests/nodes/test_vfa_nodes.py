@@ -10,6 +10,7 @@ from flexid.model_patches.gates.gate import Moment
 from flexid.nodes.gates import FlexIDWindow
 from flexid.nodes.replacements import REPLACEMENTS
 from flexid.nodes.vfa import FlexIDApplyVFA
+from identities import identity_of
 
 pytestmark = pytest.mark.comfy
 
@@ -31,7 +32,7 @@ def parts():
 
 
 def at(percent):
-    return Moment(0.5, percent, percent)
+    return Moment(0.5, percent, percent, 0.5)
 
 
 def test_window_node_makes_the_gate_it_describes():
@@ -57,10 +58,8 @@ def test_apply_node_is_gate_times_window(parts):
     )
 
 
-def _family(parts, family):
-    import dataclasses
-
-    return dataclasses.replace(parts["identity"], tokens={family: torch.zeros(1, 4, 64)})
+def _family(family):
+    return identity_of({family: torch.zeros(1, 4, 64)})
 
 
 class _Renamed:
@@ -73,6 +72,12 @@ class _Renamed:
 
     def get_model_object(self, name):
         return self._dit or self._model.get_model_object(name)
+
+
+def _person(tokens=None, null=None, encoder="", **recipe):
+    tokens = torch.zeros(1, 4, 64) if tokens is None else tokens
+    null = tokens if null is None else null
+    return identity_of({"pulid_flux": tokens}, {"pulid_flux": null}, encoder, recipe)
 
 
 BAD = {
@@ -92,21 +97,36 @@ BAD = {
         ["3 cross-attention", "2 double", "4 single", "needs 2"],
     ),
     "family": (
-        lambda p: {"identity": _family(p, "faceclip")},
+        lambda p: {"identity": _family("faceclip")},
         ["faceclip", "pulid_flux", "Encode Identity"],
     ),
     "no tokens": (
-        lambda p: {"identity": tiny.Identity({}, {})},
+        lambda p: {"identity": tiny.Identity()},
         ["none", "pulid_flux", "Encode Identity"],
     ),
     "token width": (
-        lambda p: {"identity": tiny.Identity({"pulid_flux": torch.zeros(1, 4, 48)}, {})},
+        lambda p: {"identity": identity_of({"pulid_flux": torch.zeros(1, 4, 48)})},
         ["48", "64", "Encode Identity"],
     ),
-    "no unconditional": (
-        lambda p: {"identity": tiny.Identity(p["identity"].tokens, {})},
-        ["none", "pulid_flux"],
+    "null token width": (
+        lambda p: {"identity": _person(null=torch.zeros(1, 4, 48))},
+        ["48", "64", "Encode Identity"],
     ),
+    "another encoder": (
+        lambda p: {"identity": _person(encoder="feedbeef" * 8, adapter="v0.9.0")},
+        ["encoder feedbeeffeed (of v0.9.0)", "the encoder tiny-encoder", "Encode Identity"],
+    ),
+    "another file of version 1": (
+        lambda p: {"identity": _person(adapter_digest="12345")},
+        ["encoder 12345", "encoder tiny-256-2-1"],
+    ),
+    "tokens with NaN": (
+        lambda p: {"identity": _person(torch.full((1, 4, 64), float("nan")))},
+        ["nan", "finite"],
+    ),
+    "two rows of tokens": (lambda p: {"identity": _person(torch.zeros(2, 4, 64))}, ["(2, 4, 64)"]),
+    "weight nan": (lambda p: {"weight": float("nan")}, ["weight of Apply VFA is nan", "-100"]),
+    "weight 1e308": (lambda p: {"weight": 1e308}, ["1e+308", "[-100, 100]"]),
     "mask rank": (lambda p: {"mask": torch.zeros(2, 1, 8, 8)}, ["(2, 1, 8, 8)", "MASK"]),
     "mask range": (lambda p: {"mask": torch.full((1, 8, 8), 255.0)}, ["255", "[0, 1]"]),
     "mask nan": (lambda p: {"mask": torch.full((1, 8, 8), float("nan"))}, ["nan", "[0, 1]"]),

@@ -8,8 +8,8 @@ from flexid.model_patches.adapters.pulid_flux import load_adapter
 from flexid.model_patches.encoders.eva_clip import load_eva_clip
 from flexid.model_patches.encoders.faceclip import load_faceclip
 from flexid.model_patches.encoders.faceclip_convert import convert_faceclip
-from flexid.model_patches.identity.identity import Identity
 from flexid.model_patches.identity.store import load_identity, save_identity
+from identities import identity_of
 from safetensors.torch import save_file
 
 pytestmark = pytest.mark.comfy
@@ -48,8 +48,8 @@ def folder(tmp_path_factory):
     convert_faceclip(folder / "face_clip.pt", folder / "clip.safetensors")
     write_adapter(folder / "pulid.safetensors")
     write_eva_clip(folder / "eva.safetensors")
-    tokens = {"pulid_flux": torch.ones(1, 4, 8)}
-    save_identity(Identity(tokens, tokens), folder / "person.safetensors")
+    person = identity_of({"pulid_flux": torch.ones(1, 4, 8)})
+    save_identity(person, folder / "person.safetensors")
     random_text.write_clip_l(folder / "clip_l.safetensors", 3)
     for name, key in (
         ("redux", "redux_up.weight"),

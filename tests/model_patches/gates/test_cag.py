@@ -23,7 +23,7 @@ PLAIN, SMILE, LAUGH = "a woman in a coat", "a woman smiling", "a man laughing"
 
 def at(t: float) -> Moment:
     """A moment of a flow model whose sigma is t; percent and progress are something else."""
-    return Moment(t, 0.123, 0.456)
+    return Moment(t, 0.123, 0.456, t)
 
 
 def shifted(shift: float, percent: float) -> float:
@@ -147,14 +147,35 @@ def test_partial_denoise_keeps_the_absolute_time():
 
 def test_percent_time_is_the_timestep_of_eps_models():
     semantic, visual = gates_for(0.0, Knobs(time="percent"))
-    moment = Moment(14.6, 0.25, 0.0)
+    moment = Moment(14.6, 0.25, 0.0, 0.75)
     assert semantic.weight(moment) == pytest.approx(0.125)
     assert visual.weight(moment) == pytest.approx(0.75)
 
 
 def test_a_sigma_of_an_eps_model_is_refused():
-    with pytest.raises(ValueError, match="14.6.*0 to 1.*Set time to percent"):
-        gates_for(0.0, Knobs())[0].weight(Moment(14.6, 0.0, 0.0))
+    with pytest.raises(ValueError, match="14.6.*0 to 1.*Set time to auto"):
+        gates_for(0.0, Knobs(time="sigma"))[0].weight(Moment(14.6, 0.0, 0.0, 1.0))
+
+
+def test_auto_time_is_the_diffusion_time_of_either_kind_of_model():
+    eps, flow = Moment(14.6, 0.25, 0.0, 0.75), Moment(0.75, 0.4, 0.0, 0.75)
+    for gate in gates_for(0.3, Knobs()):
+        assert gate.weight(eps) == gate.weight(flow)
+    for gate, percent in zip(
+        gates_for(0.3, Knobs()), gates_for(0.3, Knobs(time="percent")), strict=True
+    ):
+        assert gate.weight(eps) == percent.weight(eps)
+
+
+def test_limits_hold_for_the_product_with_windows_and_the_nodes_weight():
+    double = Gate((window("constant", 0.0, 1.0, first=2.0),))
+    half = Gate((window("constant", 0.0, 1.0, first=0.5),))
+    semantic, visual = (gate * double for gate in gates_for(0.0, Knobs()))
+    assert semantic.weight(at(1.0)) == 0.15, "0.15 x 2 without the limit"
+    assert visual.weight(at(0.0)) == 1.5
+    assert visual.weight(at(0.0), -3.0) == -1.5
+    strong = gates_for(1.0, Knobs(w_base=4.0))[1]
+    assert (strong * half).weight(at(0.0)) == 1.5, "4.2 x 0.5 is still above the limit"
 
 
 def test_limits_hold_in_the_recommended_mode_only():
@@ -209,7 +230,7 @@ def test_another_gate_multiplies():
     late = Gate((window("constant", 0.5, 1.0),))
     gates = compute_gates(PLAIN, Knobs(), gate=late)
     for percent, open_ in ((0.2, 0.0), (0.8, 1.0)):
-        moment = Moment(0.5, percent, percent)
+        moment = Moment(0.5, percent, percent, 0.5)
         assert gates.semantic.weight(moment) == pytest.approx(0.1 * open_)
         assert gates.visual.weight(moment) == pytest.approx(1.0 * open_)
     assert compute_gates(PLAIN, Knobs(), gate=OPEN).visual.weight(at(0.5)) == pytest.approx(1.0)
@@ -222,7 +243,8 @@ def test_curve_is_what_the_gates_say_over_a_flux_run():
     assert curve[0]["sigma"] == 1.0 and curve[-1]["sigma"] == 0.0
     for point in curve:
         assert point["sigma"] == pytest.approx(shifted(1.15, point["percent"]), abs=1e-4)
-        moment = Moment(shifted(1.15, point["percent"]), point["percent"], 0.0)
+        sigma = shifted(1.15, point["percent"])
+        moment = Moment(sigma, point["percent"], 0.0, sigma)
         assert point["semantic"] == pytest.approx(gates.semantic.weight(moment), abs=1e-5)
         assert point["visual"] == pytest.approx(gates.visual.weight(moment), abs=1e-5)
 
@@ -248,7 +270,7 @@ def test_weights_are_equal_by_value():
     [
         (lambda: Knobs(mode="paper"), ["mode is 'paper'", "recommended, literal"]),
         (lambda: Knobs(intent_mode="soft"), ["soft", "auto, graded, binary"]),
-        (lambda: Knobs(time="step"), ["step", "sigma, percent"]),
+        (lambda: Knobs(time="step"), ["step", "auto, sigma, percent"]),
         (lambda: Knobs(lambda_down=1.2), ["lambda_down is 1.2", "[0, 1]"]),
         (lambda: Knobs(kappa_sem=-0.1), ["kappa_sem is -0.1", "[0, 1]"]),
         (lambda: Knobs(alpha_base=float("nan")), ["alpha_base is nan", "finite"]),

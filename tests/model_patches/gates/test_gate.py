@@ -9,7 +9,7 @@ pytestmark = pytest.mark.pure
 
 
 def at(percent: float, progress: float | None = None) -> Moment:
-    return Moment(0.5, percent, percent if progress is None else progress)
+    return Moment(0.5, percent, percent if progress is None else progress, 0.5)
 
 
 def flux_percent_to_sigma(percent: float, shift: float = 1.15) -> float:

@@ -4,29 +4,32 @@ import pytest
 import torch
 from flexid.model_patches.identity.combine import combine_identities, parse_weights
 from flexid.model_patches.identity.identity import Identity
+from identities import identity_of
 
 pytestmark = pytest.mark.comfy
 
 
-def _identity(seed, photos=1, family="pulid_flux", **provenance):
+def _identity(seed, photos=1, family="pulid_flux", encoder="e" * 64, **recipe):
     generator = torch.Generator().manual_seed(seed)
-    return Identity(
-        tokens={family: torch.randn(1, 32, 16, generator=generator)},
-        unconditional={family: torch.ones(1, 32, 16)},
+    return identity_of(
+        {family: torch.randn(1, 32, 16, generator=generator)},
+        {family: torch.ones(1, 32, 16)},
+        encoder,
+        {"adapter": "a", "adapter_digest": "1", **recipe},
         features={"arcface": torch.randn(photos, 512, generator=generator)},
         thumbnail=torch.full((32, 32, 3), seed, dtype=torch.uint8),
-        provenance={"adapter": "a", "adapter_digest": "1", "photos": f"p{seed}", **provenance},
+        provenance={"photos": f"p{seed}"},
     )
 
 
 def _tokens(encoded):
-    return encoded.identity.tokens["pulid_flux"]
+    return encoded.identity.encodings["pulid_flux"].tokens
 
 
 def test_mean_with_weights():
     a, b = _identity(1), _identity(2)
     combined = combine_identities([a, b], "mean", "3, 1")
-    expected = 0.75 * a.tokens["pulid_flux"] + 0.25 * b.tokens["pulid_flux"]
+    expected = 0.75 * a.encodings["pulid_flux"].tokens + 0.25 * b.encodings["pulid_flux"].tokens
     torch.testing.assert_close(_tokens(combined), expected)
     assert "identity 1: share 75%" in combined.report
     assert "identity 2: share 25%" in combined.report
@@ -34,18 +37,18 @@ def test_mean_with_weights():
 
 def test_parts_are_kept():
     combined = combine_identities([_identity(1, photos=2), _identity(2)], "concat").identity
-    assert combined.tokens["pulid_flux"].shape == (1, 64, 16)
-    assert combined.unconditional["pulid_flux"].shape == (1, 32, 16)
+    assert combined.encodings["pulid_flux"].tokens.shape == (1, 64, 16)
+    assert combined.encodings["pulid_flux"].null.shape == (1, 32, 16)
     assert combined.features["arcface"].shape == (3, 512)
     assert combined.thumbnail.shape == (32, 64, 3)
     assert combined.provenance["photos"] == "p1, p2"
-    assert combined.provenance["adapter"] == "a"
+    assert combined.encodings["pulid_flux"].recipe["adapter"] == "a"
+    assert combined.encodings["pulid_flux"].encoder == "e" * 64
     assert combined.provenance["combined"] == "concat"
 
 
 def test_thumbnails_of_different_height():
-    tall = Identity(
-        {"pulid_flux": torch.ones(1, 32, 16)},
+    tall = identity_of(
         {"pulid_flux": torch.ones(1, 32, 16)},
         thumbnail=torch.full((64, 32, 3), 9, dtype=torch.uint8),
     )
@@ -57,9 +60,7 @@ def test_thumbnails_of_different_height():
 def test_outlier_among_identities_is_rejected():
     base = _identity(1)
     same = [
-        Identity(
-            _identity(i).tokens, base.unconditional, {"arcface": base.features["arcface"] + 0.1 * i}
-        )
+        Identity(_identity(i).encodings, {"arcface": base.features["arcface"] + 0.1 * i})
         for i in range(3)
     ]
     report = combine_identities([*same, _identity(9)], "reject_outliers").report
@@ -73,7 +74,9 @@ def test_combining_a_combination():
 
 def test_one_identity_passes_through():
     one = _identity(1)
-    assert torch.equal(_tokens(combine_identities([one], "mean")), one.tokens["pulid_flux"])
+    assert torch.equal(
+        _tokens(combine_identities([one], "mean")), one.encodings["pulid_flux"].tokens
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,7 +89,7 @@ def test_parse_weights(text, expected):
 
 def _featureless(seed):
     whole = _identity(seed)
-    return Identity(whole.tokens, whole.unconditional, provenance=whole.provenance)
+    return Identity(whole.encodings, provenance=whole.provenance)
 
 
 BAD = {
@@ -97,17 +100,26 @@ BAD = {
         "",
         ["no adapter family", "pulid_flux", "sip"],
     ),
-    "adapters": (
-        [_identity(1), _identity(2, adapter="b")],
+    "encoders": (
+        [_identity(1), _identity(2, encoder="f" * 64, adapter="b")],
         "mean",
         "",
-        ["different adapter files", "a and b"],
+        ["different encoders", "eeeeeeeeeeee and ffffffffffff", "a, b"],
     ),
-    "digests": (
-        [_identity(1), _identity(2, adapter_digest="2")],
+    "files of version 1": (
+        [_identity(1, encoder=""), _identity(2, adapter_digest="2")],
         "mean",
         "",
-        ["different adapter files", "1 and 2"],
+        ["different encoders", "1 and 2"],
+    ),
+    "features not finite": (
+        [
+            _identity(1),
+            Identity(_identity(2).encodings, {"arcface": torch.full((1, 512), torch.nan)}),
+        ],
+        "quality_weighted",
+        "",
+        ["1 of 2 are not finite", "input 2"],
     ),
     "weights count": ([_identity(1), _identity(2)], "mean", "1", ["1 weights", "2 inputs"]),
     "weights text": ([_identity(1), _identity(2)], "mean", "a, b", ["'a, b'", "commas"]),
@@ -130,3 +142,10 @@ def test_refusals(case):
         combine_identities(identities, fusion, weights)
     for fact in facts:
         assert fact in str(error.value)
+
+
+def test_another_file_with_the_same_encoder_mixes():
+    """An adapter fine-tuned behind its encoder makes the same tokens."""
+    tuned = _identity(2, adapter="tuned", adapter_digest="2")
+    combined = combine_identities([_identity(1), tuned], "mean").identity
+    assert combined.encodings["pulid_flux"].recipe["adapter"] == "a, tuned"

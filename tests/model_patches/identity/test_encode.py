@@ -52,7 +52,7 @@ def work():
 
 
 def _tokens(encoded):
-    return encoded.identity.tokens[FAMILY]
+    return encoded.identity.encodings[FAMILY].tokens
 
 
 def test_one_photo_by_hand(adapter, vision):
@@ -60,13 +60,13 @@ def test_one_photo_by_hand(adapter, vision):
     identity = encode_identity(adapter, vision, (one,)).identity
     pooled, hidden = encode(vision, eva_pixels(one, 112, "ellipse"))
     condition = torch.cat((one.embedding[None], pooled), dim=-1)[None]
-    assert torch.equal(identity.tokens[FAMILY], encode_tokens(adapter, condition, hidden))
+    assert torch.equal(identity.encodings[FAMILY].tokens, encode_tokens(adapter, condition, hidden))
     zeros = encode_tokens(adapter, torch.zeros_like(condition), torch.zeros_like(hidden))
-    assert torch.equal(identity.unconditional[FAMILY], zeros)
+    assert torch.equal(identity.encodings[FAMILY].null, zeros)
     assert zeros.std() > 0.1
     assert torch.equal(identity.features["arcface"], one.embedding[None])
-    assert torch.equal(identity.features["eva_pooled"], pooled)
-    assert torch.equal(identity.features["eva_hidden"], hidden.half())
+    assert list(identity.features) == ["arcface"], "nothing else is read from it"
+    assert identity.encodings[FAMILY].encoder == adapter.encoder_digest
 
 
 def test_joint_by_hand(adapter, vision):
@@ -95,7 +95,7 @@ def test_every_fusion(adapter, vision, fusion):
     encoded = encode_identity(adapter, vision, tuple(map(face, range(3))), fusion)
     count = 96 if fusion == "concat" else 32
     assert _tokens(encoded).shape == (1, count, 256)
-    assert encoded.identity.unconditional[FAMILY].shape == (1, 32, 256)
+    assert encoded.identity.encodings[FAMILY].null.shape == (1, 32, 256)
     assert fusion in encoded.report and f"{count} identity tokens" in encoded.report
 
 
@@ -120,6 +120,9 @@ def test_thumbnail_and_provenance(adapter, vision):
         "photos": "photo1, photo2",
         "detector": "test detector",
         "recogniser": "test recogniser",
+        "pack_version": "0.1.0",
+    }
+    assert dict(identity.encodings[FAMILY].recipe) == {
         "adapter": "pulid.safetensors",
         "adapter_digest": adapter.digest,
         "vision": "eva.safetensors",
@@ -127,7 +130,6 @@ def test_thumbnail_and_provenance(adapter, vision):
         "fusion": "mean",
         "whitening": "ellipse",
         "grey": "yes",
-        "pack_version": "0.1.0",
     }
 
 
@@ -186,7 +188,7 @@ def test_whitening_is_reported_and_used(adapter, vision):
         encode_identity(adapter, vision, (parsed,), whitening=mode)
         for mode in ("auto", "parsed", "ellipse", "off")
     ]
-    names = [e.identity.provenance["whitening"] for e in encoded]
+    names = [e.identity.encodings[FAMILY].recipe["whitening"] for e in encoded]
     assert names == ["parsed", "parsed", "ellipse", "off"]
     assert torch.equal(_tokens(encoded[0]), _tokens(encoded[1]))
     assert not torch.equal(_tokens(encoded[1]), _tokens(encoded[2]))

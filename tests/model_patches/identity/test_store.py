@@ -1,12 +1,16 @@
 """Identities as files: bit-exact round trips, atomic writes, and refusals."""
 
+import io
 import json
+import os
 
 import pytest
 import torch
-from flexid.model_patches.identity import store
-from flexid.model_patches.identity.identity import Identity
+from flexid.model_patches.files import write
+from flexid.model_patches.identity.identity import Encoding, Identity
 from flexid.model_patches.identity.store import load_identity, save_identity
+from identities import identity_of
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 pytestmark = pytest.mark.pure
@@ -15,15 +19,19 @@ pytestmark = pytest.mark.pure
 @pytest.fixture
 def identity():
     generator = torch.Generator().manual_seed(1)
+    pulid = Encoding(
+        "pulid_flux",
+        "ab" * 32,
+        torch.randn(1, 32, 256, generator=generator),
+        torch.randn(1, 32, 256, generator=generator),
+        {"motion": torch.randn(3, 4, generator=generator)},
+        {"adapter": "pulid.safetensors", "whitening": "parsed"},
+    )
     return Identity(
-        tokens={"pulid_flux": torch.randn(1, 32, 256, generator=generator)},
-        unconditional={"pulid_flux": torch.randn(1, 32, 256, generator=generator)},
-        features={
-            "arcface": torch.randn(2, 512, generator=generator),
-            "eva_hidden": torch.randn(2, 5, 65, 128, generator=generator).half(),
-        },
-        thumbnail=torch.randint(0, 256, (48, 64, 3), generator=generator).to(torch.uint8),
-        provenance={"adapter": "pulid.safetensors", "photos": "höhe, 人"},
+        {"pulid_flux": pulid},
+        {"arcface": torch.randn(2, 512, generator=generator)},
+        torch.randint(0, 256, (48, 64, 3), generator=generator).to(torch.uint8),
+        {"photos": "höhe, 人"},
     )
 
 
@@ -33,10 +41,18 @@ def _same(got, expected):
         assert got[key].dtype == expected[key].dtype and torch.equal(got[key], expected[key])
 
 
+def _same_encodings(got, expected):
+    assert got.keys() == expected.keys()
+    for family, one in got.items():
+        other = expected[family]
+        assert (one.family, one.encoder, one.recipe) == (family, other.encoder, other.recipe)
+        assert torch.equal(one.tokens, other.tokens) and torch.equal(one.null, other.null)
+        _same(one.extra, other.extra)
+
+
 def test_round_trip(tmp_path, identity):
     loaded = load_identity(save_identity(identity, tmp_path / "ann.safetensors"))
-    _same(loaded.tokens, identity.tokens)
-    _same(loaded.unconditional, identity.unconditional)
+    _same_encodings(loaded.encodings, identity.encodings)
     _same(loaded.features, identity.features)
     assert torch.equal(loaded.thumbnail, identity.thumbnail)
     assert loaded.provenance == identity.provenance
@@ -46,11 +62,11 @@ def test_without_features(tmp_path, identity):
     path = save_identity(identity, tmp_path / "ann.safetensors", with_features=False)
     loaded = load_identity(path)
     assert not loaded.features
-    _same(loaded.tokens, identity.tokens)
+    _same_encodings(loaded.encodings, identity.encodings)
 
 
 def test_bare_identity(tmp_path, identity):
-    bare = Identity(identity.tokens, identity.unconditional)
+    bare = Identity(identity.encodings)
     loaded = load_identity(save_identity(bare, tmp_path / "bare.safetensors"))
     assert loaded.thumbnail is None and loaded.provenance == {} and loaded.features == {}
     assert loaded.picture.shape == (1, 64, 64, 3)
@@ -58,17 +74,17 @@ def test_bare_identity(tmp_path, identity):
 
 def test_views_and_shared_memory_are_saved(tmp_path, identity):
     whole = torch.randn(2, 32, 256)
-    shared = Identity({"a": whole[:1]}, {"a": whole[:1].transpose(0, 0)})
+    shared = identity_of({"a": whole[:1]}, {"a": whole[:1].transpose(0, 0)})
     loaded = load_identity(save_identity(shared, tmp_path / "x.safetensors"))
-    assert torch.equal(loaded.tokens["a"], loaded.unconditional["a"])
+    assert torch.equal(loaded.encodings["a"].tokens, loaded.encodings["a"].null)
 
 
 def test_file_can_be_replaced_while_loaded(tmp_path, identity):
     path = save_identity(identity, tmp_path / "ann.safetensors")
     loaded = load_identity(path)
-    save_identity(Identity({"a": torch.ones(1, 1, 1)}, {"a": torch.ones(1, 1, 1)}), path)
-    _same(loaded.tokens, identity.tokens)
-    assert list(load_identity(path).tokens) == ["a"]
+    save_identity(identity_of({"a": torch.ones(1, 1, 1)}), path)
+    _same_encodings(loaded.encodings, identity.encodings)
+    assert list(load_identity(path).encodings) == ["a"]
 
 
 def test_failed_write_leaves_the_old_file_and_no_litter(tmp_path, identity, monkeypatch):
@@ -78,9 +94,9 @@ def test_failed_write_leaves_the_old_file_and_no_litter(tmp_path, identity, monk
     def broken(source, target):
         raise OSError("disk full")
 
-    monkeypatch.setattr(store.os, "replace", broken)
+    monkeypatch.setattr(write.os, "replace", broken)
     with pytest.raises(OSError, match="disk full"):
-        save_identity(Identity({}, {}), path)
+        save_identity(Identity(), path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["ann.safetensors"]
 
@@ -98,14 +114,51 @@ def _drop(*keys):
     return lambda tensors: {k: t for k, t in tensors.items() if k not in keys}
 
 
+def _put(part, value):
+    return lambda tensors: {**tensors, f"encoding.pulid_flux.{part}": value}
+
+
+def _png(width, height):
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height)).save(buffer, format="PNG")
+    return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+
+
 BAD = {
-    "newer": (_drop(), {"flexid.version": "2"}, ["format 2", "up to 1", "Update FlexID"]),
+    "newer": (_drop(), {"flexid.version": "3"}, ["format 3", "reads 1 to 2", "Update FlexID"]),
     "odd version": (_drop(), {"flexid.version": "one"}, ["format one", "Update"]),
-    "no tokens": (_drop("tokens.pulid_flux"), {}, ["tokens for nothing", "pulid_flux"]),
-    "no unconditional": (
-        _drop("unconditional.pulid_flux"),
+    "no tokens": (_drop("encoding.pulid_flux.tokens"), {}, ["incomplete", "tokens of pulid_flux"]),
+    "no null tokens": (
+        _drop("encoding.pulid_flux.null"),
         {},
-        ["unconditional tokens for nothing", "Save the identity again"],
+        ["null of pulid_flux", "Save the identity again"],
+    ),
+    "no encodings": (_drop(), {"flexid.encodings": "{}"}, ["incomplete", "0 encodings"]),
+    "encodings of another type": (_drop(), {"flexid.encodings": "[1]"}, ["unreadable encodings"]),
+    "an encoding of another type": (
+        _drop(),
+        {"flexid.encodings": '{"pulid_flux": 7}'},
+        ["recipe of pulid_flux"],
+    ),
+    "deep JSON": (_drop(), {"flexid.encodings": "[" * 100_000}, ["unreadable encodings"]),
+    "tokens with NaN": (_put("tokens", torch.full((1, 2, 3), torch.nan)), {}, ["up to nan"]),
+    "tokens that overflow": (_put("tokens", torch.full((1, 2, 3), 1e38)), {}, ["1e+38", "1e+06"]),
+    "null tokens with infinity": (_put("null", torch.full((1, 2, 3), torch.inf)), {}, ["inf"]),
+    "whole numbers": (_put("tokens", torch.ones(1, 2, 3, dtype=torch.int64)), {}, ["int64"]),
+    "fp8": (_put("tokens", torch.ones(1, 2, 3).to(torch.float8_e4m3fn)), {}, ["float8"]),
+    "two people": (_put("tokens", torch.ones(2, 2, 3)), {}, ["(2, 2, 3)", "(1, tokens"]),
+    "no rows": (_put("tokens", torch.ones(0, 2, 3)), {}, ["(0, 2, 3)"]),
+    "no token": (_put("tokens", torch.ones(1, 0, 3)), {}, ["(1, 0, 3)"]),
+    "one dimension": (_put("tokens", torch.ones(3)), {}, ["(3,)"]),
+    "features with NaN": (
+        lambda t: {**t, "features.arcface": torch.full((1, 512), torch.nan)},
+        {},
+        ["features arcface", "finite", "(1, 512)"],
+    ),
+    "a huge thumbnail": (
+        lambda t: {**t, "thumbnail.png": _png(20_000, 10)},
+        {},
+        ["thumbnail of 20000x10", "4096"],
     ),
     "broken provenance": (_drop(), {"flexid.provenance": "{"}, ["unreadable provenance"]),
     "provenance of another type": (_drop(), {"flexid.provenance": "[1]"}, ["provenance"]),
@@ -160,5 +213,67 @@ def test_metadata_is_readable_by_others(tmp_path, identity):
 
     with safe_open(save_identity(identity, tmp_path / "x.safetensors"), "pt") as file:
         metadata = file.metadata()
-    assert metadata["flexid.format"] == "identity" and metadata["flexid.version"] == "1"
+    assert metadata["flexid.format"] == "identity" and metadata["flexid.version"] == "2"
     assert json.loads(metadata["flexid.provenance"])["photos"] == "höhe, 人"
+
+
+def _version_1(path, tensors=None, **provenance):
+    """A file as FlexID 0.1 wrote it."""
+    held = {
+        "tokens.pulid_flux": torch.ones(1, 2, 3),
+        "unconditional.pulid_flux": torch.zeros(1, 2, 3),
+        "features.arcface": torch.ones(1, 512),
+        "features.eva_pooled": torch.ones(1, 768),
+        "features.eva_hidden": torch.ones(1, 5, 4, 8).half(),
+    }
+    facts = {"adapter": "old.safetensors", "adapter_digest": "12", "photos": "p", **provenance}
+    metadata = {
+        "flexid.format": "identity",
+        "flexid.version": "1",
+        "flexid.provenance": json.dumps(facts),
+    }
+    save_file(held if tensors is None else tensors, path, metadata)
+    return path
+
+
+def test_version_1_still_loads_without_what_nothing_reads(tmp_path):
+    loaded = load_identity(_version_1(tmp_path / "old.safetensors"))
+    one = loaded.encodings["pulid_flux"]
+    assert one.encoder == "" and one.recipe == {
+        "adapter": "old.safetensors",
+        "adapter_digest": "12",
+    }
+    assert torch.equal(one.tokens, torch.ones(1, 2, 3)) and not one.null.any()
+    assert list(loaded.features) == ["arcface"] and loaded.provenance["photos"] == "p"
+    again = load_identity(save_identity(loaded, tmp_path / "new.safetensors"))
+    _same_encodings(again.encodings, loaded.encodings)
+
+
+def test_half_a_version_1_file_is_refused(tmp_path):
+    path = _version_1(tmp_path / "half.safetensors", {"tokens.pulid_flux": torch.ones(1, 2, 3)})
+    with pytest.raises(ValueError, match="unconditional tokens for nothing"):
+        load_identity(path)
+
+
+def test_half_precision_tokens_become_float32(tmp_path, identity):
+    path = save_identity(identity, tmp_path / "x.safetensors")
+    _rewrite(path, _put("tokens", torch.ones(1, 2, 3, dtype=torch.bfloat16)))
+    tokens = load_identity(path).encodings["pulid_flux"].tokens
+    assert tokens.dtype == torch.float32 and torch.equal(tokens, torch.ones(1, 2, 3))
+
+
+def test_a_default_file_is_small(tmp_path, identity):
+    """Tokens, 2 KB of features a photo, a thumbnail: nothing that nothing reads."""
+    path = save_identity(identity, tmp_path / "x.safetensors")
+    tokens = 2 * identity.encodings["pulid_flux"].tokens.numel() * 4
+    assert path.stat().st_size < tokens + 2 * 512 * 4 + 20_000
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+def test_a_new_file_has_ordinary_permissions(tmp_path, identity):
+    before = os.umask(0o022)
+    try:
+        path = save_identity(identity, tmp_path / "x.safetensors")
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o644

@@ -10,10 +10,10 @@ from flexid.model_patches.encoders.faceclip import load_faceclip
 from flexid.model_patches.face.align import FFHQ_512
 from flexid.model_patches.gates.gate import Gate
 from flexid.model_patches.gates.window import Window
-from flexid.model_patches.identity.identity import Identity
 from flexid.model_patches.inject.sip import Wording, apply_sip
 from flexid.model_patches.sip.faceclip import FaceClipProjector
 from flexid.model_patches.sip.projector import encode_sip
+from identities import identity_of
 
 pytestmark = pytest.mark.comfy
 
@@ -51,7 +51,7 @@ def person(pair):
 @pytest.fixture
 def apply(pair, person):
     def apply_it(conditioning, who=person, wording=SHORT, **options):
-        settings = {"strength": 0.1, "wording": wording, **options}
+        settings = {"weight": 0.1, "wording": wording, **options}
         return apply_sip(conditioning, pair, who, **settings)
 
     return apply_it
@@ -83,13 +83,13 @@ def test_it_is_sdxl_and_reads_both_streams_and_the_pooled_text(model, base):
 
 @pytest.mark.parametrize("gate", [None, CLOSED, SLOPE], ids=["constant", "closed", "slope"])
 def test_alpha_0_is_bit_identical(model, base, apply, gate):
-    applied = apply(POSITIVE, strength=0.0, gate=gate, model=model)
+    applied = apply(POSITIVE, weight=0.0, gate=gate, model=model)
     assert torch.equal(applied.conditioning[0][0], POSITIVE[0][0])
     assert torch.equal(tiny_unet.sample(applied.model, applied.conditioning, NEGATIVE), base)
 
 
 def test_a_closed_gate_and_nobody_s_face_are_bit_identical(model, base, apply, pair):
-    nobody = Identity({pair.family: pair.nobody()}, {pair.family: pair.nobody()})
+    nobody = identity_of({pair.family: pair.nobody()})
     for options in ({"gate": CLOSED}, {"who": nobody}, {"who": nobody, "gate": SLOPE}):
         done = apply(POSITIVE, model=model, **options)
         assert torch.equal(tiny_unet.sample(done.model, done.conditioning, NEGATIVE), base)
@@ -120,10 +120,10 @@ def test_each_stream_follows_its_own_tower(apply, pair, person, stream):
     tokens = pair.nobody().clone()
     half = tokens.shape[1] // 2
     rows = slice(0, half) if stream is L else slice(half, None)
-    tokens[:, rows] = person.tokens[pair.family][:, rows]
-    one_sided = Identity({pair.family: tokens}, {pair.family: pair.nobody()})
-    both = apply(POSITIVE, strength=1.0, norm="none").conditioning[0][0] - POSITIVE[0][0]
-    shift = apply(POSITIVE, one_sided, strength=1.0, norm="none").conditioning[0][0]
+    tokens[:, rows] = person.encodings[pair.family].tokens[:, rows]
+    one_sided = identity_of({pair.family: tokens}, {pair.family: pair.nobody()})
+    both = apply(POSITIVE, weight=1.0, norm="none").conditioning[0][0] - POSITIVE[0][0]
+    shift = apply(POSITIVE, one_sided, weight=1.0, norm="none").conditioning[0][0]
     shift = shift - POSITIVE[0][0]
     assert torch.equal(shift[..., stream], both[..., stream]) and shift[..., stream].any()
     assert not shift[..., G if stream is L else L].any()
@@ -138,7 +138,7 @@ def test_alpha_at_the_models_input_is_the_formula(model, apply, sampler, calls, 
     tiny_unet.sample(clone, applied.conditioning, NEGATIVE, **options)
     assert len(seen) == calls
     sampling = model.get_model_object("model_sampling")
-    delta = (apply(POSITIVE, strength=1.0).conditioning[0][0] - POSITIVE[0][0])[0]
+    delta = (apply(POSITIVE, weight=1.0).conditioning[0][0] - POSITIVE[0][0])[0]
     alphas = []
     for sigma, text, _ in seen:
         percent = 1 - sampling.timestep(torch.tensor(sigma)).item() / 999
@@ -167,12 +167,12 @@ def test_under_cfg_only_the_positive_text_moves_and_no_pooled_text(model, apply)
 
 def test_the_negative_can_have_its_own(model, apply):
     first = apply(POSITIVE, gate=ONES, model=model)
-    away = apply(NEGATIVE, strength=-0.05, gate=ONES, model=first.model)
+    away = apply(NEGATIVE, weight=-0.05, gate=ONES, model=first.model)
     clone, seen = watched(away.model)
     tiny_unet.sample(clone, first.conditioning, away.conditioning, steps=1)
     negative, positive = seen[0][1]
     assert torch.equal(positive, apply(POSITIVE).conditioning[0][0][0])
-    assert torch.equal(negative, apply(NEGATIVE, strength=-0.05).conditioning[0][0][0])
+    assert torch.equal(negative, apply(NEGATIVE, weight=-0.05).conditioning[0][0][0])
 
 
 def test_a_long_prompt_next_to_a_short_negative(model, apply):

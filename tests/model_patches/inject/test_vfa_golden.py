@@ -12,11 +12,12 @@ import torch
 from einops import rearrange
 from flexid.model_patches.gates.gate import Gate
 from flexid.model_patches.gates.window import Window
-from flexid.model_patches.identity.identity import Identity
 from flexid.model_patches.inject.attention import cross_attention, folded_for, layer_weights
-from flexid.model_patches.inject.flux import anchor_blocks
-from flexid.model_patches.inject.region import Coverage
-from flexid.model_patches.inject.vfa import VFA, apply_vfa
+from flexid.model_patches.inject.flux import flux_sites
+from flexid.model_patches.inject.region import Coverage, Region
+from flexid.model_patches.inject.run import KEY
+from flexid.model_patches.inject.vfa import apply_vfa
+from identities import identity_of
 from safetensors.torch import load_file
 from seeding import seeded, seeded_input
 
@@ -149,7 +150,7 @@ def _tiny_adapter(gain, golden):
 def _identity(name="id_embedding", tokens=32):
     uncond = seeded_input("uncond_id_embedding", (1, 32, 2048))
     person = seeded_input(name, (1, tokens, 2048))
-    return Identity({"pulid_flux": person}, {"pulid_flux": uncond})
+    return identity_of({"pulid_flux": person}, {"pulid_flux": uncond})
 
 
 def _velocity(model, prompt="", batch=1, cond_or_uncond=(0,), tokens=None):
@@ -200,7 +201,7 @@ def _check(world, name, got, gain=1):
 @pytest.mark.parametrize("weight", [0.0, 0.5, 1.0, -1.0])
 def test_weights(world, weight):
     _, _, model, adapter = world
-    patched = apply_vfa(model, adapter, _identity(), strength=weight)
+    patched = apply_vfa(model, adapter, _identity(), weight=weight)
     _check(world, f"w{weight:g}", _velocity(patched))
 
 
@@ -216,8 +217,9 @@ def test_sixty_four_tokens(world):
 def test_concatenated_identities(world):
     _, _, model, adapter = world
     first, second = _identity(), _identity("id_embedding.second")
-    tokens = torch.cat([first.tokens["pulid_flux"], second.tokens["pulid_flux"]], dim=1)
-    both = Identity({"pulid_flux": tokens}, first.unconditional)
+    parts = [person.encodings["pulid_flux"] for person in (first, second)]
+    tokens = torch.cat([part.tokens for part in parts], dim=1)
+    both = identity_of({"pulid_flux": tokens}, {"pulid_flux": parts[0].null})
     _check(world, "multi_concat_id", _velocity(apply_vfa(model, adapter, both)))
 
 
@@ -231,7 +233,7 @@ def test_one_identity_per_image_of_a_batch(world):
     pair = seeded_input("id_embedding_b2", (2, 32, 2048))
     patched = model
     for row in range(2):
-        person = Identity({"pulid_flux": pair[row : row + 1]}, _identity().unconditional)
+        person = identity_of({"pulid_flux": pair[row : row + 1]})
         mask = torch.zeros(2, 16, 24)
         mask[row] = 1
         patched = apply_vfa(patched, adapter, person, mask=mask)
@@ -258,20 +260,18 @@ def test_negative_prompt_with_the_same_identity(world):
 
 def test_parallel_identities(world):
     _, _, model, adapter = world
-    patched = apply_vfa(model, adapter, _identity(), strength=0.7)
-    patched = apply_vfa(patched, adapter, _identity("id_embedding.second"), strength=0.4)
+    patched = apply_vfa(model, adapter, _identity(), weight=0.7)
+    patched = apply_vfa(patched, adapter, _identity("id_embedding.second"), weight=0.4)
     _check(world, "multi_parallel", _velocity(patched))
 
 
 def test_token_mask(world, monkeypatch):
     """The stored mask has a weight per token, so it enters where pixel masks have become one."""
-    from flexid.model_patches.inject import vfa
-
     _, vectors, model, adapter = world
     weights = vectors["token_mask"].squeeze(-1)
     covered = (weights[0] > 0).nonzero().squeeze(1)
     coverage = Coverage(covered, weights[:, covered])
-    monkeypatch.setattr(vfa, "cover", lambda *_: coverage)
+    monkeypatch.setattr(Region, "cover", lambda *_: coverage)
     patched = apply_vfa(model, adapter, _identity(), mask=torch.ones(8, 8))
     _check(world, "w1_masked", _velocity(patched))
 
@@ -279,18 +279,18 @@ def test_token_mask(world, monkeypatch):
 def test_block_schedule(golden):
     schedule = json.loads((golden / "pulid_flux_block_schedule.json").read_text())
     model = tiny.flux(hidden_size=128, num_heads=1, depth=19, depth_single_blocks=38)
-    adapter = tiny.adapter(dim=128, layers=20)
     expected = [
         (f"{entry['kind']}_block", entry["block"])
         for entry in sorted(schedule["flux_19_38"]["entries"], key=lambda entry: entry["ca"])
     ]
-    assert anchor_blocks(model, adapter) == expected
+    sites = flux_sites(model, 20, 128, "an adapter", "Apply VFA")
+    assert [(site.kind, site.number) for site in sites] == expected
 
 
 def test_a_window_closed_at_this_time_is_no_identity(world):
     _, _, model, adapter = world
     patched = apply_vfa(model, adapter, _identity(), gate=Gate((Window(0.9, 1.0),)))
-    assert VFA in patched.model_options["transformer_options"]["patches"]
+    assert KEY in patched.model_options["transformer_options"]["patches"]
     _check(world, "no_id", _velocity(patched))
 
 

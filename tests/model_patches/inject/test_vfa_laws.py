@@ -9,9 +9,11 @@ import tiny
 import torch
 from flexid.model_patches.gates.gate import Gate
 from flexid.model_patches.gates.window import Window
-from flexid.model_patches.identity.identity import Identity
-from flexid.model_patches.inject.run import CHUNK, RUN
-from flexid.model_patches.inject.vfa import VFA, Step, anchored_call, apply_vfa
+from flexid.model_patches.inject import sites
+from flexid.model_patches.inject.run import KEY, RUN, inject_call, register
+from flexid.model_patches.inject.sites import CALL
+from flexid.model_patches.inject.vfa import apply_vfa
+from identities import identity_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
 pytestmark = pytest.mark.comfy
@@ -51,20 +53,20 @@ def left(size=128):
     return mask
 
 
-def watch_chunks(model):
-    """A clone that records the chunks of every call, outside our own wrapper."""
+def watch_prompts(model):
+    """A clone that records the prompts of every call, outside our own wrapper."""
     seen = []
 
     def spy(executor, *args, **kwargs):
-        seen.append([(chunk.role, chunk.area) for chunk in kwargs[CHUNK]])
+        seen.append([(prompt.role, prompt.area) for prompt in kwargs[KEY]])
         return executor(*args, **kwargs)
 
     watched = model.clone()
-    ours = watched.get_wrappers(APPLY_MODEL, VFA)
-    watched.remove_wrappers_with_key(APPLY_MODEL, VFA)
+    ours = watched.get_wrappers(APPLY_MODEL, KEY)
+    watched.remove_wrappers_with_key(APPLY_MODEL, KEY)
     watched.add_wrapper_with_key(APPLY_MODEL, "spy", spy)
     for wrapper in ours:
-        watched.add_wrapper_with_key(APPLY_MODEL, VFA, wrapper)
+        watched.add_wrapper_with_key(APPLY_MODEL, KEY, wrapper)
     return watched, seen
 
 
@@ -74,12 +76,12 @@ def watch_chunks(model):
 @pytest.mark.parametrize(
     "options",
     [
-        {"strength": 0.0},
+        {"weight": 0.0},
         {"gate": CLOSED},
         {"mask": torch.zeros(1, 64, 64)},
         {"gate": Gate((Window(0.0, 0.0), Window(1.0, 1.0)))},
     ],
-    ids=["strength 0", "closed gate", "empty mask", "disjoint windows"],
+    ids=["weight 0", "closed gate", "empty mask", "disjoint windows"],
 )
 def test_neutral_is_bit_identical(model, base, adapter, person, options):
     assert torch.equal(tiny.sample(apply_vfa(model, adapter, person, **options)), base)
@@ -98,9 +100,9 @@ def test_all_one_mask_is_no_mask(model, adapter, person):
 
 def test_weight_is_linear_in_the_first_residual(model, adapter, person):
     captured = {}
-    for strength in (0.5, 1.0):
-        patched = apply_vfa(model, adapter, person, strength=strength)
-        captured[strength] = _after_first_block(patched)
+    for weight in (0.5, 1.0):
+        patched = apply_vfa(model, adapter, person, weight=weight)
+        captured[weight] = _after_first_block(patched)
     plain = _after_first_block(model)
     halved = plain + 0.5 * (captured[1.0] - plain)
     torch.testing.assert_close(captured[0.5], halved, atol=1e-5, rtol=0)
@@ -130,17 +132,17 @@ def test_upstream_model_and_its_clones_stay_as_they_were(model, base, adapter, p
     assert not torch.equal(tiny.sample(second), before)
     assert torch.equal(tiny.sample(first), before)
     assert torch.equal(tiny.sample(model), base)
-    assert VFA not in model.model_options["transformer_options"].get("patches", {})
-    assert not model.get_wrappers(APPLY_MODEL, VFA)
+    assert KEY not in model.model_options["transformer_options"].get("patches", {})
+    assert not model.get_wrappers(APPLY_MODEL, KEY)
 
 
 # 3. Composition
 
 
 def test_order_of_two_anchors_does_not_matter(model, adapter, person, other):
-    ab = apply_vfa(apply_vfa(model, adapter, person, strength=0.7), adapter, other, strength=0.4)
-    ba = apply_vfa(apply_vfa(model, adapter, other, strength=0.4), adapter, person, strength=0.7)
-    torch.testing.assert_close(tiny.sample(ab), tiny.sample(ba), atol=1e-4, rtol=0)
+    ab = apply_vfa(apply_vfa(model, adapter, person, weight=0.7), adapter, other, weight=0.4)
+    ba = apply_vfa(apply_vfa(model, adapter, other, weight=0.4), adapter, person, weight=0.7)
+    assert torch.equal(tiny.sample(ab), tiny.sample(ba)), "they are summed in an order of their own"
 
 
 def test_two_anchors_read_the_same_tokens(model, adapter, person, other):
@@ -190,13 +192,67 @@ def test_anchors_stay_parallel_around_another_packs_patch(model, adapter, person
     torch.testing.assert_close(_after_first_block(sandwich), expected, atol=1e-5, rtol=0)
 
 
-def test_a_patch_that_takes_over_every_block_is_reported(model, adapter, person):
+def _take_over(model, key):
+    """Another pack's patch that runs the original block, whoever owned it."""
+    model.set_model_patch_replace(lambda args, extra: extra["original_block"](args), "dit", *key)
+
+
+@pytest.mark.parametrize(
+    ("keys", "ran"),
+    [
+        ([("double_block", 0), ("single_block", 0)], "0 of its 2 patched blocks ran (double_block"),
+        ([("single_block", 0)], "1 of its 2 patched blocks ran (single_block 0 did not)"),
+    ],
+)
+def test_a_patch_that_takes_blocks_over_is_reported(model, adapter, person, keys, ran):
+    """One lost layer is lost likeness, so it is an error like all of them."""
     patched = apply_vfa(model, adapter, person)
-    for key in [("double_block", 0), ("single_block", 0)]:
-        patched.set_model_patch_replace(
-            lambda args, extra: extra["original_block"](args), "dit", *key
-        )
-    with pytest.raises(RuntimeError, match="0 of its patched blocks ran.*place Apply VFA after"):
+    for key in keys:
+        _take_over(patched, key)
+    with pytest.raises(RuntimeError) as error:
+        tiny.sample(patched)
+    assert ran in str(error.value) and "place Apply VFA after it" in str(error.value)
+
+
+def test_a_lost_block_is_reported_while_the_gate_is_still_closed(model, adapter, person):
+    patched = apply_vfa(model, adapter, person, gate=Gate((Window(0.6, 1.0),)))
+    _take_over(patched, ("single_block", 0))
+    with pytest.raises(RuntimeError, match="1 of its 2 patched blocks"):
+        tiny.sample(patched)
+
+
+def test_a_later_anchor_wraps_a_block_that_was_taken_over(model, adapter, person, other):
+    taken = apply_vfa(model, adapter, person)
+    _take_over(taken, ("double_block", 0))
+    both = apply_vfa(apply_vfa(model, adapter, person), adapter, other)
+    assert torch.equal(tiny.sample(apply_vfa(taken, adapter, other)), tiny.sample(both))
+
+
+def test_every_kind_of_injection_is_checked_for_itself(model, adapter, person):
+    """A second injection whose sites never run is not covered by the first one's."""
+
+    class Elsewhere:
+        kind, label, order = "elsewhere", "Apply Elsewhere", ""
+        sites = (sites.Site("double_block", 99),)
+
+        def models(self):
+            return []
+
+        def to(self, device):
+            return self
+
+        def check_run(self, prompts):
+            pass
+
+        def edit_text(self, call, text):
+            return text
+
+        def terms(self, call):
+            return []
+
+    patched = apply_vfa(model, adapter, person)
+    register(patched, Elsewhere())
+    with pytest.raises(RuntimeError, match="Apply Elsewhere.*0 of its 1.*double_block 99"):
         tiny.sample(patched)
 
 
@@ -238,6 +294,14 @@ def test_controlnet_and_anchor_both_act(model, adapter, person):
     assert not torch.equal(both, tiny.sample(model, positive=control))
 
 
+def test_easycache_may_serve_the_first_call_of_an_open_gate(model, adapter, person):
+    """Blocks that did not run because a cache answered are no lost blocks."""
+    nodes = pytest.importorskip("comfy_extras.nodes_easycache")
+    late = apply_vfa(model, adapter, person, gate=Gate((Window(0.5, 1.0),)))
+    cached = nodes.EasyCacheNode.execute(late, 100.0, 0.15, 0.95, False)[0]
+    assert tiny.sample(cached, steps=10).isfinite().all()
+
+
 def test_easycache_keeps_the_identity(model, adapter, person):
     nodes = pytest.importorskip("comfy_extras.nodes_easycache")
     cached = nodes.EasyCacheNode.execute(apply_vfa(model, adapter, person), 0.5, 0.15, 0.95, False)[
@@ -270,7 +334,7 @@ def test_compiled_model_follows_a_gate_that_opens_later(model, adapter, person):
 
 def test_true_cfg_gives_each_prompt_its_own_identity(model, adapter, person):
     """One Euler step to sigma 0 returns the prediction itself, so CFG can be written out."""
-    nobody = Identity({"pulid_flux": person.unconditional["pulid_flux"]}, {})
+    nobody = identity_of({"pulid_flux": person.encodings["pulid_flux"].null})
     expected = {}
     cases = {"unconditional": nobody, "same": person, "none": None}
     positive = tiny.sample(apply_vfa(model, adapter, person), steps=1)
@@ -284,7 +348,7 @@ def test_true_cfg_gives_each_prompt_its_own_identity(model, adapter, person):
 
 
 def test_prompts_of_different_length_run_apart_and_keep_their_roles(model, adapter, person):
-    watched, seen = watch_chunks(apply_vfa(model, adapter, person))
+    watched, seen = watch_prompts(apply_vfa(model, adapter, person))
     longer = tiny.conditioning(11, length=24)
     tiny.sample(watched, steps=1, cfg=3.0, negative=longer)
     assert sorted(seen) == [[("negative", None)], [("positive", None)]]
@@ -334,7 +398,7 @@ def test_roles_do_not_depend_on_the_guider(model, adapter, person):
     from comfy_extras.nodes_custom_sampler import Guider_DualCFG
     from comfy_extras.nodes_perpneg import Guider_PerpNeg
 
-    watched, seen = watch_chunks(apply_vfa(model, adapter, person))
+    watched, seen = watch_prompts(apply_vfa(model, adapter, person))
     dual = Guider_DualCFG(watched)
     dual.set_conds(tiny.conditioning(10), tiny.conditioning(12), tiny.conditioning(11))
     dual.set_cfg(3.0, 2.0)
@@ -354,7 +418,7 @@ def test_roles_do_not_depend_on_the_guider(model, adapter, person):
 def test_area_prompts_see_their_part_of_the_mask(model, adapter, person):
     area = tiny.conditioning(12, area=(8, 8, 0, 8), strength=1.0)
     both = tiny.conditioning(10) + area
-    watched, seen = watch_chunks(apply_vfa(model, adapter, person, mask=left()))
+    watched, seen = watch_prompts(apply_vfa(model, adapter, person, mask=left()))
     out = tiny.sample(watched, positive=both, cfg=3.0)
     assert out.isfinite().all()
     assert {area for chunks in seen for _, area in chunks} == {None, (8, 8, 0, 8)}
@@ -372,7 +436,7 @@ def test_half_precision_models(dtype, adapter, person):
     out = tiny.sample(apply_vfa(model, adapter, person))
     assert out.isfinite().all()
     assert not torch.equal(out, base)
-    assert torch.equal(tiny.sample(apply_vfa(model, adapter, person, strength=0.0)), base)
+    assert torch.equal(tiny.sample(apply_vfa(model, adapter, person, weight=0.0)), base)
     ones = tiny.sample(apply_vfa(model, adapter, person, mask=torch.ones(8, 8)))
     assert torch.equal(ones, out)
 
@@ -466,7 +530,7 @@ def _active_steps(model, adapter, person, gate, **options):
     original = apply_vfa(model, adapter, person, gate=gate)
 
     def spy(args, extra):
-        steps.append(VFA in args["transformer_options"])
+        steps.append(bool(args["transformer_options"][CALL].added))
         return extra["original_block"](args)
 
     original.set_model_patch_replace(spy, "dit", "double_block", 1)
@@ -498,7 +562,7 @@ def test_a_model_sampling_node_placed_later_moves_the_window(model, adapter, per
     steps = []
 
     def spy(args, extra):
-        steps.append(VFA in args["transformer_options"])
+        steps.append(bool(args["transformer_options"][CALL].added))
         return extra["original_block"](args)
 
     shifted.set_model_patch_replace(spy, "dit", "double_block", 1)
@@ -511,7 +575,7 @@ def test_a_model_sampling_node_placed_later_moves_the_window(model, adapter, per
 
 def test_folded_weights_are_loaded_and_counted_by_comfyui(model, adapter, person):
     patched = apply_vfa(model, adapter, person)
-    anchor = patched.model_options["transformer_options"]["patches"][VFA][0]
+    anchor = patched.model_options["transformer_options"]["patches"][KEY][0]
     assert set(patched.model_patches_models()) == {anchor.positive, anchor.negative}
     per_layer = 2 * 256 * (2 * tiny.TOKENS) + 2 * tiny.TOKENS
     assert anchor.positive.model_size() == 4 * 2 * per_layer
@@ -523,10 +587,10 @@ def test_folded_weights_are_loaded_and_counted_by_comfyui(model, adapter, person
 
 def test_the_same_identity_is_folded_once(model, adapter, person):
     anchors = [
-        apply_vfa(model, adapter, person, strength=strength).model_options["transformer_options"][
+        apply_vfa(model, adapter, person, weight=weight).model_options["transformer_options"][
             "patches"
-        ][VFA][0]
-        for strength in (0.5, 0.9)
+        ][KEY][0]
+        for weight in (0.5, 0.9)
     ]
     assert anchors[0].positive is anchors[1].positive
     assert anchors[0].negative is anchors[1].negative
@@ -547,13 +611,13 @@ class Ops(TorchDispatchMode):
 
 def test_a_block_only_computes(model, adapter, person, monkeypatch):
     ops = Ops()
-    inject = Step.inject
+    add_terms = sites.add_terms
 
-    def watched(self, *args):
+    def watched(*args):
         with ops:
-            inject(self, *args)
+            add_terms(*args)
 
-    monkeypatch.setattr(Step, "inject", watched)
+    monkeypatch.setattr(sites, "add_terms", watched)
     soft = left() * 0.5
     patched = apply_vfa(model, adapter, person, mask=soft)
     tiny.sample(patched, cfg=3.0)
@@ -572,17 +636,22 @@ def test_a_closed_gate_reaches_no_block(model, adapter, person):
 def test_direct_apply_model_reads_the_index(model, adapter, person):
     seen = []
     patched = apply_vfa(model, adapter, person)
-    anchor = patched.model_options["transformer_options"]["patches"][VFA][0]
+    anchor = patched.model_options["transformer_options"]["patches"][KEY][0]
 
     class Executor:
         class_obj = model.model
 
         def __call__(self, x, t, c_concat, c_crossattn, control, options, **conds):
-            seen.append([(term.stack, term.rows) for term in options[VFA].terms])
-            options[VFA].hits = 1
+            call = options[CALL]
+            for site in anchor.sites:
+                call.visits[site] = 1
+                seen.append([(term.layers[site], term.rows) for term in call.added[site]])
             return x
 
-    options = {"patches": {VFA: [anchor]}, "cond_or_uncond": [1, 0]}
+    options = {"patches": {KEY: [anchor]}, "cond_or_uncond": [1, 0]}
     x = torch.zeros(4, 16, 8, 8)
-    anchored_call(Executor(), x, torch.full((4,), 0.5), None, None, None, options)
-    assert seen == [[(anchor.negative.model, slice(0, 2)), (anchor.positive.model, slice(2, 4))]]
+    inject_call(Executor(), x, torch.full((4,), 0.5), None, None, None, options)
+    assert seen == [
+        [(anchor.negative.model[layer], slice(0, 2)), (anchor.positive.model[layer], slice(2, 4))]
+        for layer in range(2)
+    ]

@@ -8,12 +8,12 @@ import tiny
 import torch
 from flexid.mini import random_text
 from flexid.model_patches.encoders.mini_text import load_mini_clip
-from flexid.model_patches.identity.identity import Identity
 from flexid.model_patches.inject.sip import Wording, apply_sip
 from flexid.model_patches.sip import attributes as sip_attributes
 from flexid.model_patches.sip.attribute_bank import all_groups, chosen_groups, parse_overrides
 from flexid.model_patches.sip.attributes import AttributeProjector, view_of
 from flexid.model_patches.sip.projector import Prompt, direction_for, encode_sip
+from identities import identity_of
 from safetensors.torch import load_file, save_file
 
 pytestmark = pytest.mark.comfy
@@ -87,7 +87,7 @@ def looking_like(projector, group_id, name):
     """An identity whose picture is, to CLIP, exactly that phrase."""
     group = next(group for group in projector.groups if group.id == group_id)
     key = projector._key(dict(group.attributes)[name])
-    return Identity({"clip_attributes": key.expand(1, 2, -1)}, {})
+    return identity_of({"clip_attributes": key.expand(1, 2, -1)})
 
 
 # The bank
@@ -139,7 +139,7 @@ def test_groups_must_exist_and_be_some():
 
 def test_faces_become_unit_vectors_once(projector, monkeypatch):
     identity = encode_sip(projector, [people.face(0), people.face(1)])
-    tokens = identity.tokens["clip_attributes"]
+    tokens = identity.encodings["clip_attributes"].tokens
     assert tokens.shape == (1, 4, 64)
     torch.testing.assert_close(tokens.norm(dim=-1), torch.ones(1, 4))
 
@@ -148,7 +148,8 @@ def test_faces_become_unit_vectors_once(projector, monkeypatch):
 
     monkeypatch.setattr(AttributeProjector, "_look", never)
     assert torch.equal(
-        encode_sip(projector, [people.face(0)]).tokens["clip_attributes"], tokens[:, :2]
+        encode_sip(projector, [people.face(0)]).encodings["clip_attributes"].tokens,
+        tokens[:, :2],
     )
 
 
@@ -162,7 +163,7 @@ def test_views_hide_the_background():
 @pytest.mark.parametrize("name", ["red", "grey", "black"])
 def test_a_picture_is_read_as_the_phrase_it_equals(projector, name):
     identity = looking_like(projector, "hair_colour", name)
-    shares = projector.read(identity.tokens["clip_attributes"])["hair_colour"]
+    shares = projector.read(identity.encodings["clip_attributes"].tokens)["hair_colour"]
     groups = {group.id: group for group in projector.groups}
     assert groups["hair_colour"].names[int(shares.argmax())] == name
     assert shares.sum().item() == pytest.approx(1, abs=1e-5)
@@ -172,7 +173,7 @@ def test_a_picture_is_read_as_the_phrase_it_equals(projector, name):
 
 def test_only_groups_that_are_on_are_read_and_reported(projector):
     identity = encode_sip(projector, [people.face(0)])
-    assert set(projector.read(identity.tokens["clip_attributes"])) == set(IDS)
+    assert set(projector.read(identity.encodings["clip_attributes"].tokens)) == set(IDS)
     report = apply_sip(encoded(projector.writer), projector, identity).report
     assert "hair colour" in report and "glasses" in report
     for off in ("age", "skin tone", "ancestry", "gender"):
@@ -185,7 +186,7 @@ def test_only_groups_that_are_on_are_read_and_reported(projector):
 def test_the_direction_is_the_formula(projector):
     identity = looking_like(projector, "hair_colour", "red")
     prompt = Prompt(encoded(projector.writer)[0][0].float())
-    shares = projector.read(identity.tokens["clip_attributes"])
+    shares = projector.read(identity.encodings["clip_attributes"].tokens)
     expected = torch.zeros(64)
     for group in projector.groups:
         entropy = sip_attributes._entropy(shares[group.id])
@@ -193,7 +194,7 @@ def test_the_direction_is_the_formula(projector):
             continue
         for share, phrase in zip(shares[group.id], group.phrases, strict=True):
             expected += (share - 1 / len(group.phrases)) * projector._value(phrase)
-    found = direction_for(projector, identity, prompt).delta
+    found = direction_for(projector, identity, prompt).vectors
     assert expected.norm() > 1e-3
     torch.testing.assert_close(found[0, 0], expected, atol=1e-4, rtol=1e-4)
     assert torch.equal(found[0, 0], found[0, -1])
@@ -210,10 +211,10 @@ def test_values_are_the_nouns_states_after_the_phrase(projector, flux_clip, read
 
 
 def test_nobody_says_nothing_exactly(projector):
-    nobody = Identity({"clip_attributes": projector.nobody()}, {})
+    nobody = identity_of({"clip_attributes": projector.nobody()})
     text = encoded(projector.writer)
     found = direction_for(projector, nobody, Prompt(text[0][0].float()))
-    assert not found.delta.any()
+    assert not found.vectors.any()
     assert all("undecided" in note for note in found.notes)
     assert torch.equal(apply_sip(text, projector, nobody).conditioning[0][0], text[0][0])
 

@@ -16,6 +16,7 @@ from flexid.model_patches.sip import align as sip_align
 from flexid.model_patches.sip import projector as sip
 from flexid.model_patches.sip.faceclip import FaceClipProjector
 from flexid.model_patches.sip.projector import Prompt, direction_for, encode_sip
+from identities import identity_of
 
 pytestmark = pytest.mark.comfy
 
@@ -68,23 +69,23 @@ def prompt(conditioning, text=TEXT):
 
 def test_a_face_becomes_tokens_once(t5, monkeypatch):
     identity = encode_sip(t5, [face(), face(1)])
-    assert identity.tokens["faceclip_t5"].shape == (1, 288, 64)
-    assert identity.unconditional["faceclip_t5"].shape == (1, 144, 64)
+    assert identity.encodings["faceclip_t5"].tokens.shape == (1, 288, 64)
+    assert identity.encodings["faceclip_t5"].null.shape == (1, 144, 64)
     assert identity.picture.shape == (1, 256, 256, 3)
 
     def never(*args):
         raise AssertionError("the face encoder ran again")
 
     monkeypatch.setattr(FaceClipProjector, "_look", never)
-    again = encode_sip(t5, [face(1)])
-    assert torch.equal(again.tokens["faceclip_t5"], identity.tokens["faceclip_t5"][:, 144:])
+    again = encode_sip(t5, [face(1)]).encodings["faceclip_t5"]
+    assert torch.equal(again.tokens, identity.encodings["faceclip_t5"].tokens[:, 144:])
 
 
 def test_tokens_join_an_identity_that_has_others(t5):
-    known = Identity({"pulid_flux": torch.ones(1, 2, 3)}, {"pulid_flux": torch.ones(1, 2, 3)})
+    known = identity_of({"pulid_flux": torch.ones(1, 2, 3)})
     joined = encode_sip(t5, [face()], known)
-    assert set(joined.tokens) == set(joined.unconditional) == {"pulid_flux", "faceclip_t5"}
-    assert set(known.tokens) == {"pulid_flux"}
+    assert set(joined.encodings) == {"pulid_flux", "faceclip_t5"}
+    assert set(known.encodings) == {"pulid_flux"}
 
 
 def test_a_saved_identity_still_works(t5, clip, tmp_path):
@@ -94,40 +95,40 @@ def test_a_saved_identity_still_works(t5, clip, tmp_path):
     save_identity(identity, tmp_path / "p.safetensors")
     again = load_identity(tmp_path / "p.safetensors")
     text = prompt(encoded(clip))
-    one, two = (direction_for(t5, who, text).delta for who in (identity, again))
+    one, two = (direction_for(t5, who, text).vectors for who in (identity, again))
     assert torch.equal(one, two)
 
 
 def test_difference_of_nobody_is_exactly_zero(t5, pair, clip, sd_clip):
     for projector, source in ((t5, clip), (pair, sd_clip)):
-        nobody = Identity({projector.family: projector.nobody()}, {})
+        nobody = identity_of({projector.family: projector.nobody()})
         found = direction_for(projector, nobody, prompt(encoded(source)))
-        assert not found.delta.any()
+        assert not found.vectors.any()
 
 
 def test_difference_depends_on_the_face_and_literal_mostly_on_the_prompt(t5, clip):
     text = prompt(encoded(clip))
     people_ = [encode_sip(t5, [face(seed)]) for seed in (0, 1)]
-    deltas = [direction_for(t5, who, text).delta for who in people_]
+    deltas = [direction_for(t5, who, text).vectors for who in people_]
     assert not torch.allclose(*deltas, atol=1e-3)
     literal = FaceClipProjector(t5.model, "literal")
-    fused = direction_for(literal, people_[0], text).delta
+    fused = direction_for(literal, people_[0], text).vectors
     nobody = t5.fused(t5.nobody(), text)
     torch.testing.assert_close(fused - nobody, deltas[0], atol=1e-5, rtol=0)
 
 
 def test_several_faces_are_averaged_one_fuser_pass_each(t5, clip):
     text = prompt(encoded(clip))
-    alone = [direction_for(t5, encode_sip(t5, [face(s)]), text).delta for s in (0, 1)]
-    both = direction_for(t5, encode_sip(t5, [face(0), face(1)]), text).delta
+    alone = [direction_for(t5, encode_sip(t5, [face(s)]), text).vectors for s in (0, 1)]
+    both = direction_for(t5, encode_sip(t5, [face(0), face(1)]), text).vectors
     torch.testing.assert_close(both, (alone[0] + alone[1]) / 2, atol=1e-6, rtol=0)
 
 
 def test_moving_alpha_computes_nothing_again(t5, clip):
     identity, text = encode_sip(t5, [face(7)]), encoded(clip)
-    reports = [apply_sip(text, t5, identity, strength=0.1).report]
+    reports = [apply_sip(text, t5, identity, weight=0.1).report]
     before = sip.directions_computed()
-    reports += [apply_sip(text, t5, identity, strength=s).report for s in (0.05, 0.15)]
+    reports += [apply_sip(text, t5, identity, weight=s).report for s in (0.05, 0.15)]
     assert sip.directions_computed() == before
     assert all("the face makes" in report for report in reports)
 
@@ -138,8 +139,8 @@ def test_256_512_and_more_tokens(t5, clip, length):
     generator = torch.Generator().manual_seed(length)
     states = torch.randn(1, length, 64, generator=generator)
     found = direction_for(t5, identity, Prompt(states))
-    assert found.delta.shape == states.shape
-    assert not found.delta[:, 512:].any() and found.delta[:, : min(length, 512)].any(-1).all()
+    assert found.vectors.shape == states.shape
+    assert not found.vectors[:, 512:].any() and found.vectors[:, : min(length, 512)].any(-1).all()
     notes = " ".join(found.notes)
     assert ("T5TokenizerOptions" in notes) == (length < 512)
     assert ("after the first 512 of 600" in notes) == (length > 512)
@@ -148,9 +149,9 @@ def test_256_512_and_more_tokens(t5, clip, length):
 def test_rows_of_a_batch_are_independent(t5, clip):
     identity = encode_sip(t5, [face()])
     one, two = (encoded(clip, words)[0][0] for words in (TEXT, "a castle"))
-    both = direction_for(t5, identity, Prompt(torch.cat([one, two]).float())).delta
+    both = direction_for(t5, identity, Prompt(torch.cat([one, two]).float())).vectors
     for row, states in enumerate((one, two)):
-        alone = direction_for(t5, identity, Prompt(states.float())).delta
+        alone = direction_for(t5, identity, Prompt(states.float())).vectors
         torch.testing.assert_close(both[row : row + 1], alone, atol=1e-5, rtol=0)
 
 
@@ -170,12 +171,12 @@ def test_scale_of_the_fuser_does_not_matter(t5, clip, monkeypatch):
 
 def test_l_alone_for_sd15_and_both_for_sdxl(pair, sd_clip):
     identity = encode_sip(pair, [face()])
-    assert identity.tokens["faceclip"].shape == (1, 290, 64)
+    assert identity.encodings["faceclip"].tokens.shape == (1, 290, 64)
     states = encoded(sd_clip)[0][0].float()
-    l_only = direction_for(pair, identity, Prompt(states, TEXT)).delta
+    l_only = direction_for(pair, identity, Prompt(states, TEXT)).vectors
     assert l_only.shape == states.shape
     wide = torch.cat((states, torch.randn(1, 77, 128)), dim=-1)
-    both = direction_for(pair, identity, Prompt(wide, TEXT)).delta
+    both = direction_for(pair, identity, Prompt(wide, TEXT)).vectors
     assert both.shape == wide.shape
     torch.testing.assert_close(both[..., :64], l_only, atol=1e-6, rtol=0)
     assert both[..., 64:].any()
@@ -186,7 +187,7 @@ def test_words_line_up_with_the_prompt(pair, sd_clip):
     the fuser the states of the first words agree, at the prompt's own places."""
     identity = encode_sip(pair, [face()])
     text = "castle " * 20
-    found = direction_for(pair, identity, prompt(encoded(sd_clip, text), text)).delta
+    found = direction_for(pair, identity, prompt(encoded(sd_clip, text), text)).vectors
     assert found[:, :71].any(-1).all() and not found[:, 71:].any()
 
 
@@ -250,13 +251,13 @@ def test_alignment_is_fitted_once_and_kept(t5, pair, clip, sd_clip, tmp_path, wh
     again = sip_align.align(projector, source, tmp_path, prompts=10)
     assert "read from" in again.report
     identity, text = encode_sip(projector, [face()]), prompt(encoded(source))
-    aligned = direction_for(first.projector, identity, text).delta
-    assert torch.equal(aligned, direction_for(again.projector, identity, text).delta)
-    raw = direction_for(projector, identity, text).delta
+    aligned = direction_for(first.projector, identity, text).vectors
+    assert torch.equal(aligned, direction_for(again.projector, identity, text).vectors)
+    raw = direction_for(projector, identity, text).vectors
     matrix = next(iter(first.projector.alignment.values()))
     torch.testing.assert_close(aligned, raw @ matrix, atol=1e-5, rtol=0)
-    nobody = Identity({projector.family: projector.nobody()}, {})
-    assert not direction_for(first.projector, nobody, text).delta.any()
+    nobody = identity_of({projector.family: projector.nobody()})
+    assert not direction_for(first.projector, nobody, text).vectors.any()
 
 
 def test_the_aligned_direction_lies_nearer_to_text(t5, clip, tmp_path):
@@ -271,17 +272,17 @@ def test_the_aligned_direction_lies_nearer_to_text(t5, clip, tmp_path):
 
 def _bad(name):
     return {
-        "no tokens": (lambda p: Identity({}, {}), ["none", "faceclip_t5", "Encode SIP Identity"]),
+        "no tokens": (lambda p: Identity(), ["none", "faceclip_t5", "Encode SIP Identity"]),
         "other family": (
-            lambda p: Identity({"pulid_flux": torch.zeros(1, 2, 3)}, {}),
+            lambda p: identity_of({"pulid_flux": torch.zeros(1, 2, 3)}),
             ["pulid_flux", "faceclip_t5"],
         ),
         "part of a face": (
-            lambda p: Identity({"faceclip_t5": torch.zeros(1, 100, 64)}, {}),
+            lambda p: identity_of({"faceclip_t5": torch.zeros(1, 100, 64)}),
             ["100 tokens", "144"],
         ),
         "narrow face": (
-            lambda p: Identity({"faceclip_t5": torch.zeros(1, 144, 32)}, {}),
+            lambda p: identity_of({"faceclip_t5": torch.zeros(1, 144, 32)}),
             ["width 32", "64"],
         ),
     }[name]

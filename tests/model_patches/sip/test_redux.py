@@ -42,7 +42,7 @@ def apply(conditioning, **options):
 def test_tokens_follow_the_text_and_the_rest_stays():
     text = tiny.conditioning(10)
     before = text[0][0].clone()
-    done = apply(text, strength=0.1, side=3)
+    done = apply(text, weight=0.1, side=3)
     out, extra = done.conditioning[0]
     assert out.shape == (1, 16 + 9, 64) and torch.equal(out[:, :16], before)
     assert torch.equal(text[0][0], before) and "attention_mask" not in text[0][1]
@@ -60,7 +60,7 @@ def whole_view(seed):
 @pytest.mark.parametrize("side", [1, 3, 5])
 def test_together_they_weigh_alpha_in_attention(side):
     """exp(bias) over all appended columns sums to α; their own rows are not biased to others."""
-    extra = apply(tiny.conditioning(10), strength=0.1, side=side).conditioning[0][1]
+    extra = apply(tiny.conditioning(10), weight=0.1, side=side).conditioning[0][1]
     mask = extra["attention_mask"].float()
     n = side * side
     assert mask.shape == (1, 16 + n + 1, 16 + n + 1)
@@ -70,8 +70,8 @@ def test_together_they_weigh_alpha_in_attention(side):
 
 
 def test_a_mask_that_is_there_is_kept():
-    once = apply(tiny.conditioning(10), strength=0.1, side=2).conditioning
-    twice = apply(once, strength=0.5, side=1).conditioning[0]
+    once = apply(tiny.conditioning(10), weight=0.1, side=2).conditioning
+    twice = apply(once, weight=0.5, side=1).conditioning[0]
     mask = twice[1]["attention_mask"].float()
     assert twice[0].shape[1] == 21 and mask.shape == (1, 22, 22)
     assert mask[0, 0, 16:20].exp().sum().item() == pytest.approx(0.1, rel=1e-2)
@@ -80,17 +80,17 @@ def test_a_mask_that_is_there_is_kept():
     booleans = torch.ones(1, 17, 17, dtype=torch.bool)
     booleans[0, 0, 3] = False
     masked = tiny.conditioning(10, attention_mask=booleans, attention_mask_img_shape=(1, 1))
-    grown = apply(masked, strength=0.1, side=1).conditioning[0][1]["attention_mask"]
+    grown = apply(masked, weight=0.1, side=1).conditioning[0][1]["attention_mask"]
     assert grown[0, 0, 3] == -math.inf and grown[0, 0, 4] == 0
 
 
 def test_on_a_small_flux():
     model = tiny.flux()
     base = tiny.sample(model)
-    zero = apply(tiny.conditioning(10), strength=0.0)
+    zero = apply(tiny.conditioning(10), weight=0.0)
     assert torch.equal(tiny.sample(model, positive=zero.conditioning), base)
     weak, strong = (
-        tiny.sample(model, positive=apply(tiny.conditioning(10), strength=s).conditioning)
+        tiny.sample(model, positive=apply(tiny.conditioning(10), weight=s).conditioning)
         for s in (1e-3, 1.0)
     )
     assert strong.isfinite().all()
@@ -106,8 +106,8 @@ def test_several_faces_are_averaged():
 
 BAD = {
     "no face": ({"faces": []}, ["0 faces", "Detect Faces"]),
-    "negative": ({"strength": -0.1}, ["-0.1"]),
-    "infinite": ({"strength": math.inf}, ["inf"]),
+    "negative": ({"weight": -0.1}, ["-0.1"]),
+    "infinite": ({"weight": math.inf}, ["inf"]),
     "width": ({"style": Style(48)}, ["48", "64", "Flux.1"]),
     "not a square": ({"style": Style(64, 80)}, ["80 tokens", "redux"]),
     "grid too small": ({"style": Style(64, 4), "side": 3}, ["4 tokens", "3x3"]),

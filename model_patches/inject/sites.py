@@ -1,0 +1,98 @@
+"""Sites: where image tokens can attend. Each looks up the call's terms and adds them.
+
+Nothing here is worked out or allocated but the residuals themselves: what varies from call to call
+lies in the Call that run.py has put into transformer_options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .attention import Term
+    from .run import Call
+
+CALL = "flexid_call"
+
+
+@dataclass(frozen=True, order=True)
+class Site:
+    """One place in a model, by the names that ComfyUI gives its blocks."""
+
+    kind: str
+    """"double_block" or "single_block" of a Flux; "input", "middle" or "output" of a UNet."""
+    number: int
+    depth: int = 0
+    """Transformer block within a UNet's block."""
+    cell: int = 2
+    """Latent pixels a side of one image token."""
+
+    def __str__(self) -> str:
+        inner = f".{self.depth}" if self.depth else ""
+        return f"{self.kind} {self.number}{inner}"
+
+
+@torch.compiler.disable
+def visits_of(options: Mapping[str, Any], site: Site) -> int:
+    """How often the site has run in this call."""
+    call: Call | None = options.get(CALL)
+    return 0 if call is None else call.visits.get(site, 0)
+
+
+@torch.compiler.disable
+def inject_at(
+    options: Mapping[str, Any],
+    site: Site,
+    image: Tensor,
+    earlier: int | None = None,
+    reads: Tensor | None = None,
+) -> None:
+    """Add the call's residuals at `site` to the picture's tokens, in place.
+
+    image (R, L, D) begins with those tokens; reference tokens may follow and are left alone.
+    reads: what the terms attend from, where that is not `image` itself. earlier: visits before
+    what is wrapped here ran. Where there are more by now, a wrapper inside has injected already,
+    and nothing is added. Kept out of compiled graphs: ComfyUI drops guards on transformer_options
+    there, so a gate that opens later would stay as it was when traced.
+    """
+    call: Call | None = options.get(CALL)
+    if call is None:
+        return
+    visits = call.visits.get(site, 0)
+    if earlier is not None and visits != earlier:
+        return
+    call.visits[site] = visits + 1
+    terms = call.added.get(site)
+    if terms is not None:
+        tokens = call.grid(site.cell).tokens
+        _check_tokens(call, site, image, tokens)
+        picture = image[:, :tokens]
+        add_terms(terms, site, picture, picture if reads is None else reads[:, :tokens])
+
+
+def _check_tokens(call: Call, site: Site, image: Tensor, tokens: int) -> None:
+    if image.shape[1] < tokens:
+        height, width = call.latent_size
+        raise RuntimeError(
+            f"The model has {image.shape[1]} image tokens at {site}, expected {tokens} for a "
+            f"latent of {height}x{width}. Another node resizes tokens inside the model; remove or "
+            "bypass it."
+        )
+
+
+def add_terms(terms: Sequence[Term], site: Site, image: Tensor, reads: Tensor) -> None:
+    """All residuals are computed before any is added, so every term reads the same tokens."""
+    for term, residual in [(term, term.residual(site, reads)) for term in terms]:
+        term.add(image, residual)
+    if image.dtype == torch.float16:  # as Flux itself guards its residual stream
+        image.nan_to_num_(nan=0.0, posinf=65504, neginf=-65504)
+
+
+def missed_sites(call: Call, sites: Collection[Site]) -> list[Site]:
+    """Those that have not run in this call."""
+    return sorted(site for site in sites if not call.visits.get(site))
