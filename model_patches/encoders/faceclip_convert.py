@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import safetensors.torch
 from torch import Tensor
 
+from ..files.atomic import replacing
 from ..files.checks import shapes_of
 from .faceclip import open_parts
 from .faceclip_fuser import fuser_dims
@@ -29,12 +29,8 @@ def convert_faceclip(source: str | Path, target: str | Path) -> Path:
         for key, part in open_parts(source).items()
         for name, tensor in _select_needed(key, part, source.name).items()
     }
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.part")
-    try:
-        safetensors.torch.save_file(kept, temporary, {"flexid.converted_from": source.name})
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(target) as part:
+        safetensors.torch.save_file(kept, part, {"flexid.converted_from": source.name})
     return target
 
 

@@ -20,9 +20,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..files.atomic import replacing
 from ..files.kinds import require
 from ..files.tensor_file import TensorFile, read_weights
-from ..files.write import write_atomically
 from .identity import Encoding, Identity, check_tokens
 
 FORMAT = "identity"
@@ -56,8 +56,9 @@ def save_identity(identity: Identity, path: str | Path, with_features: bool = Tr
         _ENCODINGS_KEY: json.dumps(described, ensure_ascii=False),
         _PROVENANCE_KEY: json.dumps(dict(identity.provenance), ensure_ascii=False),
     }
-    data = safetensors.torch.save(_tensors(identity, with_features), metadata)
-    return write_atomically(path, lambda part: part.write_bytes(data))
+    with replacing(Path(path)) as part:
+        safetensors.torch.save_file(_tensors(identity, with_features), part, metadata)
+    return Path(path)
 
 
 def load_identity(path: str | Path) -> Identity:

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..files.atomic import replacing
 from ..files.cache import tensor_key
 from .faceclip import FaceClipProjector
 from .projector import Prompt
@@ -48,10 +49,8 @@ def align(
     if path.is_file():
         return Aligned(projector.aligned(load_file(path)), f"alignment read from {path.name}")
     fits = _fit(projector, clip, calibration_prompts(prompts))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    save_file({key: fit.matrix for key, fit in fits.items()}, temporary)
-    temporary.replace(path)
+    with replacing(path) as part:
+        save_file({key: fit.matrix for key, fit in fits.items()}, part)
     lines = [
         f"{key}: {fit.tokens} tokens, λ {fit.ridge:g}, explains {fit.explained:.1%} of the "
         "variance of held-out text"

@@ -12,7 +12,7 @@ import comfy.sd
 import torch
 from torch import Tensor
 
-from ..inject.flux import DOUBLE_STRIDE, SINGLE_STRIDE
+from ..inject.flux import pulid_blocks
 from .flux_blocks import Inject, Injections, bound, replacements
 from .precision import fastest_dtype
 
@@ -31,8 +31,7 @@ class Anchors:
     @property
     def blocks(self) -> list[tuple[str, int]]:
         """As the pack places them (inject/flux.py)."""
-        doubles = [("double_block", i) for i in range(0, self.doubles, DOUBLE_STRIDE)]
-        return doubles + [("single_block", i) for i in range(0, self.singles, SINGLE_STRIDE)]
+        return pulid_blocks(self.doubles, self.singles)
 
 
 class FrozenBase:

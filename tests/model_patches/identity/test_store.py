@@ -6,7 +6,7 @@ import os
 
 import pytest
 import torch
-from flexid.model_patches.files import write
+from flexid.model_patches.files import atomic
 from flexid.model_patches.identity.identity import Encoding, Identity
 from flexid.model_patches.identity.store import load_identity, save_identity
 from identities import identity_of
@@ -94,7 +94,7 @@ def test_failed_write_leaves_the_old_file_and_no_litter(tmp_path, identity, monk
     def broken(source, target):
         raise OSError("disk full")
 
-    monkeypatch.setattr(write.os, "replace", broken)
+    monkeypatch.setattr(atomic.os, "replace", broken)
     with pytest.raises(OSError, match="disk full"):
         save_identity(Identity(), path)
     assert path.read_bytes() == before
