@@ -32,7 +32,9 @@ def work(tmp_path_factory):
     folder = tmp_path_factory.mktemp("work")
     options = Options(people=4, groups=6, processes=1, steps=3, batch=4)
     data.build(folder, CPU, options)
-    vae.train_vae(folder, CPU, options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vae, "MEASURED", 6)
+        vae.train_vae(folder, CPU, options)
     vae_latents.encode_all(folder, CPU, options)
     text.train_text(folder, CPU, options)
     return folder
