@@ -1,75 +1,112 @@
 """What the anchors' arithmetic is of a Flux.1 step, from single blocks: quick enough for a CPU.
 
-One double block, one single block and one folded cross-attention at Flux.1's width and 1024²
-tokens are timed in turn; a full step has 19, 38 and 20 of them per identity.
+One double block, one single block and one folded cross-attention at Flux.1's width are timed in
+turn; a full step has 19, 38 and 20 of them per identity.
 """
 
+from __future__ import annotations
+
 import statistics
-import time
 from argparse import Namespace
+from collections.abc import Callable
 
 import comfy.ldm.flux.layers as layers
+import comfy.model_management
 import comfy.ops
 import torch
 from flexid.model_patches.inject.attention import FoldedAttention
 
-DIM, FLUX_HEADS, IMAGE, TEXT = 3072, 24, 4096, 512
-HEADS, TOKENS = 16, 32
-DOUBLES, SINGLES, ANCHORS = 19, 38, 20
+from . import flux
+from .clock import seconds_of
+from .plan import Allowance, Plan, Row, choose
+
+HEADS, TOKENS, ANCHORS = 16, 32, 20
+IDENTITIES = {"1": 1, "2 halves": 2, "4 quarters": 4}
+
+Work = dict[str, Callable[[], object]]
 
 
-def measure(options: Namespace) -> list[dict]:
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[options.dtype]
-    work = _work(dtype)
-    times = {name: [] for name in work}
-    for _ in range(options.rounds + 1):
-        for name, run in work.items():
-            started = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - started)
-    seconds = {name: statistics.median(taken[1:]) for name, taken in times.items()}
-    step = DOUBLES * seconds["double block"] + SINGLES * seconds["single block"]
+def prepare(options: Namespace, allowance: Allowance) -> Plan:
+    modules = _Modules(options.dtype)
+    tried = modules.work(flux.TRIED)
+    for run in tried.values():
+        run()
+    seconds = sum(map(seconds_of, tried.values()))
+
+    def cost(size: flux.Size) -> float:
+        return seconds * size.work / flux.TRIED.work
+
+    size, rounds = choose(flux.sizes(), cost, allowance.left(), options.rounds)
+
+    def measure() -> list[Row]:
+        work = modules.work(size)
+        times: dict[str, list[float]] = {name: [] for name in work}
+        for _ in allowance.rounds(rounds):
+            for name, run in work.items():
+                times[name].append(seconds_of(run))
+        medians = {name: statistics.median(taken) for name, taken in times.items()}
+        found = size.columns() | {"dtype": flux.NAMES[options.dtype]}
+        return _rows(medians, found | {"rounds": len(times["1"])})
+
+    what = f"{rounds} rounds, {size}, one block of each kind, {flux.NAMES[options.dtype]}"
+    return Plan(rounds * cost(size), what, measure)
+
+
+def _rows(seconds: dict[str, float], found: Row) -> list[Row]:
+    blocks = {name: seconds[name] for name in ("double block", "single block")}
+    step = flux.DOUBLES * blocks["double block"] + flux.SINGLES * blocks["single block"]
     return [
         {
-            "identities": label,
-            "dtype": options.dtype,
-            "double block s": seconds["double block"],
-            "single block s": seconds["single block"],
-            "anchor s": seconds[label],
-            "of a full step %": 100 * ANCHORS * seconds[label] / step,
+            "identities": name,
+            **found,
+            **{f"{block} s": taken for block, taken in blocks.items()},
+            "anchor s": seconds[name],
+            "20 anchors of 19+38 blocks %": 100 * ANCHORS * seconds[name] / step,
         }
-        for label in ("1", "2 halves", "4 quarters")
+        for name in IDENTITIES
     ]
 
 
-def _work(dtype: torch.dtype) -> dict:
-    ops = {"dtype": dtype, "device": "cpu", "operations": comfy.ops.disable_weight_init}
-    double = _filled(layers.DoubleStreamBlock(DIM, FLUX_HEADS, 4.0, qkv_bias=True, **ops))
-    single = _filled(layers.SingleStreamBlock(DIM, FLUX_HEADS, 4.0, **ops))
-    anchors = [_filled(FoldedAttention(DIM, HEADS, TOKENS, **ops)) for _ in range(4)]
-    image, text = (torch.randn(1, n, DIM).to(dtype) for n in (IMAGE, TEXT))
-    vec = torch.randn(1, DIM).to(dtype)
-    both = torch.cat((text, image), 1)
-    pe = torch.eye(2).expand(1, 1, IMAGE + TEXT, DIM // FLUX_HEADS // 2, 2, 2)
+class _Modules:
+    """One block of each kind and four anchors, on the device that ComfyUI would sample on."""
 
-    def anchored(parts: int) -> None:
-        """As Step.inject does it: gather the covered tokens, attend, add."""
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.made = {"dtype": dtype, "device": comfy.model_management.get_torch_device()}
+        ops = self.made | {"operations": comfy.ops.disable_weight_init}
+        shape = (flux.WIDTH, flux.HEADS, 4.0)
+        self.double = _filled(layers.DoubleStreamBlock(*shape, qkv_bias=True, **ops))
+        self.single = _filled(layers.SingleStreamBlock(*shape, **ops))
+        self.anchors = [
+            _filled(FoldedAttention(flux.WIDTH, HEADS, TOKENS, **ops)) for _ in range(4)
+        ]
+
+    def work(self, size: flux.Size) -> Work:
+        image, text = (torch.randn(1, n, flux.WIDTH, **self.made) for n in (size.image, size.text))
+        vec = torch.randn(1, flux.WIDTH, **self.made)
+        both = torch.cat((text, image), 1)
+        turn = torch.eye(2, device=self.made["device"])
+        pe = turn.expand(1, 1, size.image + size.text, flux.WIDTH // flux.HEADS // 2, 2, 2)
+        blocks: Work = {
+            "double block": lambda: self.double(
+                img=image.clone(), txt=text.clone(), vec=vec, pe=pe
+            ),
+            "single block": lambda: self.single(both.clone(), vec=vec, pe=pe),
+        }
+        anchors: Work = {
+            name: lambda parts=parts: self._anchor(image, parts)
+            for name, parts in IDENTITIES.items()
+        }
+        return blocks | anchors
+
+    def _anchor(self, image: torch.Tensor, parts: int) -> None:
+        """As an injection does it: gather the covered tokens, attend, add."""
+        if parts == 1:
+            image.add_(self.anchors[0](image), alpha=0.0)
+            return
         for part in range(parts):
-            index = torch.arange(part, IMAGE, parts)
-            tokens = image if parts == 1 else image.index_select(1, index)
-            residual = anchors[part](tokens)
-            if parts == 1:
-                image.add_(residual, alpha=0.0)
-            else:
-                image.index_add_(1, index, residual, alpha=0.0)
-
-    return {
-        "double block": lambda: double(img=image.clone(), txt=text.clone(), vec=vec, pe=pe),
-        "single block": lambda: single(both.clone(), vec=vec, pe=pe),
-        "1": lambda: anchored(1),
-        "2 halves": lambda: anchored(2),
-        "4 quarters": lambda: anchored(4),
-    }
+            index = torch.arange(part, image.shape[1], parts, device=image.device)
+            residual = self.anchors[part](image.index_select(1, index))
+            image.index_add_(1, index, residual, alpha=0.0)
 
 
 def _filled(module: torch.nn.Module) -> torch.nn.Module:

@@ -4,23 +4,24 @@ The step itself costs some 10^14 operations; the wrapper touches only the text. 
 seconds are measured, and set against an unpatched step of the same run.
 """
 
+from __future__ import annotations
+
 import statistics
-import time
 from argparse import Namespace
 
-import comfy.patcher_extension
-import steps
-import tiny
 import torch
 from flexid.model_patches.gates.gate import Gate
 from flexid.model_patches.gates.window import Window
-from flexid.model_patches.identity.identity import Identity
-from flexid.model_patches.inject import sip_residual
+from flexid.model_patches.identity.identity import Encoding, Identity
 from flexid.model_patches.inject.sip import apply_sip
-from flexid.model_patches.sip.projector import Direction
+from flexid.model_patches.sip.projector import Direction, Prompt
+
+from . import flux
+from .clock import seconds_of
+from .inside import residual_seconds
+from .plan import Allowance, Plan, Row, choose
 
 TOKENS = (256, 512)
-WIDTH, POOLED = 4096, 768
 STEPS = 4
 GATE = Gate((Window(points=((0.0, 1.5), (1.0, 0.5))),))
 
@@ -28,83 +29,60 @@ GATE = Gate((Window(points=((0.0, 1.5), (1.0, 0.5))),))
 class _Source:
     """δ of any size for nothing."""
 
-    family = name = "bench"
+    family = name = encoder_digest = "bench"
 
-    def __init__(self, tokens: int):
+    def __init__(self, tokens: int) -> None:
         self.digest = f"bench {tokens}"
 
-    def direction(self, tokens, prompt) -> Direction:
+    def direction(self, tokens: torch.Tensor, prompt: Prompt) -> Direction:
         return Direction(torch.randn_like(prompt.states))
 
 
-def measure(options: Namespace) -> list[dict]:
-    gpu = torch.cuda.is_available()
-    blocks = (options.double or (19 if gpu else 2), options.single or (38 if gpu else 4))
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[options.dtype]
-    model = steps._flux(blocks, dtype)
-    steps._step_seconds(model)  # warm-up
-    step = statistics.median(steps._step_seconds(model) for _ in range(options.rounds))
-    # Every block costs the same: a step of all 57 of them, from the few that fit.
-    full = step * 57 / sum(blocks)
-    return [_row(model, tokens, step, full, blocks, options) for tokens in TOKENS]
+def prepare(options: Namespace, allowance: Allowance) -> Plan:
+    blocks = flux.blocks_of(options)
+    model = flux.open_flux(blocks, options.dtype)
+    flux.sample_step(model, flux.WARM_UP)
+    tried = flux.step_seconds(model, flux.TRIED)
+    prompts = {tokens: _applied(model, tokens) for tokens in TOKENS}
+    residual_seconds(prompts[TOKENS[0]], STEPS)  # opens the model
+    wrapped = seconds_of(lambda: [residual_seconds(one, STEPS) for one in prompts.values()])
+
+    def cost(size: flux.Size) -> float:
+        return tried * size.work / flux.TRIED.work + wrapped
+
+    size, rounds = choose(flux.sizes(), cost, allowance.left(), options.rounds)
+    shape = {"blocks": "+".join(map(str, blocks)), "dtype": flux.NAMES[options.dtype]}
+
+    def measure() -> list[Row]:
+        steps, inside = [], {tokens: [] for tokens in TOKENS}
+        for _ in allowance.rounds(rounds):
+            steps.append(flux.step_seconds(model, size))
+            for tokens, prompt in prompts.items():
+                inside[tokens] += residual_seconds(prompt, STEPS)
+        step = statistics.median(steps)
+        found = {"image tokens": size.image, **shape, "rounds": len(steps), "step s": step}
+        # All blocks of a kind cost the same, and a double one as much as a single one.
+        full = step * (flux.DOUBLES + flux.SINGLES) / sum(blocks)
+        return [_row(tokens, statistics.median(inside[tokens]), found, full) for tokens in TOKENS]
+
+    what = f"{rounds} rounds, {size}, {shape['blocks']} blocks, {shape['dtype']}"
+    return Plan(rounds * cost(size), what, measure)
 
 
-def _row(model, tokens: int, step: float, full: float, blocks, options: Namespace) -> dict:
-    applied = _applied(model, tokens)
-    seconds = statistics.median(
-        value for _ in range(options.rounds) for value in _wrapper_seconds(applied)
-    )
+def _row(tokens: int, seconds: float, found: Row, full: float) -> Row:
     return {
-        "text tokens": tokens,
-        "blocks": "+".join(map(str, blocks)),
-        "dtype": options.dtype,
-        "step s": step,
+        "prompt tokens": tokens,
+        **found,
         "SIP s": seconds,
-        "vs unpatched %": 100 * seconds / step,
-        "vs 19+38 blocks %": 100 * seconds / full,
+        "vs this step %": 100 * seconds / found["step s"],
+        "vs 19+38 blocks, computed %": 100 * seconds / full,
     }
 
 
-def _applied(model, tokens: int):
+def _applied(model, tokens: int) -> list:
     generator = torch.Generator().manual_seed(0)
-    text = torch.randn(1, tokens, WIDTH, generator=generator)
-    prompt = [[text, {"pooled_output": torch.zeros(1, POOLED), "guidance": 3.5}]]
-    person = Identity({"bench": torch.zeros(1, 1, 1)}, {})
-    return apply_sip(prompt, _Source(tokens), person, gate=GATE, model=model)
-
-
-def _wrapper_seconds(applied) -> list[float]:
-    """Seconds of the wrapper alone, in each step but the first of a run of a small Flux.
-
-    The text has its real size; the model behind the wrapper does not matter to it.
-    """
-    small = tiny.flux(context_in_dim=WIDTH, vec_in_dim=POOLED)
-    watched = sip_residual.follow(small)
-    inner, seconds = [], []
-
-    def outside(executor, *args, **kwargs):
-        started = _now()
-        out = executor(*args, **kwargs)
-        seconds.append(_now() - started - inner.pop())
-        return out
-
-    def inside(executor, *args, **kwargs):
-        started = _now()
-        out = executor(*args, **kwargs)
-        inner.append(_now() - started)
-        return out
-
-    kind = comfy.patcher_extension.WrappersMP.APPLY_MODEL
-    ours = watched.wrappers.pop(kind)
-    watched.add_wrapper_with_key(kind, "outside", outside)
-    for key, wrappers in ours.items():
-        for wrapper in wrappers:
-            watched.add_wrapper_with_key(kind, key, wrapper)
-    watched.add_wrapper_with_key(kind, "inside", inside)
-    tiny.sample(watched, positive=applied.conditioning, negative=applied.conditioning, steps=STEPS)
-    return seconds[1:]
-
-
-def _now() -> float:
-    steps._synchronise()
-    return time.perf_counter()
+    text = torch.randn(1, tokens, flux.TEXT_WIDTH, generator=generator)
+    prompt = [[text, {"pooled_output": torch.zeros(1, flux.POOLED), "guidance": 3.5}]]
+    nothing = torch.zeros(1, 1, 1)
+    person = Identity({"bench": Encoding("bench", "bench", nothing, nothing)})
+    return apply_sip(prompt, _Source(tokens), person, gate=GATE, model=model).conditioning

@@ -1,19 +1,16 @@
 """`python mini --models DIR` builds the demo's models.
 
-Run as a folder, so that only this folder is on the path: the pack's own `nodes` package would
-hide ComfyUI's `nodes.py`.
+Run as a folder: setup/pack.py says why.
 """
 
 import argparse
 import importlib
+import runpy
 import sys
-import types
 from pathlib import Path
 
 if __name__ == "__main__":
-    package = types.ModuleType("flexid")
-    package.__path__ = [str(Path(__file__).resolve().parents[1])]
-    sys.modules["flexid"] = package
+    runpy.run_path(str(Path(__file__).resolve().parents[1] / "setup" / "pack.py"))["open_pack"]()
     parser = argparse.ArgumentParser(prog="mini", description="Build the demo's models.")
     parser.add_argument("--models", type=Path, required=True, help="a ComfyUI models folder")
     world = importlib.import_module("flexid.mini.world")

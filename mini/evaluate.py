@@ -7,36 +7,10 @@ contact sheet, `python mini/evaluate.py reference FILE` draws its person again. 
 
 import argparse
 import importlib
-import os
+import runpy
 import sys
 import time
-import types
 from pathlib import Path
-
-
-def open_pack() -> None:
-    """Make the pack importable as `flexid`; this folder leaves the path again."""
-    del sys.path[0]
-    package = types.ModuleType("flexid")
-    package.__path__ = [str(Path(__file__).resolve().parents[1])]
-    sys.modules["flexid"] = package
-
-
-def open_comfyui() -> None:
-    path = os.environ.get("COMFYUI_PATH")
-    if not path or not (Path(path) / "comfy").is_dir():
-        sys.exit(f"COMFYUI_PATH is {path!r}; set it to a ComfyUI folder (it contains comfy/).")
-    sys.path.insert(0, path)
-    import comfy.options
-
-    comfy.options.enable_args_parsing(False)
-    import comfy.cli_args
-    import torch
-
-    comfy.cli_args.args.cpu = not torch.cuda.is_available()
-    # ComfyUI's choice for a CPU computes attention in slices, three times slower at this size.
-    comfy.cli_args.args.use_pytorch_cross_attention = True
-    torch.set_grad_enabled(False)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -54,7 +28,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def main() -> None:
-    open_pack()
+    bootstrap = runpy.run_path(str(Path(__file__).resolve().parents[1] / "setup" / "pack.py"))
+    bootstrap["open_pack"]()
     verbs = {"sheet": "sheet_job:make", "reference": "people:draw_reference"}
     if len(sys.argv) == 3 and sys.argv[1] in verbs:
         module, name = verbs[sys.argv[1]].split(":")
@@ -63,7 +38,10 @@ def main() -> None:
         )
         return
     chosen = parse(sys.argv[1:])
-    open_comfyui()
+    bootstrap["open_comfyui"]()
+    import torch
+
+    torch.set_grad_enabled(False)
     job = importlib.import_module("flexid.mini.evaluating.job")
     console = importlib.import_module("flexid.setup.console")
     prepared = job.prepare(chosen)

@@ -1,17 +1,15 @@
 """`python mini/train.py --work DIR` draws the data and trains the small world's models.
 
 Every stage goes on where it was stopped and is skipped once it is done. COMFYUI_PATH names the
-ComfyUI tree. Run as a file, so that only this folder is on the path: the pack's own `nodes`
-package would hide ComfyUI's `nodes.py`.
+ComfyUI tree. Run as a file: setup/pack.py says why.
 """
 
 import argparse
 import importlib
-import os
+import runpy
 import signal
 import sys
 import time
-import types
 from functools import partial
 from pathlib import Path
 
@@ -88,27 +86,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def open_pack() -> None:
-    package = types.ModuleType("flexid")
-    package.__path__ = [str(Path(__file__).resolve().parents[1])]
-    sys.modules["flexid"] = package
-
-
 def open_comfyui(device: str, threads: int | None) -> None:
-    path = os.environ.get("COMFYUI_PATH")
-    if not path or not (Path(path) / "comfy").is_dir():
-        sys.exit(f"COMFYUI_PATH is {path!r}; set it to a ComfyUI folder (it contains comfy/).")
-    sys.path.insert(0, path)
-    import comfy.options
-
-    comfy.options.enable_args_parsing(False)
-    import comfy.cli_args
-    import torch
-
-    comfy.cli_args.args.cpu = device == "cpu"
-    # Without it, ComfyUI computes attention in slices on a CPU, which is slower to train.
-    comfy.cli_args.args.use_pytorch_cross_attention = True
+    BOOTSTRAP["open_comfyui"](cpu=device == "cpu")
     if threads:
+        import torch
+
         torch.set_num_threads(threads)
 
 
@@ -204,7 +186,9 @@ def main() -> None:
         sys.exit(1 if distributed.launched() else "Stopped; the same command goes on from here.")
 
 
-open_pack()  # not only below: processes that draw pictures import this file under another name
+# Not only below: processes that draw pictures import this file under another name.
+BOOTSTRAP = runpy.run_path(str(Path(__file__).resolve().parents[1] / "setup" / "pack.py"))
+BOOTSTRAP["open_pack"]()
 
 if __name__ == "__main__":
     main()

@@ -1,16 +1,10 @@
 """Says what is in training data, or all that is wrong with it."""
 
 import argparse
+import runpy
 import sys
-import types
 from collections import Counter
 from pathlib import Path
-
-
-def open_pack() -> None:
-    package = types.ModuleType("flexid")
-    package.__path__ = [str(Path(__file__).resolve().parents[1])]
-    sys.modules["flexid"] = package
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -45,7 +39,7 @@ def summary(path: Path, decode: bool) -> str:
 
 def main() -> None:
     chosen = parse(sys.argv[1:])
-    open_pack()
+    runpy.run_path(str(Path(__file__).with_name("pack.py")))["open_pack"]()
     from flexid.model_patches.training.data import DataError
 
     try:

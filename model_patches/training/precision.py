@@ -8,7 +8,8 @@ that training is made of are timed, once per process.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -40,7 +41,20 @@ def prefers_bfloat16(kind: str) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if kind != "cpu":
         return False
-    return _product_seconds(torch.float32) > CLEARLY * _product_seconds(torch.bfloat16)
+    with _one_thread():
+        return _product_seconds(torch.float32) > CLEARLY * _product_seconds(torch.bfloat16)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """On a busy machine, threads that wait for each other take a hundred times as long as the
+    product itself, and only the format whose kernel uses several would pay for it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _product_seconds(dtype: torch.dtype) -> float:

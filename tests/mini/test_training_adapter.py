@@ -51,6 +51,7 @@ from flexid.model_patches.training.attention import plain_attention
 from flexid.model_patches.training.drawing import CFG, Conditioning, draw
 from flexid.model_patches.training.frozen_base import FrozenBase
 from flexid.model_patches.training.loop import Recipe, Training
+from flexid.model_patches.training.precision import autocast
 from identity_world import CPU, KnownFaces, build
 
 pytestmark = pytest.mark.comfy
@@ -199,7 +200,7 @@ def test_gradients_pass_through_the_latents_only_if_wanted(base, chained):
 
 
 def test_bfloat16_is_the_same_base(work, base):
-    low = FrozenBase(models(work) / world.FLUX, CPU)
+    low = FrozenBase(models(work) / world.FLUX, CPU, torch.bfloat16)
     generator = torch.Generator().manual_seed(0)
     noise, text, pooled = (
         torch.randn(shape, generator=generator) for shape in ((2, 16, 16, 16), (2, 48, 64), (2, 64))
@@ -223,7 +224,7 @@ def test_gradients_reach_everything_through_the_frozen_base(work, stage):
         drawing = Drawing(base, examples, likeness, KnownFaces(examples.data.points[:3]))
         kept = AdapterLoss(adapter, base, examples, 3, views=strangers)
         loss = DrawnLoss(kept, drawing)
-    with plain_attention(CPU), torch.autocast("cpu", torch.bfloat16):
+    with plain_attention(CPU), autocast(CPU):  # as the loop does
         value, shown = loss(0, np.random.default_rng(0))
     value.backward()
     silent = [n for n, p in adapter.named_parameters() if p.grad is None or not p.grad.any()]

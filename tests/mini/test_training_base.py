@@ -17,7 +17,16 @@ from flexid.mini import train as command
 from flexid.mini import world
 from flexid.mini.evaluating import rows
 from flexid.mini.seeded import Seeded
-from flexid.mini.training import base, base_model, base_preview, data, text, vae, vae_latents
+from flexid.mini.training import (
+    base,
+    base_model,
+    base_preview,
+    data,
+    loop,
+    text,
+    vae,
+    vae_latents,
+)
 from flexid.mini.training.options import Options, curves, models
 from flexid.mini.training.text_model import LENGTH
 
@@ -32,7 +41,9 @@ def work(tmp_path_factory):
     folder = tmp_path_factory.mktemp("work")
     options = Options(people=4, groups=6, processes=1, steps=3, batch=4)
     data.build(folder, CPU, options)
-    vae.train_vae(folder, CPU, options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vae, "MEASURED", 6)
+        vae.train_vae(folder, CPU, options)
     vae_latents.encode_all(folder, CPU, options)
     text.train_text(folder, CPU, options)
     return folder
@@ -223,8 +234,9 @@ def test_noise_levels():
 
 def test_training_learns_and_can_be_watched(work, tmp_path, monkeypatch):
     """Few steps on few pictures: the loss falls, files are written, the checkpoint paints."""
-    monkeypatch.setattr(base, "RECIPE", base.Recipe("base", 24, 3e-3, warmup=2, average=0.5))
-    base.train_base(work, CPU, Options(batch=8))
+    monkeypatch.setattr(base, "RECIPE", base.Recipe("base", 12, 3e-3, warmup=2, average=0.5))
+    monkeypatch.setattr(loop, "LOG_EVERY", 4)  # so that the last row is that of the last steps
+    base.train_base(work, CPU, Options(batch=6))
     curve = (curves(work) / "base.csv").read_text().splitlines()
     assert float(curve[-1].split(",")[2]) < 1.9  # 2 is the loss of a model that gives zero
     assert (models(work) / world.FLUX).stat().st_size < 20e6

@@ -41,6 +41,19 @@ def test_the_measurement_takes_well_under_a_second_and_tells_the_formats_apart()
     assert precision._product_seconds(torch.float32) > 0
 
 
+def test_the_formats_are_timed_on_one_thread(monkeypatch):
+    """With several, other programs' load decides: two of three measurements went wrong by it."""
+    before, seen = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        count = lambda dtype: seen.append(torch.get_num_threads()) or 1.0  # noqa: E731
+        monkeypatch.setattr(precision, "_product_seconds", count)
+        precision.prefers_bfloat16.__wrapped__("cpu")
+        assert seen == [1, 1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("bfloat16", [True, False])
 def test_autocast_and_dtype_agree(prefer, bfloat16):
     prefer(bfloat16)

@@ -1,0 +1,1 @@
+"""Benchmarks: one module a section, each with `prepare(options, allowance)` -> plan.Plan."""

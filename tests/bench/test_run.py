@@ -1,0 +1,113 @@
+"""`start.py bench`: what it says before it measures, and that it keeps what it says."""
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from argparse import Namespace
+
+import pytest
+import torch
+from flexid.bench import flux, plan, run
+from flexid.model_patches.training import precision
+from pack import ROOT
+
+pytestmark = pytest.mark.comfy
+SCRIPT = ROOT / "bench" / "run.py"
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """Standard output and figures of a run of the two short sections."""
+    path = tmp_path_factory.mktemp("bench") / "figures.json"
+    command = [sys.executable, str(SCRIPT), "--only", "intent", "requeue", "--rounds", "3"]
+    done = subprocess.run(
+        [*command, "--minutes", "0.5", "--json", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_sections_are_listed_with_an_estimate_before_they_begin(ran):
+    output, figures = ran
+    assert output.startswith("at most about 30 s: requeue 15 s, intent 15 s\n")
+    for section, first_column in (("requeue", "weight "), ("intent", "prompts ")):
+        estimate = re.search(rf"^{section}: about \d+ (s|min): .+$", output, re.MULTILINE)
+        assert estimate, output
+        assert estimate.start() < output.index(f"\n{first_column}")
+        stated = figures["plans"][section]
+        assert stated["estimate s"] > 0 and stated["took s"] > 0 and stated["what"] in estimate[0]
+
+
+def test_the_figures_say_what_was_measured(ran):
+    figures = ran[1]
+    assert figures["machine"]["threads"] >= 1
+    assert [row["encoder runs"] for row in figures["requeue"]] == [2, 0, 0]
+    assert "3 rounds of" in figures["plans"]["intent"]["what"]
+
+
+def test_every_section_has_a_weight_and_a_plan():
+    others = {"__init__", "run", "plan", "clock", "flux", "inside"}
+    found = {path.stem for path in SCRIPT.parent.glob("*.py")} - others
+    assert set(run.SECTIONS) == found
+    for name in found:
+        assert callable(importlib.import_module(f"flexid.bench.{name}").prepare)
+
+
+def test_defaults_suit_every_machine():
+    chosen = run.parse([])
+    assert (chosen.minutes, chosen.dtype, chosen.only) == (15.0, "auto", None)
+    for name in (["--minutes", "0"], ["--rounds", "2"]):
+        with pytest.raises(SystemExit):
+            run.parse(name)
+
+
+def test_auto_is_what_the_machine_multiplies_fastest(monkeypatch):
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(precision, "fastest_dtype", lambda device, dtype=dtype: dtype)
+        assert run.dtype_of("auto") == dtype
+    assert run.dtype_of("fp32") == torch.float32 and run.dtype_of("bf16") == torch.bfloat16
+
+
+def test_on_a_gpu_nothing_is_made_smaller(monkeypatch):
+    asked = Namespace(double=None, single=None)
+    for there, sizes, blocks in ((True, (1024,), (19, 38)), (False, None, (2, 4))):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        found = tuple(size.side for size in flux.sizes())
+        assert found == (sizes or tuple(size.side for size in flux.SIZES))
+        assert flux.blocks_of(asked) == blocks
+    assert flux.blocks_of(Namespace(double=1, single=2)) == (1, 2)
+
+
+def test_a_smaller_picture_keeps_the_share_of_the_text():
+    assert (flux.SIZES[0].image, flux.SIZES[0].text) == (4096, 512)
+    for size in flux.SIZES:
+        assert size.text * 8 == size.image
+    assert [size.work for size in flux.SIZES] == sorted(
+        (size.work for size in flux.SIZES), reverse=True
+    )
+
+
+TINY = {"WIDTH": 256, "HEADS": 2, "TEXT_WIDTH": 64, "POOLED": 32}
+
+
+@pytest.mark.parametrize("name", ["share", "steps", "sip", "fold"])
+def test_heavy_sections_plan_and_measure_at_a_small_width(monkeypatch, name):
+    """What each row says of its own measurement; fewer image tokens than 1024 x 1024 has."""
+    for constant, value in TINY.items():
+        monkeypatch.setattr(flux, constant, value)
+    section = importlib.import_module(f"flexid.bench.{name}")
+    monkeypatch.setattr(flux, "SIZES", tuple(map(flux.Size, (1024, 256))))
+    flux.open_flux.cache_clear()
+    options = Namespace(rounds=5, double=2, single=4, dtype=torch.float32)
+    made = section.prepare(options, plan.Allowance(0.0))
+    assert made.seconds > 0 and made.what.startswith("3 rounds")
+    with torch.no_grad():
+        rows = made.measure()
+    for row in rows:
+        assert row["rounds"] == plan.LEAST and row["image tokens"] == 256
+    flux.open_flux.cache_clear()
