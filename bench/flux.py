@@ -11,8 +11,9 @@ import comfy.patcher_extension
 import comfy.sample
 import torch
 from comfy.model_patcher import ModelPatcher
-from flexid.mini import tiny_flux
 from torch import Tensor
+
+from flexid.mini import tiny_flux
 
 from .clock import now
 from .plan import Row

@@ -1,7 +1,7 @@
-"""From an aligned face to the pixels that PuLID shows its vision tower.
+"""From an aligned face to the pixels that PuLID and CLIP show their vision towers.
 
-Everything but face and hair turns white, the rest (by default) grey, so that clothes, scenery and
-colour of light do not become part of the identity.
+For PuLID everything but face and hair turns white and the rest (by default) loses its colour; CLIP
+sees the head in colour before grey. Clothes and scenery do not become part of the identity.
 """
 
 from __future__ import annotations
@@ -45,6 +45,13 @@ def eva_pixels(face: Face, size: int, whitening: str, grey: bool = True) -> Tens
     return normalise(resize(picture, size))
 
 
+def head_picture(face: Face) -> Tensor:
+    """(1, 512, 512, 3) in [0, 1]: the FFHQ crop with grey in place of its background."""
+    picture = face.ffhq_crop.float() / 255
+    hidden = background(face, whitening_used(face, "auto"))
+    return torch.where(hidden[..., None], torch.full((), 0.5), picture)[None]
+
+
 def whitening_used(face: Face, whitening: str) -> str:
     """Resolve "auto" for this face; ValueError for an unknown mode or one it cannot have."""
     if whitening not in WHITENING:
@@ -61,7 +68,7 @@ def whitening_used(face: Face, whitening: str) -> str:
 
 
 def background(face: Face, mode: str) -> Tensor:
-    """(H, W) bool, True where `mode` ("parsed" or "ellipse") turns the crop white."""
+    """(H, W) bool, True where `mode` ("parsed" or "ellipse") hides the crop."""
     if mode == "parsed":
         return torch.isin(face.labels, torch.tensor(BACKGROUND_LABELS, dtype=face.labels.dtype))
     height, width = face.ffhq_crop.shape[:2]

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..encoders.whiten import background, whitening_used
+from ..encoders.whiten import head_picture
 from ..face.face import Face, face_key
 from ..files.cache import TensorCache, tensor_key
 from .attribute_bank import VIEWS, Group, View
@@ -85,7 +85,7 @@ class AttributeProjector:
             key = (self.encoder_digest, face_key(face))
             entry = _looks.get(key)
             if entry is None:
-                looks = [self._look(view_of(face, view)) for view in VIEWS]
+                looks = [self._look(_cut_view(head_picture(face), view)) for view in VIEWS]
                 entry = _looks.put(key, (torch.cat(looks)[None],))
             rows.append(entry[0])
         return torch.cat(rows, dim=1)
@@ -148,15 +148,12 @@ class AttributeProjector:
         return (shares - 1 / len(shares)) @ torch.stack(values)
 
 
-def view_of(face: Face, view: View) -> Tensor:
-    """(1, h, w, 3) in [0, 1]: the FFHQ crop before grey, or the face's part of it."""
-    picture = face.ffhq_crop.float() / 255
-    hidden = background(face, whitening_used(face, "auto"))
-    picture = torch.where(hidden[..., None], torch.full((), 0.5), picture)
-    if view == "face":
-        first, last = (round(share * picture.shape[0]) for share in FACE_SPAN)
-        picture = picture[first:last, first:last]
-    return picture[None]
+def _cut_view(picture: Tensor, view: View) -> Tensor:
+    """The part of a head's picture (1, H, W, 3) that shows `view`."""
+    if view == "head":
+        return picture
+    first, last = (round(share * picture.shape[1]) for share in FACE_SPAN)
+    return picture[:, first:last, first:last]
 
 
 def text_projection(reader: Any) -> Tensor:

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..encoders.whiten import head_picture
 from ..face.face import Face
-from .attributes import view_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ def apply_visual_sip(
 
 def _tokens(style_model: Any, vision: Any, face: Face, side: int) -> Tensor:
     """(1, side², D): the style model's grid of tokens, averaged down."""
-    seen = style_model.get_cond(vision.encode_image(view_of(face, "head"), crop=True))
+    seen = style_model.get_cond(vision.encode_image(head_picture(face), crop=True))
     seen = seen.detach().float().cpu()
     grid = math.isqrt(seen.shape[1])
     if grid * grid != seen.shape[1] or grid < side:

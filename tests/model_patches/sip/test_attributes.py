@@ -11,7 +11,7 @@ from flexid.model_patches.encoders.mini_text import load_mini_clip
 from flexid.model_patches.inject.sip import Wording, apply_sip
 from flexid.model_patches.sip import attributes as sip_attributes
 from flexid.model_patches.sip.attribute_bank import all_groups, chosen_groups, parse_overrides
-from flexid.model_patches.sip.attributes import AttributeProjector, view_of
+from flexid.model_patches.sip.attributes import AttributeProjector
 from flexid.model_patches.sip.projector import Prompt, direction_for, encode_sip
 from identities import identity_of
 from safetensors.torch import load_file, save_file
@@ -153,10 +153,18 @@ def test_faces_become_unit_vectors_once(projector, monkeypatch):
     )
 
 
-def test_views_hide_the_background():
-    face = people.face(0)
-    head, inner = view_of(face, "head"), view_of(face, "face")
+def test_views_hide_the_background(projector, monkeypatch):
+    shown = []
+
+    def look(self, picture):
+        shown.append(picture)
+        return torch.zeros(1, 4)
+
+    monkeypatch.setattr(AttributeProjector, "_look", look)
+    encode_sip(projector, [people.face(7)])
+    head, inner = shown
     assert head.shape == (1, 512, 512, 3) and inner.shape[1] < 0.7 * 512
+    assert torch.equal(inner, head[:, 102:451, 102:451])
     assert head[0, 0, 0].eq(0.5).all() and not head[0, 256, 256].eq(0.5).all()
 
 

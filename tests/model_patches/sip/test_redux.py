@@ -6,6 +6,7 @@ import people
 import pytest
 import tiny
 import torch
+from flexid.model_patches.encoders.whiten import head_picture
 from flexid.model_patches.sip.redux import apply_visual_sip
 
 pytestmark = pytest.mark.comfy
@@ -46,15 +47,9 @@ def test_tokens_follow_the_text_and_the_rest_stays():
     out, extra = done.conditioning[0]
     assert out.shape == (1, 16 + 9, 64) and torch.equal(out[:, :16], before)
     assert torch.equal(text[0][0], before) and "attention_mask" not in text[0][1]
-    grid = Style().get_cond(whole_view(0))[0].T.reshape(64, 9, 9)
+    grid = Style().get_cond(head_picture(people.face(0)))[0].T.reshape(64, 9, 9)
     torch.testing.assert_close(out[0, 16], grid[:, :3, :3].mean((1, 2)), atol=1e-5, rtol=1e-4)
     assert extra["attention_mask_img_shape"] == (1, 1)
-
-
-def whole_view(seed):
-    from flexid.model_patches.sip.attributes import view_of
-
-    return view_of(people.face(seed), "head")
 
 
 @pytest.mark.parametrize("side", [1, 3, 5])
