@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +24,6 @@ def seeded(name: str, shape: Sequence[int]) -> Tensor:
     if len(shape) == 1 and name.endswith(("weight", "scale")):
         noise = np.float32(1) + noise
     return torch.from_numpy(np.asarray(noise))
-
-
-def seeded_state_dict(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-    """`seeded` for every entry of a key -> shape table."""
-    return {name: seeded(name, shape) for name, shape in shapes.items()}
 
 
 def seeded_input(name: str, shape: Sequence[int]) -> Tensor:

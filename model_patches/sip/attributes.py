@@ -31,7 +31,6 @@ UNDECIDED = 0.9
 KEY = "a photo of a person {}"
 VALUE = "{}, a person"
 """The noun comes last: CLIP's text towers only look back, so it must have the phrase before it."""
-NOUN = "person"
 FACE_SPAN = (0.2, 0.88)
 """Part of the FFHQ crop, both ways, that holds the face without most of the hair."""
 
