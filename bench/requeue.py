@@ -74,7 +74,6 @@ def _face(seed: int) -> Face:
         score=1.0,
         detector="bench",
         angles=(0.0, 0.0, 0.0),
-        arcface_crop=crop[:112, :112],
         ffhq_crop=crop,
         labels=None,
         embedding=torch.randn(512, generator=generator),

@@ -27,7 +27,6 @@ def face(seed: int = 0, **changes: object) -> Face:
         score=0.9,
         detector="test detector",
         angles=(0.0, 0.0, 0.0),
-        arcface_crop=pixels(112),
         ffhq_crop=pixels(512),
         labels=None,
         embedding=torch.randn(512, generator=generator),

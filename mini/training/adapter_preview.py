@@ -106,7 +106,6 @@ def face_of(rgb: np.ndarray, points: np.ndarray, recogniser: Recogniser) -> Face
         score=1.0,
         detector="the renderer",
         angles=(0.0, 0.0, 0.0),
-        arcface_crop=torch.from_numpy(small),
         ffhq_crop=torch.from_numpy(large),
         labels=None,
         embedding=recogniser.embed(small),

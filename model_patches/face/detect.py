@@ -69,9 +69,9 @@ def detect_faces(
     has it. boxes: BOUNDING_BOX of core nodes, in pixels; mask: (B or 1, h, w); both are read only
     by the orders that need them.
 
-    All crops of a face come from the same five points, so every encoder sees the same person.
-    Raises ValueError for unusable pixels or inputs, and, naming the photo, its size, the detector
-    and what it tried, when no face can be chosen.
+    Crop, labels and embedding of a face come from the same five points, so every encoder sees the
+    same person. Raises ValueError for unusable pixels or inputs, and, naming the photo, its size,
+    the detector and what it tried, when no face can be chosen.
     """
     check_images(images)
     if on_missing not in ON_MISSING:
@@ -139,7 +139,6 @@ def _face(
         score=found.score,
         detector=found.detector,
         angles=found.angles or head_angles(found.points),
-        arcface_crop=torch.from_numpy(small),
         ffhq_crop=torch.from_numpy(large),
         labels=parser.labels(large) if parser else None,
         embedding=recogniser.embed(small) if recogniser else None,

@@ -1,4 +1,4 @@
-"""The Face value: one person found in one photo, with every crop that an encoder needs."""
+"""The Face value: one person found in one photo, with what the encoders need."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Face:
-    """One face. All crops come from one detector's box, so all encoders see the same person.
+    """One face. Crop, labels and embedding come from the same five points, so all encoders see
+    the same person.
 
-    Tensors live on the CPU. Pixel crops stay 8-bit RGB: that is what the recogniser and the
-    parser were trained on, and it makes content hashes exact.
+    Tensors live on the CPU. The crop stays 8-bit RGB: that is what the parser was trained
+    on, and it makes content hashes exact.
     """
 
     photo: int
@@ -31,8 +32,6 @@ class Face:
     """Which detector found it, for example "scrfd (antelopev2)" or "lbp cascade (bundled)"."""
     angles: tuple[float, float, float]
     """Yaw, pitch, roll in degrees, estimated from the five points."""
-    arcface_crop: Tensor
-    """(112, 112, 3) uint8 RGB, ArcFace template."""
     ffhq_crop: Tensor
     """(512, 512, 3) uint8 RGB, FFHQ template."""
     labels: Tensor | None

@@ -45,6 +45,7 @@ from flexid.model_patches.adapters.pulid_flux import load_adapter
 from flexid.model_patches.encoders.eva_clip import load_eva_clip
 from flexid.model_patches.encoders.faceclip_pixels import faceclip_pixels
 from flexid.model_patches.encoders.whiten import eva_pixels
+from flexid.model_patches.face.align import arcface_crop
 from flexid.model_patches.identity.encode import encode_identity
 from flexid.model_patches.inject.vfa import apply_vfa
 from flexid.model_patches.training.attention import plain_attention
@@ -313,7 +314,8 @@ def test_damage_spares_white():
 
 def test_the_judge_is_the_recogniser(work, face):
     judge = read_recogniser(models(work) / world.RECOGNISER)
-    crop = face.arcface_crop.permute(2, 0, 1)[None].float()
+    rgb = np.array(Portraits(work).images[PICTURE])
+    crop = torch.from_numpy(arcface_crop(rgb, face.points.numpy())).permute(2, 0, 1)[None].float()
     with torch.no_grad():
         found = judge((crop - 127.5) / 127.5)[0]
     torch.testing.assert_close(found, face.embedding, atol=1e-3, rtol=1e-3)

@@ -31,7 +31,6 @@ def face(expected):
         score=1.0,
         detector="none",
         angles=(0, 0, 0),
-        arcface_crop=torch.zeros(112, 112, 3, dtype=torch.uint8),
         ffhq_crop=bgr.flip(-1).contiguous(),
         labels=labels,
         embedding=None,

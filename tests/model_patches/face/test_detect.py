@@ -62,13 +62,12 @@ def test_all_crops_come_from_the_one_detection():
     rgb = to_uint8(photo[0])
     points = face.points.numpy()
     assert face.box == BOXES[0]
-    assert np.array_equal(face.arcface_crop.numpy(), arcface_crop(rgb, points))
     assert np.array_equal(face.ffhq_crop.numpy(), ffhq_crop(rgb, points))
-    assert face.embedding[0] == pytest.approx(float(face.arcface_crop.float().mean()), rel=1e-4)
+    assert face.embedding[0] == pytest.approx(arcface_crop(rgb, points).mean(), rel=1e-4)
     assert torch.equal(face.labels, face.ffhq_crop[..., 0])
     assert face.photo_hash == photo_hash(rgb)
     assert (face.photo, face.detector, face.recogniser) == (0, "fixed", "recorder")
-    assert face.arcface_crop.dtype == face.ffhq_crop.dtype == torch.uint8
+    assert face.ffhq_crop.dtype == torch.uint8
 
 
 def test_without_recogniser_and_parser_the_fields_are_none():
@@ -163,7 +162,7 @@ def test_an_8k_photo_is_searched_small_and_cropped_at_full_size(bundled):
     expected = np.array([172, 66, 274, 168]) * factor + (5000, 3000, 5000, 3000)
     assert np.abs(np.array(face.box) - expected).max() < 8 * factor
     small = detect_faces(bundled, astronaut(), FaceChoice()).faces[0]
-    apart = face.arcface_crop.float() - small.arcface_crop.float()
+    apart = face.ffhq_crop.float() - small.ffhq_crop.float()
     assert apart.abs().mean() < 16  # the same face, cut at full size
     overlay = draw_overlay(large, found)
     assert overlay.shape == (1, 1152, 1536, 3)
