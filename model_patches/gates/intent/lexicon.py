@@ -69,8 +69,6 @@ class Mark(NamedTuple):
     """Number of the first mark of its clause."""
 
 
-_mark = partial(tuple.__new__, Mark)  # half the time of Mark(...), once for every second word
-
 Branches = dict[str, tuple[tuple[Entry, int], ...]]
 """By second token, under "" for any other: the entries to try, the longest first, each with its
 length where the first two tokens are all of it; 0: the rest has to be compared."""
@@ -107,7 +105,7 @@ class Lexicon:
                     continue
             if entry.kind == "breaks":
                 clause = len(found)
-            found.append(_mark((entry, here, free, clause)))
+            found.append(Mark(entry, here, free, clause))
         return found
 
     def without_hyphenated(self, clean: CleanText) -> CleanText:
