@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from flexid.model_patches.face.align import ARCFACE_112
 from flexid.model_patches.face.analyser import FaceAnalyser
-from flexid.model_patches.face.detection import Detection
+from flexid.model_patches.face.boxes import Detection
 
 BLOB = 24
 """Side, in detector pixels, of the red square that the small SCRFD takes for a face."""

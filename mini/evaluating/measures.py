@@ -13,7 +13,7 @@ import torch
 from ...model_patches.evaluate import measures as metrics
 from ...model_patches.face.align import arcface_crop
 from ...model_patches.face.analyser import FaceAnalyser
-from ...model_patches.face.detection import Detection
+from ...model_patches.face.boxes import Detection
 from .. import world
 from ..estimators import Estimator, load_estimator
 from .prompts import AXES, Prompt

@@ -13,7 +13,7 @@ import torch
 from ...model_patches.evaluate.statistics import verification_area
 from ...model_patches.face.align import arcface_crop
 from ...model_patches.face.analyser import FaceAnalyser, load_analyser
-from ...model_patches.face.detection import Detection, overlap
+from ...model_patches.face.boxes import Detection, overlap
 from ..estimators import ANGLES, Estimator, load_estimator
 from ..world import DETECTOR, ESTIMATORS
 from .faces_degrade import degrade

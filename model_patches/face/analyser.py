@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .boxes import Detector
 from .cascade import load_cascade
-from .detection import Detector
-from .detectors import make_scrfd
 from .pack import BROKEN, DETECTION, RECOGNITION, Pack, broken, load_model, read_pack
 from .parsing import Parser, load_parser
 from .providers import resolve_providers
 from .recogniser import Recogniser, make_recogniser
+from .scrfd import make_scrfd
 
 DETECTORS = ("auto", "pack", "bundled")
 

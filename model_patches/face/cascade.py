@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .detection import Detection, inside, keep_best, overlap, shrink
+from .boxes import Detection, inside, keep_best, overlap, shrink
 from .packages import need
 
 # Left eye, right eye, nose, mouth corners in fractions of the cascade's box, averaged by eye over

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from .detection import Box, Detection
+from .boxes import Box, Detection
 
 LARGEST = "largest"
 LEFT_TO_RIGHT = "left to right"

@@ -12,6 +12,7 @@ from torch import Tensor
 from .align import arcface_crop, ffhq_crop
 from .analyser import FaceAnalyser
 from .angles import head_angles
+from .boxes import Box, Detection
 from .choose import (
     IN_BOXES,
     IN_MASK,
@@ -22,7 +23,6 @@ from .choose import (
     pick,
     rank,
 )
-from .detection import Box, Detection
 from .face import Face
 from .pixels import check_images, photo_hash, to_uint8
 

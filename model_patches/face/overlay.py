@@ -9,8 +9,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from .boxes import Detection, shrink
 from .detect import Detected, PhotoFaces
-from .detection import Detection, shrink
 from .pixels import to_uint8
 
 LONG_SIDE = 1536

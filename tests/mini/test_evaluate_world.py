@@ -11,7 +11,7 @@ import torch
 from flexid.mini import world
 from flexid.mini.evaluating import job, options, prompts, rows
 from flexid.mini.evaluating.studio import Studio, eight_bit
-from flexid.model_patches.face.detection import Detection, Detector
+from flexid.model_patches.face.boxes import Detection, Detector
 from flexid.model_patches.gates.cag import Knobs
 from flexid.nodes.cag import FlexIDContextAwareGate
 from flexid.nodes.flexid import FlexIDApply

@@ -21,7 +21,7 @@ from flexid.mini.training import (
 )
 from flexid.mini.training import estimators as estimators_recipe
 from flexid.model_patches.face.analyser import load_analyser
-from flexid.model_patches.face.detection import Detection
+from flexid.model_patches.face.boxes import Detection
 from flexid.model_patches.face.pack import load_model
 from torch import nn
 

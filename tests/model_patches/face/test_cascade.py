@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from flexid.model_patches.face.boxes import keep_best, overlap, shrink
 from flexid.model_patches.face.cascade import load_cascade
-from flexid.model_patches.face.detection import keep_best, overlap, shrink
 from flexid.model_patches.face.packages import need
 
 pytestmark = pytest.mark.pure

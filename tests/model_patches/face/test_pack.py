@@ -10,10 +10,10 @@ from flexid.mini.random_faces import write_recogniser
 from flexid.model_patches.face.align import arcface_crop
 from flexid.model_patches.face.analyser import load_analyser
 from flexid.model_patches.face.cascade import CascadeDetector
-from flexid.model_patches.face.detectors import SIZES, ScrfdDetector
 from flexid.model_patches.face.pack import find_pack, pack_names, read_pack, role_of
 from flexid.model_patches.face.packages import need
 from flexid.model_patches.face.providers import check_session, resolve_providers
+from flexid.model_patches.face.scrfd import SIZES, ScrfdDetector
 from tiny_faces import BLOB, POINTS, astronaut, red_squares, write_scrfd
 
 pytestmark = pytest.mark.pure

@@ -1,4 +1,4 @@
-"""What a detector returns, and the geometry that all detectors share."""
+"""Detections, and the geometry of their boxes that all detectors share."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .detection import Detection, inside, shrink
+from .boxes import Detection, inside, shrink
 from .packages import need
 
 SIZES = (640, 576, 512, 448, 384, 320)
