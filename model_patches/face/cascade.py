@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -39,11 +40,28 @@ TILTS = (-25.0, 25.0)
 """The cascade itself only knows heads within about 15 degrees of upright."""
 
 
+class Cascade(Protocol):
+    """What is used of scikit-image's Cascade."""
+
+    def detect_multi_scale(
+        self,
+        img: np.ndarray,
+        scale_factor: float,
+        step_ratio: float,
+        min_size: tuple[float, float],
+        max_size: tuple[float, float],
+        min_neighbor_number: int,
+        intersection_score_threshold: float,
+    ) -> list[dict[str, int]]:
+        """Windows with their r, c, width and height."""
+        ...
+
+
 @dataclass(frozen=True)
 class CascadeDetector:
     """scikit-image's local-binary-pattern cascade for frontal faces."""
 
-    cascade: object = field(repr=False)
+    cascade: Cascade = field(repr=False)
     name: str = "lbp cascade (bundled, five points estimated from the box)"
     tried: str = "long side 320 and 512, then 1280, then with a border of half the photo"
 

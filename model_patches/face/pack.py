@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .packages import need
 from .providers import check_session
@@ -92,7 +93,7 @@ def role_of(path: Path) -> str:
     return OTHER
 
 
-def load_model(path: Path, providers: Sequence[str], explicit: bool) -> tuple[object, str]:
+def load_model(path: Path, providers: Sequence[str], explicit: bool) -> tuple[Any, str]:
     """insightface's own class for the file, and the widget name of the provider it runs on.
 
     `explicit`: the user named the provider, so that falling back to the CPU is an error.

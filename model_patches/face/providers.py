@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from .packages import need
 
@@ -50,7 +51,7 @@ def _one(name: str, available: Sequence[str]) -> list[str]:
     )
 
 
-def check_session(session: object, wanted: Sequence[str], explicit: bool) -> str:
+def check_session(session: Any, wanted: Sequence[str], explicit: bool) -> str:
     """The provider that `session` really runs on, as a widget name.
 
     onnxruntime falls back to the CPU by itself when a listed provider fails to start (a missing

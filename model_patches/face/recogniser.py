@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,11 +13,22 @@ from torch import Tensor
 from .pack import EMBEDDING
 
 
+class ArcFaceModel(Protocol):
+    """What is used of insightface's own class for an ArcFace file."""
+
+    input_size: tuple[int, int]
+    output_shape: tuple[int | str, ...]
+
+    def get_feat(self, imgs: np.ndarray) -> np.ndarray:
+        """(112, 112, 3) uint8 BGR -> (1, 512)."""
+        ...
+
+
 @dataclass(frozen=True)
 class Recogniser:
     """insightface's ArcFace; it subtracts 127.5, divides by 127.5 and orders RGB by itself."""
 
-    model: object = field(repr=False)
+    model: ArcFaceModel = field(repr=False)
     name: str
 
     def embed(self, crop: np.ndarray) -> Tensor:
@@ -32,7 +44,7 @@ class Recogniser:
         return embedding
 
 
-def make_recogniser(model: object, path: Path, pack: str) -> Recogniser:
+def make_recogniser(model: ArcFaceModel, path: Path, pack: str) -> Recogniser:
     """Wrap a loaded ArcFace. Raises ValueError for another input or embedding size."""
     side, width = model.input_size[0], model.output_shape[-1]
     if side != 112 or (isinstance(width, int) and width != EMBEDDING):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -16,11 +17,21 @@ THINNEST = 16
 """Longest aspect ratio handed to insightface, which would round a thinner side to nothing."""
 
 
+class ScrfdModel(Protocol):
+    """What is used of insightface's own class for an SCRFD file."""
+
+    def detect(
+        self, img: np.ndarray, input_size: tuple[int, int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(H, W, 3) uint8 BGR -> boxes with scores (N, 5) and points (N, 5, 2)."""
+        ...
+
+
 @dataclass(frozen=True)
 class ScrfdDetector:
     """insightface's SCRFD: boxes and five measured points. Score at least 0.5, overlap 0.4."""
 
-    model: object = field(repr=False)
+    model: ScrfdModel = field(repr=False)
     name: str
     sizes: tuple[int, ...] = SIZES
 
@@ -70,7 +81,7 @@ class ScrfdDetector:
         return Detection(visible, points, float(np.clip(row[4], 0, 1)), self.name)
 
 
-def make_scrfd(model: object, path: Path, pack: str) -> ScrfdDetector:
+def make_scrfd(model: ScrfdModel, path: Path, pack: str) -> ScrfdDetector:
     """Wrap a loaded SCRFD. Raises ValueError for one without the five points."""
     if not getattr(model, "use_kps", False):
         raise ValueError(
