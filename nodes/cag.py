@@ -229,17 +229,17 @@ class FlexIDContextAwareGate(io.ComfyNode):
         gate=OPEN,
     ) -> io.NodeOutput:
         knobs = cag.Knobs(
-            mode,
-            intent_mode,
-            alpha_base,
-            w_base,
-            lambda_up,
-            lambda_down,
-            kappa_sem,
-            kappa_vis,
-            alpha_max,
-            w_max,
-            time,
+            mode=mode,
+            intent_mode=intent_mode,
+            alpha_base=alpha_base,
+            w_base=w_base,
+            lambda_up=lambda_up,
+            lambda_down=lambda_down,
+            kappa_sem=kappa_sem,
+            kappa_vis=kappa_vis,
+            alpha_max=alpha_max,
+            w_max=w_max,
+            time=time,
         )
         found = cag.compute_gates(
             prompt,
