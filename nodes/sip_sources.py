@@ -186,32 +186,8 @@ class FlexIDMakeAttributeProjector(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls,
-        clip_vision,
-        clip_l,
-        text_encoder,
-        manual,
-        hair_colour,
-        hair_length,
-        hair_texture,
-        fringe,
-        facial_hair,
-        glasses,
-        face_shape,
-        jaw,
-        cheeks,
-        brows,
-        eye_colour,
-        eye_shape,
-        nose,
-        lips,
-        skin_detail,
-        age,
-        gender_presentation,
-        skin_tone,
-        ancestry,
+        cls, clip_vision, clip_l, text_encoder, manual: str, **switches: bool
     ) -> io.NodeOutput:
-        switches = locals()
         groups = chosen_groups(group.id for group in all_groups() if switches[group.id])
         by_hand = parse_overrides(manual, groups)
         projector = AttributeProjector(clip_vision, clip_l, text_encoder, groups, by_hand)
