@@ -27,6 +27,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return chosen
 
 
+def say(text: str) -> None:
+    """One line, at once, also into a file."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
 def main() -> None:
     bootstrap = runpy.run_path(str(Path(__file__).resolve().parents[1] / "setup" / "pack.py"))
     bootstrap["open_pack"]()
@@ -43,20 +49,20 @@ def main() -> None:
 
     torch.set_grad_enabled(False)
     job = importlib.import_module("flexid.mini.evaluating.job")
-    console = importlib.import_module("flexid.setup.console")
+    progress = importlib.import_module("flexid.mini.evaluating.progress")
     prepared = job.prepare(chosen)
     count, seconds = prepared.estimate()
     for line in job.announcement(prepared, count, seconds):
-        console.say(line)
+        say(line)
     started = time.monotonic()
-    with console.Live("evaluating") as live:
-        prepared.evaluation.note = lambda text: setattr(live, "detail", text)
+    with progress.Progress("evaluating") as shown:
+        prepared.evaluation.note = shown.note
         study = prepared.evaluation.run()
     job.write(study, chosen)
-    console.say(f"\n{job.table(study)}")
+    say(f"\n{job.table(study)}")
     for path in filter(None, (chosen.json, chosen.csv, chosen.png)):
-        console.say(f"wrote {path}")
-    console.say(f"took {job.duration(time.monotonic() - started)}")
+        say(f"wrote {path}")
+    say(f"took {job.duration(time.monotonic() - started)}")
 
 
 if __name__ == "__main__":

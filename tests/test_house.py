@@ -2,6 +2,7 @@
 
 import ast
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,31 @@ def test_nothing_of_anybody_else_is_assigned_to(path):
                 target = target.value
                 if isinstance(target, ast.Name):
                     assert target.id not in modules, f"{path}:{node.lineno} assigns to {target.id}"
+
+
+def test_the_small_world_imports_neither_setup_nor_nodes():
+    """start.py's commands stand above mini/, whose scripts reach setup/pack.py through runpy."""
+    for path in ROOT.glob("mini/**/*.py"):
+        for name, level in imports(path):
+            dotted = absolute(path, name, level) if level else name.removeprefix("flexid.")
+            assert dotted.split(".")[0] not in ("setup", "nodes"), f"{path} imports {dotted}"
+        text = path.read_text(encoding="utf-8")
+        assert "flexid.setup" not in text and "flexid.nodes" not in text, path
+
+
+def test_setup_loads_with_the_standard_library_alone():
+    """It runs before there is an environment: at module level it imports nothing of the pack."""
+    for path in [*ROOT.glob("setup/**/*.py"), ROOT / "start.py"]:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if not isinstance(node, ast.Import | ast.ImportFrom):
+                continue
+            if isinstance(node, ast.ImportFrom) and node.level:
+                assert node.level == 1, f"{path}:{node.lineno} leaves setup/"
+                continue
+            names = [node.module] if isinstance(node, ast.ImportFrom) else []
+            for name in names or [alias.name for alias in node.names]:
+                top = name.split(".")[0]
+                assert top in sys.stdlib_module_names, f"{path}:{node.lineno} imports {top}"
 
 
 def test_module_length():
