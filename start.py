@@ -33,7 +33,7 @@ PASS_ON = ("bench", "train", "mini-train")
 
 def parser() -> argparse.ArgumentParser:
     """The command line. Options come after the command."""
-    from mini.evaluating.options import add_options
+    from mini.study.options import add_options
     from setup.pins import DEFAULT_COMFYUI, RELEASES
 
     common = argparse.ArgumentParser(add_help=False)
@@ -104,7 +104,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def _evaluation(main: argparse.ArgumentParser, options: argparse.Namespace) -> list[str]:
     """The checked options of an evaluation, for the process that does it."""
-    from mini.evaluating.options import as_arguments, check
+    from mini.study.options import as_arguments, check
 
     try:
         check(options)

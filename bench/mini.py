@@ -58,9 +58,9 @@ class _Painting:
 
     def __init__(self, folder: Path) -> None:
         from flexid.mini import world
-        from flexid.mini.evaluating import rows
-        from flexid.mini.evaluating.people import reference
-        from flexid.mini.evaluating.studio import Studio
+        from flexid.mini.study import rows
+        from flexid.mini.study.people import reference
+        from flexid.mini.study.studio import Studio
 
         world.build_world(folder)
         self.kind = "trained" if world.is_trained() else "random"
@@ -76,7 +76,7 @@ class _Painting:
         self.encoding = time.perf_counter() - started
 
     def seconds(self, row: object, seed: int) -> float:
-        from flexid.mini.evaluating import prompts
+        from flexid.mini.study import prompts
 
         started = time.perf_counter()
         self.studio.paint(row, self.sitter, prompts.all_prompts()[:1], [seed])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    options = importlib.import_module("flexid.mini.evaluating.options")
+    options = importlib.import_module("flexid.mini.study.options")
     parser = argparse.ArgumentParser(prog="evaluate", description=__doc__)
     parser.add_argument("--models", type=Path, required=True, help="a ComfyUI models folder")
     parser.add_argument("--cache", type=Path, required=True, help="keeps pictures and measures")
@@ -39,17 +39,15 @@ def main() -> None:
     verbs = {"sheet": "sheet_job:make", "reference": "people:draw_reference"}
     if len(sys.argv) == 3 and sys.argv[1] in verbs:
         module, name = verbs[sys.argv[1]].split(":")
-        getattr(importlib.import_module(f"flexid.mini.evaluating.{module}"), name)(
-            Path(sys.argv[2])
-        )
+        getattr(importlib.import_module(f"flexid.mini.study.{module}"), name)(Path(sys.argv[2]))
         return
     chosen = parse(sys.argv[1:])
     bootstrap["open_comfyui"]()
     import torch
 
     torch.set_grad_enabled(False)
-    job = importlib.import_module("flexid.mini.evaluating.job")
-    progress = importlib.import_module("flexid.mini.evaluating.progress")
+    job = importlib.import_module("flexid.mini.study.job")
+    progress = importlib.import_module("flexid.mini.study.progress")
     prepared = job.prepare(chosen)
     count, seconds = prepared.estimate()
     for line in job.announcement(prepared, count, seconds):

@@ -16,10 +16,10 @@ from .machine import clean_environ
 from .pins import ROOT
 from .world import MINI, NOTE, PHOTO_NOTE, TRAINED_NOTE, is_trained
 
-EVALUATING = MINI / "evaluating"
+STUDY = MINI / "study"
 TOOL = ROOT / "mini" / "evaluate.py"
 PROMPTS = ("laughing", "right", "pencil")
-"""An expression, a pose, a style; ids of mini/evaluating/prompts.json."""
+"""An expression, a pose, a style; ids of mini/study/prompts.json."""
 COLUMNS = ("prompt alone", "rigid VFA", "VFA + CAG", "SIP + VFA + CAG")
 SEED = 7
 DETECTORS = ("auto", "bundled")
@@ -33,12 +33,12 @@ Link = list
 
 def settings() -> dict[str, Any]:
     """How the small world is sampled."""
-    return json.loads((EVALUATING / "settings.json").read_text(encoding="utf-8"))
+    return json.loads((STUDY / "settings.json").read_text(encoding="utf-8"))
 
 
 def prompts() -> list[dict[str, Any]]:
     """The sheet's prompts with what they ask for."""
-    entries = json.loads((EVALUATING / "prompts.json").read_text(encoding="utf-8"))
+    entries = json.loads((STUDY / "prompts.json").read_text(encoding="utf-8"))
     return [next(entry for entry in entries if entry["id"] == name) for name in PROMPTS]
 
 

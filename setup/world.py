@@ -15,7 +15,7 @@ from .machine import clean_environ
 from .pins import ROOT
 
 MINI = ROOT / "mini"
-REFERENCE = MINI / "evaluating" / "reference.png"
+REFERENCE = MINI / "study" / "reference.png"
 """The person of the demo: drawn, and never seen in training."""
 NOTE = (
     "These small models are untrained: the pictures show that every part works and that the person "

@@ -30,7 +30,7 @@ from ...model_patches.inject.vfa import apply_vfa
 from ...model_patches.sip.faceclip import FaceClipProjector
 from ...model_patches.sip.projector import encode_sip
 from .. import portraits, world
-from ..evaluating.measures import largest
+from ..study.judge import largest
 from .adapter import write_files
 from .adapter_drawn import load_trained
 from .adapter_tokens import ANCHORS

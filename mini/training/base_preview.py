@@ -22,8 +22,8 @@ from PIL import Image, ImageDraw
 from ...model_patches.encoders.mini_text import load_mini_clip
 from ...model_patches.training.loop import checkpoint_of, load_averages
 from .. import portraits, world
-from ..evaluating import rows
-from ..evaluating.options import SPLITS
+from ..study import rows
+from ..study.options import SPLITS
 from .base import RECIPE, Watched, described
 from .base_model import write_flux
 from .data import SIZE, Portraits, free_shot

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from .. import portraits
-from ..evaluating.options import SPLITS
+from ..study.options import SPLITS
 from .options import Options
 
 SIZE = 128

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from flexid.mini import world
-from flexid.mini.evaluating import job, options, prompts, rows
-from flexid.mini.evaluating.studio import Studio, eight_bit
+from flexid.mini.study import job, options, prompts, rows
+from flexid.mini.study.studio import Studio, eight_bit
 from flexid.model_patches.face.boxes import Detection, Detector
 from flexid.model_patches.gates.cag import Knobs
 from flexid.nodes.cag import FlexIDContextAwareGate

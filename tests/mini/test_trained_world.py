@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from flexid.mini import estimators, world
-from flexid.mini.evaluating import measures, people, prompts, report, rows
-from flexid.mini.evaluating.figures import METRICS
-from flexid.mini.evaluating.run import noise_seed
-from flexid.mini.evaluating.studio import Studio
+from flexid.mini.study import people, prompts, report, rows
+from flexid.mini.study.evaluation import noise_seed
+from flexid.mini.study.figures import METRICS
+from flexid.mini.study.judge import largest, open_judge
+from flexid.mini.study.studio import Studio
 from flexid.mini.training import faces_evaluate, faces_held_out
 from flexid.mini.training.install import EVALUATION
 from flexid.mini.training.judges import Finder, read_detector
@@ -48,7 +49,7 @@ def found(analyser, singles):
 def faces(found):
     """The largest of each picture."""
     assert all(found)
-    return [measures.largest(one) for one in found]
+    return [largest(one) for one in found]
 
 
 @needs_all
@@ -115,7 +116,7 @@ def test_the_estimators_read_what_was_drawn(singles, faces):
 def similarity(analyser):
     """Row key -> mean FaceSim of a few people by a few prompts."""
     studio = Studio(world.WEIGHTS, rows.settings())
-    judge = measures.open_judge(analyser, world.WEIGHTS)
+    judge = open_judge(analyser, world.WEIGHTS)
     found = {row.key: [] for row in ROWS}
     for person in PEOPLE:
         sitter = studio.sitter(people.reference(person, studio.settings.side))
@@ -151,7 +152,7 @@ def test_the_residual_leans_towards_its_own_person(analyser):
     for person, sitter in zip(crowd, sitters, strict=True):
         seeds = [noise_seed(person, prompt) for prompt in CHOSEN]
         pictures = studio.paint(rows.SIP_ONLY, sitter, CHOSEN, seeds)
-        seen = [measures.largest(analyser.detector.find(one)).points for one in pictures]
+        seen = [largest(analyser.detector.find(one)).points for one in pictures]
         crops = [arcface_crop(one, five) for one, five in zip(pictures, seen, strict=True)]
         mine = torch.stack([analyser.recogniser.embed(crop) for crop in crops])
         found.append((normalize(mine) @ known.T).mean(0))

@@ -15,8 +15,8 @@ import pytest
 import torch
 from flexid.mini import train as command
 from flexid.mini import world
-from flexid.mini.evaluating import rows
 from flexid.mini.seeded import Seeded
+from flexid.mini.study import rows
 from flexid.mini.training import (
     base,
     base_model,

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from flexid.mini import world
-from flexid.mini.evaluating.measures import largest, open_judge
+from flexid.mini.study.judge import largest, open_judge
 from flexid.model_patches.face.align import arcface_crop
 from flexid.model_patches.face.analyser import load_analyser
 from flexid.setup import contact, demo

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from flexid.mini import world as mini_world
-from flexid.mini.evaluating.prompts import all_prompts
+from flexid.mini.study.prompts import all_prompts
 from flexid.setup import contact, demo, study, world
 from flexid.setup.client import GraphError
 from flexid.setup.console import SetupError
@@ -164,7 +164,7 @@ def test_the_sheet_is_laid_out_by_the_environments_python(tmp_path):
 def test_the_demos_person_is_drawn_as_it_says():
     image, np = pytest.importorskip("PIL.Image"), pytest.importorskip("numpy")
     pytest.importorskip("resvg_py")
-    from flexid.mini.evaluating.people import DEMO, reference
+    from flexid.mini.study.people import DEMO, reference
 
     with image.open(world.REFERENCE) as stored:
         pixels = np.asarray(stored.convert("RGB")).astype(int)

@@ -3,7 +3,7 @@
 import io
 
 import pytest
-from flexid.mini.evaluating import progress
+from flexid.mini.study import progress
 
 pytestmark = pytest.mark.pure
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...model_patches.evaluate import measures as metrics
+from ...model_patches.evaluate import measures
 from ...model_patches.face.align import arcface_crop
 from ...model_patches.face.analyser import FaceAnalyser
 from ...model_patches.face.boxes import Detection
@@ -65,7 +65,7 @@ class Judge:
         similarity = 0.0
         if embedding is not None:
             mine = self.analyser.recogniser.embed(arcface_crop(rgb, face.points))
-            similarity = metrics.cosine(mine, embedding)
+            similarity = measures.cosine(mine, embedding)
         box = tuple(round(float(value), 2) for value in face.box)
         if not self.estimator:
             return Seen(similarity, box)
@@ -117,7 +117,7 @@ def pose_error(prompt: Prompt, seen: Seen) -> float | None:
     if not prompt.angles or seen.angles is None:
         return None
     asked = prompt.angles
-    return metrics.pose_error(list(asked.values()), [seen.turned[axis] for axis in asked])
+    return measures.pose_error(list(asked.values()), [seen.turned[axis] for axis in asked])
 
 
 def disruption(picture: np.ndarray, plain: np.ndarray, faces: Sequence[Seen]) -> float | None:
@@ -128,6 +128,6 @@ def disruption(picture: np.ndarray, plain: np.ndarray, faces: Sequence[Seen]) ->
     boxes = [seen.box for seen in faces if seen.box]
     tensors = [torch.from_numpy(one).float() / 255 for one in (picture, plain)]
     try:
-        return metrics.disruption(*tensors, boxes)
+        return measures.disruption(*tensors, boxes)
     except ValueError:
         return None

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...model_patches.face.align import arcface_crop
 from ...model_patches.face.analyser import load_analyser
 from .. import world
-from .measures import Judge, hits, largest, open_judge
+from .judge import Judge, hits, largest, open_judge
 from .prompts import Prompt, choose
 from .sheet import Cell, Line, compose
 

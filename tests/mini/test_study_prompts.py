@@ -6,8 +6,8 @@ from dataclasses import fields
 
 import pytest
 from flexid.mini import world
-from flexid.mini.evaluating import options, prompts, rows
 from flexid.mini.portraits import EXPRESSIONS, STYLES
+from flexid.mini.study import options, prompts, rows
 from flexid.model_patches.gates.cag import Knobs, compute_gates
 
 pytestmark = pytest.mark.pure

@@ -9,9 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from flexid.mini.evaluating import figures, measures, report, rows, run, sheet
-from flexid.mini.evaluating.prompts import Prompt, all_prompts
-from flexid.mini.evaluating.store import Store
+from flexid.mini.study import figures, report, rows, sheet
+from flexid.mini.study.evaluation import Clock, Evaluation, duration, noise_seed
+from flexid.mini.study.judge import Seen, disruption, hits, pose_error
+from flexid.mini.study.prompts import Prompt, all_prompts
+from flexid.mini.study.store import Store
 from flexid.model_patches.evaluate.statistics import Figure
 from PIL import Image
 
@@ -124,7 +126,7 @@ def test_csv_and_json_agree_and_are_readable():
 @pytest.mark.parametrize("estimators", [True, False])
 def test_the_plot_shows_every_row(tmp_path, estimators):
     pytest.importorskip("matplotlib")
-    from flexid.mini.evaluating.plot import colour, plot
+    from flexid.mini.study.plot import colour, plot
 
     made = study(estimators=estimators)
     plot(made, tmp_path / "p.png")
@@ -138,7 +140,7 @@ def test_the_plot_shows_every_row(tmp_path, estimators):
 
 def test_titles_of_rows_in_one_place_hide_neither_each_other_nor_the_point():
     pytest.importorskip("matplotlib")
-    from flexid.mini.evaluating.plot import label
+    from flexid.mini.study.plot import label
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Sheet
 
@@ -159,35 +161,35 @@ def test_titles_of_rows_in_one_place_hide_neither_each_other_nor_the_point():
 # What is seen in a picture
 
 ANGRY_LEFT = Prompt("a", "t", expression="angry", yaw=-30, style="oil")
-SEEN = measures.Seen(0.5, (0, 0, 9, 9), "angry", (-20.0, 0.0, 0.0), "oil")
+SEEN = Seen(0.5, (0, 0, 9, 9), "angry", (-20.0, 0.0, 0.0), "oil")
 
 
 def test_an_edit_is_obeyed_when_all_of_it_is():
     whole = {"expression": True, "pose": True, "style": True, "edit": True}
-    assert measures.hits(ANGRY_LEFT, SEEN) == whole
+    assert hits(ANGRY_LEFT, SEEN) == whole
     for change, missed in [
         ({"expression": "happy"}, "expression"),
         ({"angles": (20.0, 0.0, 0.0)}, "pose"),
         ({"angles": (-14.0, 0.0, 0.0)}, "pose"),
         ({"style": "photo"}, "style"),
     ]:
-        told = measures.hits(ANGRY_LEFT, replace(SEEN, **change))
+        told = hits(ANGRY_LEFT, replace(SEEN, **change))
         assert told == whole | {missed: False, "edit": False}
 
 
 def test_without_a_face_nothing_of_the_face_is_obeyed():
-    told = measures.hits(ANGRY_LEFT, measures.Seen(style="oil"))
+    told = hits(ANGRY_LEFT, Seen(style="oil"))
     assert told == {"expression": False, "pose": False, "style": True, "edit": False}
-    assert measures.pose_error(ANGRY_LEFT, measures.Seen(style="oil")) is None
+    assert pose_error(ANGRY_LEFT, Seen(style="oil")) is None
 
 
 def test_without_estimators_nothing_is_told():
-    told = measures.hits(ANGRY_LEFT, measures.Seen(0.5, (0, 0, 9, 9)))
+    told = hits(ANGRY_LEFT, Seen(0.5, (0, 0, 9, 9)))
     assert set(told.values()) == {None}
 
 
 def test_what_is_not_asked_is_not_judged():
-    told = measures.hits(Prompt("a", "t", style="oil"), SEEN)
+    told = hits(Prompt("a", "t", style="oil"), SEEN)
     assert told == {"expression": None, "pose": None, "style": True, "edit": True}
 
 
@@ -195,20 +197,20 @@ def test_a_tilt_may_go_either_way():
     prompt = Prompt("a", "t", tilt=18)
     for roll, hit, error in ((15.0, True, 3.0), (-15.0, True, 3.0), (4.0, False, 14.0)):
         seen = replace(SEEN, angles=(0.0, 0.0, roll))
-        assert measures.hits(prompt, seen)["pose"] is hit
-        assert measures.pose_error(prompt, seen) == pytest.approx(error)
+        assert hits(prompt, seen)["pose"] is hit
+        assert pose_error(prompt, seen) == pytest.approx(error)
 
 
 def test_disruption_looks_outside_of_both_faces():
     plain = np.full((100, 100, 3), 100, np.uint8)
     changed = plain.copy()
     changed[30:50, 30:50] = 255
-    there = measures.Seen(box=(32, 32, 48, 48))
-    nowhere = measures.Seen()
-    assert measures.disruption(changed, plain, [nowhere, there]) == pytest.approx(0, abs=1e-6)
+    there = Seen(box=(32, 32, 48, 48))
+    nowhere = Seen()
+    assert disruption(changed, plain, [nowhere, there]) == pytest.approx(0, abs=1e-6)
     share = 400 * 155 / 255 / 10_000
-    assert measures.disruption(changed, plain, [nowhere, nowhere]) == pytest.approx(share, rel=1e-3)
-    assert measures.disruption(plain, plain, [measures.Seen(box=(0, 0, 100, 100))]) is None
+    assert disruption(changed, plain, [nowhere, nowhere]) == pytest.approx(share, rel=1e-3)
+    assert disruption(plain, plain, [Seen(box=(0, 0, 100, 100))]) is None
 
 
 # The cache
@@ -238,7 +240,7 @@ class Judge:
 
     def look(self, rgb, embedding):
         self.looks += 1
-        return measures.Seen(int(rgb[0, 0, 0]) / 255, None, None, None, "oil")
+        return Seen(int(rgb[0, 0, 0]) / 255, None, None, None, "oil")
 
 
 def evaluation(folder, painter, judge, files=None, told=("vfa-1", "sip"), people=3, **changes):
@@ -251,7 +253,7 @@ def evaluation(folder, painter, judge, files=None, told=("vfa-1", "sip"), people
         return np.full((8, 8, 3), person, np.uint8)
 
     store = Store(folder, digests, made, {})
-    return run.Evaluation(plan, painter, judge, store, photo, lambda _: None)
+    return Evaluation(plan, painter, judge, store, photo, lambda _: None)
 
 
 def test_an_interrupted_evaluation_goes_on_and_ends_the_same(tmp_path):
@@ -277,7 +279,7 @@ def test_a_second_run_paints_and_looks_at_nothing(tmp_path):
     assert (painter.painted, painter.sitters, judge.looks) == ([], [], 0)
     evaluation(tmp_path, painter, judge, people=4).run()
     assert {seed for _, _, seed in painter.painted} == {
-        run.noise_seed(3, prompt) for prompt in all_prompts()[:2]
+        noise_seed(3, prompt) for prompt in all_prompts()[:2]
     }
 
 
@@ -313,10 +315,10 @@ def test_all_rows_of_a_person_start_from_the_same_noise(tmp_path):
 
 def test_the_time_left_is_told():
     told = []
-    clock = run.Clock(10, told.append)
+    clock = Clock(10, told.append)
     clock.painted(5, "a row")
     assert "5 of 10 pictures" in told[0] and told[0].endswith("left")
-    assert [run.duration(s) for s in (45, 700, 3900)] == ["45 s", "12 min", "1 h 05 min"]
+    assert [duration(s) for s in (45, 700, 3900)] == ["45 s", "12 min", "1 h 05 min"]
 
 
 # The contact sheet

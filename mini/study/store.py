@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from .. import world
-from .measures import Seen
+from .judge import Seen
 from .prompts import Prompt
 from .rows import Row, Settings, as_json
 

@@ -45,7 +45,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("what is evaluated").add_argument
     add("--people", type=_count, default=PEOPLE, metavar="N", help=f"default: {PEOPLE}")
     add("--prompts", nargs="+", metavar="ID", choices=[p.id for p in all_prompts()],
-        help="only these of mini/evaluating/prompts.json")  # fmt: skip
+        help="only these of mini/study/prompts.json")  # fmt: skip
     keys = ", ".join(row.key for row in ROWS)
     add("--rows", nargs="+", type=_row, metavar="ROW", default=list(ROWS),
         help=f"only these of: {keys}; or vfa-W at any weight W")  # fmt: skip

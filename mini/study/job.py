@@ -10,12 +10,12 @@ from pathlib import Path
 
 from ...model_patches.gates.cag import Knobs
 from . import rows
-from .measures import open_judge
+from .evaluation import Evaluation, Photo, duration
+from .judge import open_judge
 from .options import SPLITS, settings_of
 from .people import reference
 from .prompts import choose
 from .report import Study, as_csv, table, to_json
-from .run import Evaluation, Photo, duration
 from .store import Store, file_digests
 from .studio import Studio
 

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from .figures import metrics_of
-from .measures import Judge, Seen, disruption, hits, pose_error
+from .judge import Judge, Seen, disruption, hits, pose_error
 from .prompts import Prompt
 from .report import Study
 from .rows import ALONE, Row
