@@ -152,7 +152,7 @@ class FlexIDApply(io.ComfyNode):
         knobs = cag.Knobs(mode, alpha_base=alpha_base, w_base=w_base)
         override = None if override_intent < 0 else override_intent
         found = cag.compute_gates(prompt, knobs, override=override, gate=gate)
-        leaned = apply_sip(
+        edited = apply_sip(
             conditioning,
             projector,
             identity,
@@ -163,12 +163,12 @@ class FlexIDApply(io.ComfyNode):
             model=model,
         )
         anchored = apply_vfa(
-            leaned.model, adapter, identity, gate=found.visual, mask=mask, negative=negative
+            edited.model, adapter, identity, gate=found.visual, mask=mask, negative=negative
         )
-        report = f"{found.report()}\n{leaned.report}"
+        report = f"{found.report()}\n{edited.report}"
         return io.NodeOutput(
             anchored,
-            leaned.conditioning,
+            edited.conditioning,
             found.intent,
             report,
             ui={"text": (report,), "flexid_gate": [found.summary()]},

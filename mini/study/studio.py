@@ -138,11 +138,11 @@ class Studio:
         model, encoded = self.model, [self.encode(prompt.text) for prompt in prompts]
         if row.sip and row.anchor == "gated":
             wording = Wording(self.clip, prompts[0].text)
-            leaned = apply_sip(
+            edited = apply_sip(
                 encoded[0], self.projector, sitter.identity, weight=1.0, wording=wording,
                 gate=gates.semantic, model=model,
             )  # fmt: skip
-            model, encoded = leaned.model, [leaned.conditioning]
+            model, encoded = edited.model, [edited.conditioning]
         elif row.sip:
             encoded = [
                 apply_sip(

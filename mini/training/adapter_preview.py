@@ -83,14 +83,14 @@ def preview_sip(work: Path, out: Path, device: torch.device) -> None:
 
         def prepare(face: Face, prompt: str) -> Prepared:
             wording = Wording(painter.clip, prompt)
-            leaned = apply_sip(
+            edited = apply_sip(
                 painter.encode(prompt),
                 projector,
                 encode_sip(projector, [face]),
                 weight=ALPHA,
                 wording=wording,
             )
-            return painter.model, leaned.conditioning
+            return painter.model, edited.conditioning
 
         sheet(work, painter, prepare, f"SIP {ALPHA}, step {step}").save(out)
 

@@ -45,7 +45,7 @@ def face_encoder() -> FaceVit:
 
 
 class Projector(nn.Module):
-    """Face and prompt -> the prompt leaning towards the person."""
+    """Face and prompt -> the direction on the prompt's text, and the text with it."""
 
     def __init__(self, width: int, face: FaceVit | None = None) -> None:
         """Without `face` with a new one."""
@@ -75,11 +75,11 @@ class Projector(nn.Module):
             text = text.float()
             return self.fuser(text, patches.float()) - self.fuser(text, nobody.float())
 
-    def lean(self, patches: Tensor, text: Tensor, scope: Tensor, alpha: Tensor) -> Tensor:
+    def add_direction(self, patches: Tensor, text: Tensor, scope: Tensor, alpha: Tensor) -> Tensor:
         """E' = E + α·Δ for text (B, T, D), scope (B, T) bool, alpha (B,)."""
-        delta = self.direction(patches, text) * scope[..., None]
+        direction = self.direction(patches, text) * scope[..., None]
         everywhere = torch.ones(text.shape[1], dtype=torch.bool, device=text.device)
-        return add(text, match_norms(delta, text, everywhere), alpha[:, None, None])
+        return add(text, match_norms(direction, text, everywhere), alpha[:, None, None])
 
 
 def write_face_t5(projector: Projector, path: Path) -> None:

@@ -101,12 +101,12 @@ class SipLoss:
         return loss, {name: value.detach() for name, value in shown.items()}
 
     def velocity(self, patches: Tensor, target: np.ndarray, rng: np.random.Generator) -> Tensor:
-        """The second stage's loss of the adapter, with the prompt leaning instead."""
+        """The second stage's loss of the adapter, with the direction on the prompt instead."""
         text, pooled = self.examples.captions(target, np.zeros(len(target), bool))
-        leaned = self.leaned(patches, text, target, rng)
+        edited = self.edit_text(patches, text, target, rng)
         sigma = early_sigmas(rng, len(target)).to(self.base.device)
         noisy, wanted = noised(self.examples.targets(target), sigma)
-        errors = (self.base.velocity(noisy, sigma, leaned, pooled, {}) - wanted).square()
+        errors = (self.base.velocity(noisy, sigma, edited, pooled, {}) - wanted).square()
         return (errors * self.examples.weights(target)).mean()
 
     def drawn(
@@ -122,14 +122,14 @@ class SipLoss:
         noise = self.drawing.noise(target)
         with torch.no_grad():
             plain = self.drawing(noise, said, unsaid)
-        leaned = self.leaned(patches, said.text, target, rng)
-        drawn = self.drawing(noise, replace(said, text=leaned), unsaid)
+        edited = self.edit_text(patches, said.text, target, rng)
+        drawn = self.drawing(noise, replace(said, text=edited), unsaid)
         alike = self.drawing.alike(drawn, target)
         gained = alike.detach() - self.drawing.alike(plain, target)
         strayed = self.critic(plain, drawn)
         return {"alike": alike.mean(), "gained": gained.mean(), "strayed": strayed}
 
-    def leaned(
+    def edit_text(
         self, patches: Tensor, text: Tensor, target: np.ndarray, rng: np.random.Generator
     ) -> Tensor:
         """The targets' captions, by an α and in a scope of chance."""
@@ -137,7 +137,7 @@ class SipLoss:
         everywhere = torch.from_numpy(rng.random((len(target), 1)) >= CONTENT).to(device)
         scope = self.examples.captions.written(target) | everywhere
         alpha = torch.from_numpy(rng.uniform(*ALPHAS, len(target))).float().to(device)
-        return self.module.projector.lean(patches, text.float(), scope, alpha)
+        return self.module.projector.add_direction(patches, text.float(), scope, alpha)
 
 
 def train_sip(work: Path, device: torch.device, options: Options) -> None:

@@ -110,8 +110,8 @@ class FaceClipProjector:
         fused = torch.stack([self.fused(face, prompt) for face in faces]).mean(0)
         apart = fused - self.fused(self.nobody(), prompt)
         share = (apart.norm() / fused.norm().clamp_min(1e-30)).item()
-        delta = fused if self.form == "literal" else self._to_text(apart, towers)
-        return Direction(delta, tuple(self._notes(prompt, share)))
+        direction = fused if self.form == "literal" else self._to_text(apart, towers)
+        return Direction(direction, tuple(self._notes(prompt, share)))
 
     def fused(self, face: Tensor, prompt: Prompt) -> Tensor:
         """F(E, face) in the places of the prompt's tokens, (B, T, D); 0 where the fuser is blind.

@@ -60,7 +60,7 @@ def face(work):
 
 
 @pytest.mark.parametrize("scope", ["all", "content"])
-def test_the_prompt_leans_as_in_training(work, projector, face, tmp_path, scope):
+def test_the_prompt_is_edited_as_in_training(work, projector, face, tmp_path, scope):
     path = tmp_path / "face_t5.pt"
     write_face_t5(projector, path)
     assert path.stat().st_size < 3e6
@@ -74,7 +74,7 @@ def test_the_prompt_leans_as_in_training(work, projector, face, tmp_path, scope)
     conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(caption))
     torch.testing.assert_close(conditioning[0][0], text, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(conditioning[0][1]["pooled_output"], pooled, atol=1e-4, rtol=1e-3)
-    leaned = apply_sip(
+    edited = apply_sip(
         conditioning,
         opened,
         encode_sip(opened, [face]),
@@ -85,8 +85,8 @@ def test_the_prompt_leans_as_in_training(work, projector, face, tmp_path, scope)
     pixels = face_pixels(face.ffhq_crop.numpy(), face.points.double().numpy())[None]
     where = captions.written(row) if scope == "content" else torch.ones(text.shape[:2]).bool()
     with torch.no_grad():
-        mine = projector.lean(projector.patches(pixels), text, where, torch.tensor([0.1]))
-    torch.testing.assert_close(mine, leaned, atol=2e-3, rtol=1e-2)
+        mine = projector.add_direction(projector.patches(pixels), text, where, torch.tensor([0.1]))
+    torch.testing.assert_close(mine, edited, atol=2e-3, rtol=1e-2)
     assert 0 < int(where.sum()) <= text.shape[1]
     turned = (mine - text).norm(dim=-1) / text.norm(dim=-1)
     torch.testing.assert_close(turned, 0.1 * where.float(), atol=1e-4, rtol=1e-3)

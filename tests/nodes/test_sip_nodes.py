@@ -286,10 +286,10 @@ def test_norms(norm):
 
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(1, 8, 16, generator=generator) * torch.arange(1, 9)[:, None]
-    delta = torch.randn(1, 8, 16, generator=generator) * 5
-    delta[:, 3] = 0
+    direction = torch.randn(1, 8, 16, generator=generator) * 5
+    direction[:, 3] = 0
     scope = torch.tensor([1, 1, 1, 1, 1, 0, 0, 1], dtype=torch.bool)
-    out = match_norms(delta, states, scope, norm)
+    out = match_norms(direction, states, scope, norm)
     assert not out[:, 3].any() and not out[:, 5:7].any()
     live = [0, 1, 2, 4, 7]
     ratio = out[0, live].norm(dim=-1) / states[0, live].norm(dim=-1)
@@ -298,7 +298,7 @@ def test_norms(norm):
     elif norm == "prompt":
         rms = out[0, live].square().sum().sqrt() / states[0, live].square().sum().sqrt()
         assert rms.item() == pytest.approx(1, rel=1e-5)
-        factors = out[0, live] / delta[0, live]
+        factors = out[0, live] / direction[0, live]
         torch.testing.assert_close(factors, factors[0, 0].expand_as(factors))
     else:
-        assert torch.equal(out[0, live], delta[0, live])
+        assert torch.equal(out[0, live], direction[0, live])

@@ -74,10 +74,10 @@ def moving(model, conditioning, person, gate=SLOPE, **options):
     return clone, applied.conditioning, seen
 
 
-def delta_of(conditioning, person, **options):
+def direction_of(conditioning, person, **options):
     """Δ itself, from the constant path at α = 1."""
-    shifted = apply(conditioning, person, weight=1.0, **options).conditioning
-    return shifted[0][0] - conditioning[0][0]
+    edited = apply(conditioning, person, weight=1.0, **options).conditioning
+    return edited[0][0] - conditioning[0][0]
 
 
 # 1. Neutral is exact
@@ -132,7 +132,7 @@ def test_inputs_stay_as_they_were(model, base, person):
     assert torch.equal(tiny.sample(model), base)
 
 
-def test_a_second_shift_leaves_the_first_as_it_was(model, person):
+def test_a_second_residual_leaves_the_first_as_it_was(model, person):
     first = apply(tiny.conditioning(10), person, gate=SLOPE, model=model)
     before = tiny.sample(first.model, positive=first.conditioning)
     second = apply_sip(
@@ -169,8 +169,8 @@ def test_two_people_are_parallel_in_any_order(model, person, gates):
     ba = both((other, gates[1]), (person, gates[0]))
     assert torch.equal(ab, ba), "they are summed in an order of their own"
     weights = [1.5 if gate is SLOPE else 1.0 for gate in gates]
-    shifts = [delta_of(text, who) for who in (person, other)]
-    expected = text[0][0] + 0.1 * (weights[0] * shifts[0] + weights[1] * shifts[1])
+    directions = [direction_of(text, who) for who in (person, other)]
+    expected = text[0][0] + 0.1 * (weights[0] * directions[0] + weights[1] * directions[1])
     torch.testing.assert_close(ab, expected, atol=1e-5, rtol=0)
 
 
@@ -298,9 +298,9 @@ def test_the_negative_can_have_its_own(model, person):
 @pytest.mark.parametrize("batch", [1, 3])
 def test_several_prompts_areas_and_batches(model, person, batch):
     area = tiny.conditioning(12, area=(8, 8, 0, 8), strength=1.0)
-    shifted = apply(tiny.conditioning(10), person, gate=ONES, model=model)
-    clone, seen = watched(shifted.model)
-    positive = shifted.conditioning + area
+    edited = apply(tiny.conditioning(10), person, gate=ONES, model=model)
+    clone, seen = watched(edited.model)
+    positive = edited.conditioning + area
     out = tiny.sample(clone, positive=positive, steps=1, cfg=3.0, batch=batch)
     assert out.isfinite().all()
     constant = apply(tiny.conditioning(10), person).conditioning + area
@@ -308,11 +308,11 @@ def test_several_prompts_areas_and_batches(model, person, batch):
     assert torch.equal(out, wanted)
 
 
-def test_an_area_prompt_lends_its_shift_to_no_other(model, person):
+def test_an_area_prompt_lends_its_residual_to_no_other(model, person):
     """ComfyUI copies an area prompt into the negatives; the residual must not come along."""
     area = tiny.conditioning(12, area=(8, 8, 0, 8), strength=1.0)
-    shifted = apply(area, person, gate=ONES, model=model)
-    out = tiny.sample(shifted.model, positive=tiny.conditioning(10) + shifted.conditioning, cfg=3.0)
+    edited = apply(area, person, gate=ONES, model=model)
+    out = tiny.sample(edited.model, positive=tiny.conditioning(10) + edited.conditioning, cfg=3.0)
     constant = tiny.conditioning(10) + apply(area, person).conditioning
     assert torch.equal(out, tiny.sample(model, positive=constant, cfg=3.0))
 
@@ -349,11 +349,11 @@ def test_averaged_prompts(model, person):
     clone, seen = watched(gated.model)
     tiny.sample(clone, positive=mixed, steps=1)
     plain = ConditioningAverage().addWeighted(tiny.conditioning(10), other, 0.7)[0]
-    delta = delta_of(tiny.conditioning(10), person)
-    torch.testing.assert_close(seen[0][1], plain[0][0] + 0.1 * delta, atol=1e-5, rtol=0)
+    direction = direction_of(tiny.conditioning(10), person)
+    torch.testing.assert_close(seen[0][1], plain[0][0] + 0.1 * direction, atol=1e-5, rtol=0)
 
 
-def test_a_shift_on_mixed_text_reads_that_text(person):
+def test_a_residual_on_mixed_text_reads_that_text(person):
     """What was remembered of the text before is not used once the text is another."""
     once = apply(tiny.conditioning(10), person).conditioning
     mixed = ConditioningAverage().addWeighted(once, tiny.conditioning(12), 0.5)[0]
@@ -455,13 +455,13 @@ def test_alpha_at_the_models_input_is_the_formula(model, person, sampler, option
     shifted = ModelSamplingFlux().patch(applied.model, shift, shift, 1024, 1024)[0]
     clone, seen = watched(shifted)
     tiny.sample(clone, positive=applied.conditioning, sampler=sampler, steps=6, **options)
-    delta = delta_of(text, person)
+    direction = direction_of(text, person)
     evaluations = {"heun": 11, "dpmpp_2s_ancestral": 11}.get(sampler, 6)
     assert len(seen) == evaluations
     for sigma, got in seen:
-        expected = text[0][0] + 0.1 * (0.5 + sigma) * delta
+        expected = text[0][0] + 0.1 * (0.5 + sigma) * direction
         torch.testing.assert_close(got, expected, atol=2e-6, rtol=0)
-    alphas = [((got - text[0][0]) * delta).sum() / delta.square().sum() for _, got in seen]
+    alphas = [((got - text[0][0]) * direction).sum() / direction.square().sum() for _, got in seen]
     assert max(alphas) > 1.1 * min(alphas)
 
 
@@ -472,10 +472,10 @@ def test_alpha_on_a_unet_follows_percent(person, sampler):
     clone, prompts, seen = moving(model, text, person, gate=SLOPE)
     tiny_unet.sample(clone, prompts, tiny_unet.conditioning(2), sampler=sampler, steps=5)
     sampling = model.get_model_object("model_sampling")
-    delta = delta_of(text, person)
+    direction = direction_of(text, person)
     for sigma, got in seen:
         percent = 1 - sampling.timestep(torch.tensor(sigma)).item() / 999
-        expected = text[0][0][0] + 0.1 * (1.5 - percent) * delta[0]
+        expected = text[0][0][0] + 0.1 * (1.5 - percent) * direction[0]
         torch.testing.assert_close(got[1], expected, atol=3e-4, rtol=0)
 
 

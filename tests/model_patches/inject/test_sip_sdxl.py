@@ -123,10 +123,10 @@ def test_each_stream_follows_its_own_tower(apply, pair, person, stream):
     tokens[:, rows] = person.encodings[pair.family].tokens[:, rows]
     one_sided = identity_of({pair.family: tokens}, {pair.family: pair.nobody()})
     both = apply(POSITIVE, weight=1.0, norm="none").conditioning[0][0] - POSITIVE[0][0]
-    shift = apply(POSITIVE, one_sided, weight=1.0, norm="none").conditioning[0][0]
-    shift = shift - POSITIVE[0][0]
-    assert torch.equal(shift[..., stream], both[..., stream]) and shift[..., stream].any()
-    assert not shift[..., G if stream is L else L].any()
+    direction = apply(POSITIVE, one_sided, weight=1.0, norm="none").conditioning[0][0]
+    direction = direction - POSITIVE[0][0]
+    assert torch.equal(direction[..., stream], both[..., stream]) and direction[..., stream].any()
+    assert not direction[..., G if stream is L else L].any()
 
 
 @pytest.mark.parametrize("sampler,calls", [("euler", 5), ("heun", 9), ("dpmpp_2m", 5)])
@@ -138,13 +138,13 @@ def test_alpha_at_the_models_input_is_the_formula(model, apply, sampler, calls, 
     tiny_unet.sample(clone, applied.conditioning, NEGATIVE, **options)
     assert len(seen) == calls
     sampling = model.get_model_object("model_sampling")
-    delta = (apply(POSITIVE, weight=1.0).conditioning[0][0] - POSITIVE[0][0])[0]
+    direction = (apply(POSITIVE, weight=1.0).conditioning[0][0] - POSITIVE[0][0])[0]
     alphas = []
     for sigma, text, _ in seen:
         percent = 1 - sampling.timestep(torch.tensor(sigma)).item() / 999
-        expected = POSITIVE[0][0][0] + 0.1 * (1.5 - percent) * delta
+        expected = POSITIVE[0][0][0] + 0.1 * (1.5 - percent) * direction
         torch.testing.assert_close(text[1], expected, atol=3e-4, rtol=0)
-        alphas.append(((text[1] - POSITIVE[0][0][0]) * delta).sum() / delta.square().sum())
+        alphas.append(((text[1] - POSITIVE[0][0][0]) * direction).sum() / direction.square().sum())
     assert max(alphas) > 1.1 * min(alphas)
 
 

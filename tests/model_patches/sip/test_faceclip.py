@@ -109,12 +109,12 @@ def test_difference_of_nobody_is_exactly_zero(t5, pair, clip, sd_clip):
 def test_difference_depends_on_the_face_and_literal_mostly_on_the_prompt(t5, clip):
     text = prompt(encoded(clip))
     people_ = [encode_sip(t5, [face(seed)]) for seed in (0, 1)]
-    deltas = [direction_for(t5, who, text).vectors for who in people_]
-    assert not torch.allclose(*deltas, atol=1e-3)
+    directions = [direction_for(t5, who, text).vectors for who in people_]
+    assert not torch.allclose(*directions, atol=1e-3)
     literal = FaceClipProjector(t5.model, "literal")
     fused = direction_for(literal, people_[0], text).vectors
     nobody = t5.fused(t5.nobody(), text)
-    torch.testing.assert_close(fused - nobody, deltas[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(fused - nobody, directions[0], atol=1e-5, rtol=0)
 
 
 def test_several_faces_are_averaged_one_fuser_pass_each(t5, clip):
