@@ -11,9 +11,8 @@ import comfy.patcher_extension
 import comfy.sample
 import torch
 from comfy.model_patcher import ModelPatcher
-from torch import Tensor
-
 from flexid.mini import tiny_flux
+from torch import Tensor
 
 from .clock import now
 from .plan import Row

@@ -7,10 +7,9 @@ from argparse import Namespace
 from collections.abc import Callable
 
 import torch
-
 from flexid.mini import tiny_flux
 from flexid.model_patches.adapters.pulid_flux import attention_shapes
-from flexid.model_patches.inject.attention import cross_attention, folded_for, layer_weights
+from flexid.model_patches.inject.pulid import cross_attention, folded_for, layer_weights
 
 from . import flux
 from .clock import seconds_of

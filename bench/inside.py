@@ -9,11 +9,10 @@ from functools import lru_cache
 
 import comfy.patcher_extension
 from comfy.model_patcher import ModelPatcher
-from torch.utils._python_dispatch import TorchDispatchMode
-
 from flexid.mini import tiny_flux
 from flexid.model_patches.inject import sip, sites
 from flexid.model_patches.inject.run import injections_of
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from .clock import now
 

@@ -8,7 +8,6 @@ from argparse import Namespace
 from pathlib import Path
 
 import torch
-
 from flexid.mini import tiny_flux
 from flexid.mini.random_adapter import write_adapter, write_eva_clip
 from flexid.model_patches.adapters.pulid_flux import load_adapter

@@ -62,7 +62,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def dtype_of(name: str) -> object:
     import torch
-
     from flexid.model_patches.training.precision import fastest_dtype
 
     if name == "auto":

@@ -14,7 +14,6 @@ import comfy.ldm.flux.layers as layers
 import comfy.model_management
 import comfy.ops
 import torch
-
 from flexid.model_patches.inject.attention import FoldedAttention
 
 from . import flux

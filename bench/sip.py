@@ -10,7 +10,6 @@ import statistics
 from argparse import Namespace
 
 import torch
-
 from flexid.model_patches.gates.gate import Gate
 from flexid.model_patches.gates.window import Window
 from flexid.model_patches.identity.identity import Encoding, Identity

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 
 import torch
 from comfy.model_patcher import ModelPatcher
-
 from flexid.mini import tiny_flux
 from flexid.model_patches.adapters.pulid_flux import IdentityAdapter, attention_shapes
 from flexid.model_patches.identity.identity import Encoding, Identity

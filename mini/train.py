@@ -113,7 +113,6 @@ def is_done(stage: str, work: Path) -> bool:
 
 def run(chosen: argparse.Namespace) -> None:
     import torch
-
     from flexid.mini.training.options import Options
     from flexid.model_patches.training import distributed
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 
-from .sites import Site, inject_at, visits_of
+from .call import Site
+from .sites import inject_at, visits_of
 
 PATCH = 2
 """Latent pixels a side of a Flux token."""

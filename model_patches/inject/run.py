@@ -9,8 +9,8 @@ text, and works out the terms that the sites inside the model then add (see site
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import comfy.model_sampling
 import comfy.patcher_extension
@@ -20,39 +20,23 @@ from torch import Tensor
 
 from ..gates.clock import Clock
 from ..gates.gate import Moment
-from .attention import Term
-from .region import Grid
-from .sites import CALL, Site, missed_sites
+from .call import CALL, Call, PromptRows, Role, Run, Site, Term
+from .sites import missed_sites
 
 KEY = "flexid"
 """Names whatever this pack puts into ComfyUI's structures: carrier, wrappers, injections."""
 RUN = "flexid_run"
 
-Role = Literal["positive", "negative"]
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One prompt's share of the rows in a model call."""
-
-    role: Role = "positive"
-    area: tuple[int, ...] | None = None
-    """(height, width, y, x) in latent pixels when the prompt covers only an area."""
-    length: int = 0
-    """Text tokens of the prompt; 0 where it has no text or no guider runs."""
-    payloads: Mapping[str, Any] = field(default_factory=dict)
-    """What an injection sends along with this prompt, by the injection's kind."""
-
 
 @dataclass(frozen=True, eq=False)
 class PromptCarrier:
-    """Takes a Prompt through ComfyUI's batching of prompts (the protocol of comfy.conds).
+    """Takes a PromptRows through ComfyUI's batching of prompts (the protocol of comfy.conds).
 
     `cond_or_uncond` cannot tell positive from negative: its meaning depends on the guider. The
     name under which the guider holds the prompt can, and `model_conds` follow the prompt.
     """
 
-    prompt: Prompt
+    prompt: PromptRows
 
     def process_cond(
         self, batch_size: int, area: Sequence[int] | None = None, **_: Any
@@ -90,7 +74,7 @@ def payload_of(extra: Mapping[str, Any], kind: str) -> Any:
 def with_payload(extra: Mapping[str, Any], kind: str, payload: Any) -> dict[str, Any]:
     """A copy of a conditioning entry's options that carries `payload` for injections of `kind`."""
     held = extra.get("model_conds", {})
-    carrier = held.get(KEY, PromptCarrier(Prompt()))
+    carrier = held.get(KEY, PromptCarrier(PromptRows()))
     payloads = {**carrier.prompt.payloads, kind: payload}
     carrier = PromptCarrier(replace(carrier.prompt, payloads=payloads))
     return {**extra, "model_conds": {**held, KEY: carrier}}
@@ -117,7 +101,7 @@ class Injection(Protocol):
         """ComfyUI moves patches; weights belong to the model management, so this is itself."""
         ...
 
-    def check_run(self, prompts: Sequence[Prompt]) -> None:
+    def check_run(self, prompts: Sequence[PromptRows]) -> None:
         """Raise RuntimeError before the first model call when the run cannot work."""
         ...
 
@@ -128,51 +112,6 @@ class Injection(Protocol):
     def terms(self, call: Call) -> list[Term]:
         """What it adds at its sites in this call; nothing while its gate is closed."""
         ...
-
-
-@dataclass
-class Run:
-    """Scratch of one sampling run."""
-
-    latent_size: tuple[int, int] | None = None
-    """Height and width of the whole latent; None outside a guider."""
-    cache: dict[Any, Any] = field(default_factory=dict)
-    """What injections compute once per run, keyed by themselves."""
-    checked: bool = False
-    """Whether the first model call has shown that every site runs."""
-
-
-@dataclass(eq=False)
-class Call:
-    """One model call: its rows, its time, and what is added in it."""
-
-    run: Run
-    prompts: tuple[Prompt, ...]
-    moments: tuple[Moment, ...]
-    """One per row; all equal in ordinary sampling."""
-    latent_size: tuple[int, int]
-    rows: int
-    device: torch.device
-    dtype: torch.dtype
-    """What the diffusion model computes in."""
-    added: dict[Site, list[Term]] = field(default_factory=dict)
-    """Terms by site, worked out before the blocks run."""
-    visits: dict[Site, int] = field(default_factory=dict)
-    """How often each site has run."""
-
-    @property
-    def batch(self) -> int:
-        """Rows per prompt."""
-        return self.rows // len(self.prompts)
-
-    def rows_of(self, number: int) -> slice:
-        """Rows of the prompt of that number."""
-        return slice(number * self.batch, (number + 1) * self.batch)
-
-    def grid(self, cell: int) -> Grid:
-        """Image tokens at sites whose tokens are `cell` latent pixels a side."""
-        height, width = self.latent_size
-        return Grid(-(-height // cell), -(-width // cell), cell)
 
 
 def injections_of(options: Mapping[str, Any]) -> list[Injection]:
@@ -204,12 +143,12 @@ def open_run(executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Any:
     return executor(noise, *args, **kwargs)
 
 
-def _mark(cond: dict[str, Any], role: Role) -> Prompt:
+def _mark(cond: dict[str, Any], role: Role) -> PromptRows:
     """Give a prompt its role and length; every prompt gets a carrier, so that all still share one
     model call."""
     held = cond.get("model_conds", {})
     text = cond.get("cross_attn")
-    prompt = held[KEY].prompt if KEY in held else Prompt()
+    prompt = held[KEY].prompt if KEY in held else PromptRows()
     prompt = replace(prompt, role=role, length=0 if text is None else text.shape[1])
     cond["model_conds"] = {**held, KEY: PromptCarrier(prompt)}
     return prompt
@@ -256,9 +195,9 @@ def read_call(
     return Call(run, tuple(prompts), moments, size, x.shape[0], x.device, dtype)
 
 
-def _prompts_by_index(cond_or_uncond: Sequence[int] | None) -> list[Prompt]:
+def _prompts_by_index(cond_or_uncond: Sequence[int] | None) -> list[PromptRows]:
     """Outside a guider the only hint is the index: 0 is the prompt, 1 its negative."""
-    return [Prompt("negative" if index == 1 else "positive") for index in cond_or_uncond or [0]]
+    return [PromptRows("negative" if index == 1 else "positive") for index in cond_or_uncond or [0]]
 
 
 def _moments(

@@ -28,10 +28,8 @@ from ..identity.identity import Identity
 from ..sip.projector import Direction, Prompt, SipProjector, direction_for
 from ..sip.residual import Norm, add_all, match_norms
 from ..sip.scope import Scope, scope_mask, scope_used
-from . import run
-from .attention import Term
-from .run import Call, injections_of, payload_of, register, with_payload
-from .sites import Site
+from .call import Call, PromptRows, Site, Term
+from .run import injections_of, payload_of, register, with_payload
 
 SIP = "sip"
 LABEL = "Apply SIP"
@@ -144,7 +142,7 @@ class TextResiduals:
     def to(self, device_or_dtype: Any) -> TextResiduals:
         return self
 
-    def check_run(self, prompts: Sequence[run.Prompt]) -> None:
+    def check_run(self, prompts: Sequence[PromptRows]) -> None:
         if not any(SIP in prompt.payloads for prompt in prompts):
             raise RuntimeError(
                 "The MODEL comes from Apply SIP with a gate, but 0 of the run's prompts do. "
@@ -170,7 +168,7 @@ class TextResiduals:
         return torch.cat(parts)
 
 
-def _edit_rows(call: Call, prompt: run.Prompt, moments: Sequence, text: Tensor) -> Tensor | None:
+def _edit_rows(call: Call, prompt: PromptRows, moments: Sequence, text: Tensor) -> Tensor | None:
     """One prompt's rows (B, T, D), one moment per row; None when nothing is added."""
     residuals = []
     for one in prompt.payloads.get(SIP, ()):
@@ -186,7 +184,7 @@ def _alpha(alphas: Sequence[float], device: torch.device) -> float | Tensor:
     return torch.tensor(alphas, dtype=torch.float32, device=device)[:, None, None]
 
 
-def _fitted(call: Call, prompt: run.Prompt, residual: Residual, text: Tensor) -> Tensor:
+def _fitted(call: Call, prompt: PromptRows, residual: Residual, text: Tensor) -> Tensor:
     """Δ on the call's device, once per run: zeros for tokens appended behind the prompt, repeated
     as ComfyUI repeats prompts of unequal length into one batch."""
     key = (SIP, residual, tuple(text.shape), text.device)

@@ -1,4 +1,4 @@
-"""Sites: where image tokens can attend. Each looks up the call's terms and adds them.
+"""What happens at a site while the model runs: look up the call's terms, add their residuals.
 
 Nothing here is worked out or allocated but the residuals themselves: what varies from call to call
 lies in the Call that run.py has put into transformer_options.
@@ -7,34 +7,12 @@ lies in the Call that run.py has put into transformer_options.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .attention import Term
-    from .run import Call
-
-CALL = "flexid_call"
-
-
-@dataclass(frozen=True, order=True)
-class Site:
-    """One place in a model, by the names that ComfyUI gives its blocks."""
-
-    kind: str
-    """"double_block" or "single_block" of a Flux; "input", "middle" or "output" of a UNet."""
-    number: int
-    depth: int = 0
-    """Transformer block within a UNet's block."""
-    cell: int = 2
-    """Latent pixels a side of one image token."""
-
-    def __str__(self) -> str:
-        inner = f".{self.depth}" if self.depth else ""
-        return f"{self.kind} {self.number}{inner}"
+from .call import CALL, Call, Site, Term
 
 
 @torch.compiler.disable

@@ -14,7 +14,8 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from .sites import CALL, Site, inject_at
+from .call import CALL, Site
+from .sites import inject_at
 
 READ = "flexid_read"
 """Key of the tokens that a block's attention reads, in the options that both callbacks share."""

@@ -21,11 +21,12 @@ from ..files.cache import tensor_key
 from ..gates.gate import OPEN, Gate
 from ..gates.numbers import check_weight
 from ..identity.identity import Identity, check_tokens, encoding_for
-from .attention import FoldedAttention, Term, folded_for
+from .attention import FoldedAttention
+from .call import Call, PromptRows, Site, Term
 from .flux import flux_sites, wrap_blocks
+from .pulid import folded_for
 from .region import EVERYWHERE, Coverage, Region, region_of
-from .run import Call, Prompt, register
-from .sites import Site
+from .run import register
 
 VFA = "vfa"
 LABEL = "Apply VFA"
@@ -57,7 +58,7 @@ class Anchor:
     def to(self, device_or_dtype: Any) -> Anchor:
         return self
 
-    def check_run(self, prompts: Sequence[Prompt]) -> None:
+    def check_run(self, prompts: Sequence[PromptRows]) -> None:
         """Any run will do."""
 
     def edit_text(self, call: Call, text: Tensor) -> Tensor:
@@ -75,7 +76,7 @@ class Anchor:
         ]
 
     def _term(
-        self, call: Call, prompt: Prompt, rows: slice, weights: Sequence[float]
+        self, call: Call, prompt: PromptRows, rows: slice, weights: Sequence[float]
     ) -> Term | None:
         stack = self.positive if prompt.role == "positive" else self.negative
         coverage = self._coverage(call, prompt)
@@ -87,7 +88,7 @@ class Anchor:
     def _layers(self, stack: ModelPatcher) -> Mapping[Site, FoldedAttention]:
         return dict(zip(self.sites, stack.model, strict=True))
 
-    def _coverage(self, call: Call, prompt: Prompt) -> Coverage | None:
+    def _coverage(self, call: Call, prompt: PromptRows) -> Coverage | None:
         """Worked out once per run; a Flux has one grid for all sites."""
         if self.region is None:
             return EVERYWHERE
@@ -101,7 +102,7 @@ class Anchor:
         return call.run.cache[key]
 
 
-def _check_tiles(call: Call, prompt: Prompt) -> None:
+def _check_tiles(call: Call, prompt: PromptRows) -> None:
     """A mask needs the place of a tile in the picture, and tiling nodes do not give it."""
     whole = call.run.latent_size
     if prompt.area is None and whole not in (None, call.latent_size):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters.pulid_flux import HEAD, HEADS_KEY
-from ..inject.attention import cross_attention
+from ..inject.pulid import cross_attention
 from .export import write_safetensors
 from .flux_blocks import Injections
 from .frozen_base import Anchors

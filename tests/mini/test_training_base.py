@@ -22,13 +22,13 @@ from flexid.mini.training import (
     base_model,
     base_preview,
     data,
-    loop,
     text,
     vae,
     vae_latents,
 )
 from flexid.mini.training.options import Options, curves, models
 from flexid.mini.training.text_model import LENGTH
+from flexid.model_patches.training import loop
 
 pytestmark = pytest.mark.comfy
 

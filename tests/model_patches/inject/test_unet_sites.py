@@ -9,7 +9,8 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from flexid.model_patches.files.cache import tensor_key
 from flexid.model_patches.gates.gate import OPEN, Gate
 from flexid.model_patches.gates.window import Window
-from flexid.model_patches.inject.attention import Term, fold, wrap_folded
+from flexid.model_patches.inject.attention import fold, wrap_folded
+from flexid.model_patches.inject.call import Term
 from flexid.model_patches.inject.region import EVERYWHERE, Grid, Region
 from flexid.model_patches.inject.run import register
 from flexid.model_patches.inject.unet import cross_attention_of, patch_attention, unet_sites

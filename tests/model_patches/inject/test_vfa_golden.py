@@ -12,8 +12,8 @@ import torch
 from einops import rearrange
 from flexid.model_patches.gates.gate import Gate
 from flexid.model_patches.gates.window import Window
-from flexid.model_patches.inject.attention import cross_attention, folded_for, layer_weights
 from flexid.model_patches.inject.flux import flux_sites
+from flexid.model_patches.inject.pulid import cross_attention, folded_for, layer_weights
 from flexid.model_patches.inject.region import Coverage, Region
 from flexid.model_patches.inject.run import KEY
 from flexid.model_patches.inject.vfa import apply_vfa

@@ -10,8 +10,8 @@ import torch
 from flexid.model_patches.gates.gate import Gate
 from flexid.model_patches.gates.window import Window
 from flexid.model_patches.inject import sites
+from flexid.model_patches.inject.call import CALL
 from flexid.model_patches.inject.run import KEY, RUN, inject_call, register
-from flexid.model_patches.inject.sites import CALL
 from flexid.model_patches.inject.vfa import apply_vfa
 from identities import identity_of
 from torch.utils._python_dispatch import TorchDispatchMode
