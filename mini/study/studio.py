@@ -155,7 +155,7 @@ class Studio:
             model = apply_vfa(model, self.adapter, sitter.identity, weight=row.weight)
         elif row.anchor == "gated":
             model = apply_vfa(model, self.adapter, sitter.identity, gate=gates.visual)
-        return model, joined(encoded)
+        return model, join_conditionings(encoded)
 
     def _encode(self, text: str) -> list:
         tokens = self.clip.tokenize(text)
@@ -174,7 +174,7 @@ class Studio:
         return eight_bit(self.vae.decode(samples))
 
 
-def joined(conditionings: Sequence[list]) -> list:
+def join_conditionings(conditionings: Sequence[list]) -> list:
     """One conditioning whose rows are several prompts', each of one entry and of equal length."""
     if len(conditionings) == 1:
         return conditionings[0]
