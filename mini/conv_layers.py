@@ -38,7 +38,7 @@ class ConvNorm(nn.Module):
     def fold(self) -> None:
         """Take the norm's statistics and scale into the convolution."""
         if self.norm is not None:
-            self.conv = _absorbed(self.conv, self.norm)
+            self.conv = _absorb_norm(self.conv, self.norm)
             self.norm = None
 
 
@@ -68,12 +68,12 @@ class LinearNorm(nn.Module):
 
     def fold(self) -> None:
         if self.norm is not None:
-            self.linear = _absorbed(self.linear, self.norm)
+            self.linear = _absorb_norm(self.linear, self.norm)
             self.norm = None
 
 
 @torch.no_grad()
-def _absorbed(layer: nn.Module, norm: nn.modules.batchnorm._BatchNorm) -> nn.Module:
+def _absorb_norm(layer: nn.Module, norm: nn.modules.batchnorm._BatchNorm) -> nn.Module:
     scale = (norm.running_var + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * norm.weight

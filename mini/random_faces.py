@@ -29,7 +29,7 @@ def write_recogniser(path: Path, seed: int) -> None:
 
     random = np.random.Generator(np.random.PCG64(seed))
     nodes, weights = [], []
-    flow = _normalised(helper, nodes, weights)
+    flow = _add_norm(helper, nodes, weights)
     for layer, (narrow, wide) in enumerate(zip(CHANNELS[:-1], CHANNELS[1:], strict=True)):
         scale = np.float32(1.5 / np.sqrt(narrow * 9))
         kernel = random.standard_normal((wide, narrow, 3, 3), np.float32) * scale
@@ -55,7 +55,7 @@ def write_recogniser(path: Path, seed: int) -> None:
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def _normalised(helper, nodes: list, weights: list) -> str:
+def _add_norm(helper, nodes: list, weights: list) -> str:
     weights.append(_tensor(helper, "ones", np.ones(3, np.float32)))
     weights.append(_tensor(helper, "zeros", np.zeros(3, np.float32)))
     inputs = ["input.1", "ones", "zeros"]

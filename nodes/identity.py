@@ -34,7 +34,7 @@ def listed(table: dict[str, str]) -> str:
     return " ".join(f"{name}: {definition}." for name, definition in table.items())
 
 
-def _shown(cls: type[io.ComfyNode], image: io.Image.Type, text: str) -> dict:
+def _preview_both(cls: type[io.ComfyNode], image: io.Image.Type, text: str) -> dict:
     """Preview picture and text together."""
     return {**ui.PreviewImage(image, cls=cls).as_dict(), **ui.PreviewText(text).as_dict()}
 
@@ -151,7 +151,10 @@ class FlexIDEncodeIdentity(io.ComfyNode):
         encoded = encode_identity(adapter, vision_encoder, faces, fusion, whitening, grey)
         picture = encoded.identity.picture
         return io.NodeOutput(
-            encoded.identity, picture, encoded.report, ui=_shown(cls, picture, encoded.report)
+            encoded.identity,
+            picture,
+            encoded.report,
+            ui=_preview_both(cls, picture, encoded.report),
         )
 
 
@@ -202,7 +205,10 @@ class FlexIDCombineIdentities(io.ComfyNode):
         combined = combine_identities(list(identities.values()), fusion, weights)
         picture = combined.identity.picture
         return io.NodeOutput(
-            combined.identity, picture, combined.report, ui=_shown(cls, picture, combined.report)
+            combined.identity,
+            picture,
+            combined.report,
+            ui=_preview_both(cls, picture, combined.report),
         )
 
 
@@ -243,7 +249,7 @@ class FlexIDSaveIdentity(io.ComfyNode):
         path = Path(folder) / f"{name}_{counter:05}_.safetensors"
         save_identity(identity, path, with_features)
         text = f"Saved {path.relative_to(output).as_posix()} [output]"
-        return io.NodeOutput(identity, ui=_shown(cls, identity.picture, text))
+        return io.NodeOutput(identity, ui=_preview_both(cls, identity.picture, text))
 
 
 class FlexIDLoadIdentity(io.ComfyNode):

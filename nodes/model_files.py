@@ -40,12 +40,14 @@ class ModelFiles:
 
     def labels(self) -> list[str]:
         """What the combo shows; never empty."""
-        names = sorted(self._found(), key=lambda name: (self.favourite not in name.lower(), name))
+        names = sorted(
+            self._find_files(), key=lambda name: (self.favourite not in name.lower(), name)
+        )
         return names or [self.advice]
 
     def path(self, label: str) -> Path:
         """The file behind a label. Raises FileNotFoundError that says where to get one."""
-        found = self._found()
+        found = self._find_files()
         if label in found:
             return found[label]
         if label == self.advice:
@@ -55,7 +57,7 @@ class ModelFiles:
             f"{', models/'.join(self.folders)}. {where_to_get([self.wanted])}"
         )
 
-    def _found(self) -> dict[str, Path]:
+    def _find_files(self) -> dict[str, Path]:
         found: dict[str, Path] = {}
         for folder in self.folders:
             for name in folder_paths.get_filename_list(folder):

@@ -43,7 +43,7 @@ def extract_tree(archive: Path, destination: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     with tarfile.open(archive) as tar:
         for member in tar:
-            inner = _inside(member)
+            inner = _inner_path(member)
             if inner is not None:
                 _write(tar, member, partial.joinpath(*inner.parts))
     missing = [name for name in LANDMARKS if not (partial / name).exists()]
@@ -54,7 +54,7 @@ def extract_tree(archive: Path, destination: Path) -> None:
     partial.rename(destination)
 
 
-def _inside(member: tarfile.TarInfo) -> PurePosixPath | None:
+def _inner_path(member: tarfile.TarInfo) -> PurePosixPath | None:
     """The path below vendor/ComfyUI; None for everything else in the archive."""
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts or "\\" in member.name or ":" in member.name:

@@ -19,7 +19,7 @@ PRECISION = Path(__file__).resolve().parents[1] / "model_patches" / "training" /
 NOTED = ("torch", "torchvision", "torchaudio", "numpy", "transformers", "safetensors")
 
 
-def installed(name: str) -> str | None:
+def find_version(name: str) -> str | None:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -30,24 +30,24 @@ def numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])
 
 
-def met(requirement: str) -> bool:
+def is_met(requirement: str) -> bool:
     """Whether a `name`, `name>=x` or `name==x` line is met; the runtimes stand in for each other.
 
     An exact pin counts as met by any version at all: pins are for environments of our own, and an
     existing one keeps what its owner chose.
     """
     name, _, least = (part.strip() for part in re.split(r"(>=|==)", requirement + ">=0")[:3])
-    found = [installed(name)]
+    found = [find_version(name)]
     if name == "onnxruntime":
-        found = [version for version in map(installed, RUNTIMES) if version]
+        found = [version for version in map(find_version, RUNTIMES) if version]
     if not found or found[0] is None:
         return False
     return "==" in requirement or numbers(found[0]) >= numbers(least)
 
 
-def unmet(path: str) -> list[str]:
+def find_unmet(path: str) -> list[str]:
     lines = (line.split("#")[0].strip() for line in Path(path).read_text("utf-8").splitlines())
-    return [line for line in lines if line and not met(line.split(";")[0])]
+    return [line for line in lines if line and not is_met(line.split(";")[0])]
 
 
 def device() -> str:
@@ -77,9 +77,11 @@ def main() -> None:
         "version": platform.python_version(),
         "device": kind,
         "bfloat16": prefers_bfloat16(kind),
-        "missing": sorted({line for path in files for line in unmet(path)}),
-        "runtimes": [name for name in RUNTIMES if installed(name)],
-        "versions": {name: installed(name) for name in (*NOTED, *RUNTIMES) if installed(name)},
+        "missing": sorted({line for path in files for line in find_unmet(path)}),
+        "runtimes": [name for name in RUNTIMES if find_version(name)],
+        "versions": {
+            name: find_version(name) for name in (*NOTED, *RUNTIMES) if find_version(name)
+        },
         "paths": [path for path in sys.path if path.endswith("-packages")],
     }
     sys.stdout.write(json.dumps(report) + "\n")

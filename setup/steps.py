@@ -31,7 +31,7 @@ def run_steps(steps: Sequence[Step], stamps: Path) -> None:
     """
     stamps.mkdir(parents=True, exist_ok=True)
     for step in steps:
-        if _begun(step, stamps).exists():
+        if _begun_stamp(step, stamps).exists():
             for name in step.redo:
                 (stamps / name).unlink(missing_ok=True)
     for number, step in enumerate(steps, 1):
@@ -39,12 +39,12 @@ def run_steps(steps: Sequence[Step], stamps: Path) -> None:
             _run(step, stamps, f"[{number}/{len(steps)}] {step.title}")
 
 
-def _begun(step: Step, stamps: Path) -> Path:
+def _begun_stamp(step: Step, stamps: Path) -> Path:
     return stamps / f"{step.name}.begun"
 
 
 def _run(step: Step, stamps: Path, title: str) -> None:
-    mark = _begun(step, stamps)
+    mark = _begun_stamp(step, stamps)
     mark.touch()
     try:
         with Live(title) as live:

@@ -21,7 +21,7 @@ from .pins import ROOT
 Prepare = Callable[[Environment, Sequence[str]], list[str]]
 
 
-def _as_given(_: Environment, arguments: Sequence[str]) -> list[str]:
+def _copy_arguments(_: Environment, arguments: Sequence[str]) -> list[str]:
     return list(arguments)
 
 
@@ -53,7 +53,7 @@ class Trainer:
 
     about: str
     script: Path
-    prepare: Prepare = _as_given
+    prepare: Prepare = _copy_arguments
     """Completes the user's arguments."""
 
 

@@ -189,7 +189,7 @@ def _surroundings(rng: np.random.Generator, view: Shot, place: float, light: flo
     return said
 
 
-def _dressed(rng: np.random.Generator, text: str, view: Shot) -> str:
+def _name_medium(rng: np.random.Generator, text: str, view: Shot) -> str:
     """With the medium named before or after, or not at all for photos."""
     if view.style != "photo" and rng.random() < 0.2:
         return f"{text}, {_pick(rng, _ENDINGS[view.style])}"
@@ -197,7 +197,7 @@ def _dressed(rng: np.random.Generator, text: str, view: Shot) -> str:
     return f"{medium} {text}" if medium else text
 
 
-def _single(rng: np.random.Generator, who: Person, view: Shot) -> str:
+def _describe_one(rng: np.random.Generator, who: Person, view: Shot) -> str:
     subject, behind = _subject(rng, who, view, 0.4)
     pose = _pose(rng, view) if rng.random() < 0.9 else ""
     clothes = _clothes(rng, view) if rng.random() < 0.36 else ""
@@ -205,15 +205,15 @@ def _single(rng: np.random.Generator, who: Person, view: Shot) -> str:
     if around and rng.random() < 0.15:  # the place first
         first, rest = around[0], around[1:]
         body = " ".join([subject, *behind, pose, clothes, *rest]).split()
-        return _dressed(rng, " ".join(body) + ", " + first, view)
+        return _name_medium(rng, " ".join(body) + ", " + first, view)
     loose = rng.random() < 0.4
     parts = [part for part in (pose, clothes) if part]
     glue = ", " if loose else " "
     text = glue.join([" ".join([subject, *behind]), *parts])
-    return _dressed(rng, " ".join([text, *around]), view)
+    return _name_medium(rng, " ".join([text, *around]), view)
 
 
-def _many(rng: np.random.Generator, picture: Picture) -> str:
+def _describe_many(rng: np.random.Generator, picture: Picture) -> str:
     places = {
         2: ("on the left", "on the right"),
         3: ("on the left", "in the middle", "on the right"),
@@ -227,19 +227,19 @@ def _many(rng: np.random.Generator, picture: Picture) -> str:
         said.append(" ".join([*words, place]))
     text = f"{', '.join(said[:-1])} and {said[-1]}"
     around = _surroundings(rng, picture.people[0][1], 0.5, 0.4)
-    return _dressed(rng, ", ".join([text, *around[:1]]), picture.people[0][1])
+    return _name_medium(rng, ", ".join([text, *around[:1]]), picture.people[0][1])
 
 
 def caption(rng: np.random.Generator, picture: Picture) -> str:
     """One way to say what is seen: about twenty tokens of T5, at most 45."""
-    texts = [_drafted(rng, picture) for _ in range(6)]
+    texts = [_draft_caption(rng, picture) for _ in range(6)]
     short = [text for text in texts if _tokens(text) <= 35]
     return short[0] if short else min(texts, key=_tokens)
 
 
-def _drafted(rng: np.random.Generator, picture: Picture) -> str:
+def _draft_caption(rng: np.random.Generator, picture: Picture) -> str:
     one = len(picture.people) == 1
-    text = _single(rng, *picture.people[0]) if one else _many(rng, picture)
+    text = _describe_one(rng, *picture.people[0]) if one else _describe_many(rng, picture)
     return " ".join(text.split())
 
 

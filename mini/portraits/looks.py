@@ -156,7 +156,7 @@ _STRONG = {
 _MILD = _STRONG | {"happy": _CLOSED_SMILE, "angry": _GLARING}
 
 
-def _scaled(look: Look, share: float) -> Look:
+def _scale_look(look: Look, share: float) -> Look:
     return Look(**{field.name: getattr(look, field.name) * share for field in fields(Look)})
 
 
@@ -167,5 +167,5 @@ def look(shot: Shot) -> Look:
     """
     strong = shot.intensity >= 0.72
     if shot.expression == "happy" and shot.intensity > 0.9:
-        return _scaled(_LAUGH, shot.intensity)
-    return _scaled((_STRONG if strong else _MILD)[shot.expression], 0.4 + 0.6 * shot.intensity)
+        return _scale_look(_LAUGH, shot.intensity)
+    return _scale_look((_STRONG if strong else _MILD)[shot.expression], 0.4 + 0.6 * shot.intensity)

@@ -106,7 +106,7 @@ def _small_or_wide(rng: np.random.Generator, small: float, wide: float, share: f
     return float(rng.uniform(-small, small) if rng.random() < share else rng.uniform(-wide, wide))
 
 
-def _known(name: str, value: object, choices: Sequence[str]) -> None:
+def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
 
@@ -132,7 +132,7 @@ def shot(rng: np.random.Generator, **fixed: object) -> Shot:
     drawn |= fixed
     names = {"expression": EXPRESSIONS, "scene": SCENES, "clothing": CLOTHES, "light": LIGHTS}
     for name, choices in {**names, "style": STYLES, "colour": tuple(COLOURS)}.items():
-        _known(name, drawn[name], choices)
+        _check_choice(name, drawn[name], choices)
     return Shot(**drawn)  # type: ignore[arg-type]
 
 

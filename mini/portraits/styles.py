@@ -29,7 +29,9 @@ def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
-def _moved(image: np.ndarray, seed: int, coarse: int, reach: np.ndarray | float) -> np.ndarray:
+def _move_pixels(
+    image: np.ndarray, seed: int, coarse: int, reach: np.ndarray | float
+) -> np.ndarray:
     """Pixels pushed about by noise; reach in pixels, one number or (size, size)."""
     size = len(image)
     x, y = _grid(size)
@@ -72,7 +74,7 @@ def _sketch(image: np.ndarray, people: np.ndarray, seed: int) -> np.ndarray:
     """Graphite: tone by hatching, lines by contrast, on grained paper; the scene is lighter."""
     size = len(image)
     unit = size / 128
-    grey = _grey(_moved(image, 3, 24, 0.4 * unit))
+    grey = _grey(_move_pixels(image, 3, 24, 0.4 * unit))
     grey = grey + (1 - people[..., 0]) * (0.42 - 0.42 * grey)
     lines = np.clip(grey / (_blur(grey, 2.6 * unit) + 0.03), 0, 1) ** 1.6
     tone = np.clip(_blur(grey, 0.8 * unit) * 1.15, 0, 1)
@@ -94,7 +96,7 @@ def _oil(image: np.ndarray, people: np.ndarray, seed: int) -> np.ndarray:
     size = len(image)
     unit = size / 128
     fine = 1 - 0.72 * people
-    moved = _moved(image, 1 + seed % 3, 40, unit * fine[..., 0])
+    moved = _move_pixels(image, 1 + seed % 3, 40, unit * fine[..., 0])
     window = 2 * max(1, round(1.1 * unit)) + 1
     flat = cv2.medianBlur((moved * 255).astype(np.uint8), window).astype(np.float32) / 255
     flat = flat + (moved - flat) * 0.55 * people
@@ -114,7 +116,7 @@ def _strokes(size: int) -> np.ndarray:
     """(size, size) the relief of a brush: streaks that bend."""
     unit = size / 128
     streaks = cv2.blur(_noise(size, min(size, int(90 * unit)), 21), (max(1, int(5 * unit)), 1))
-    return _moved(streaks / streaks.std(), 4, 7, 5 * unit)
+    return _move_pixels(streaks / streaks.std(), 4, 7, 5 * unit)
 
 
 def _comic(image: np.ndarray, people: np.ndarray, seed: int) -> np.ndarray:
@@ -139,7 +141,7 @@ def _watercolour(image: np.ndarray, people: np.ndarray, seed: int) -> np.ndarray
     size = len(image)
     unit = size / 128
     fine = 1 - 0.75 * people[..., 0]
-    moved = _moved(_moved(image, 7, 14, 1.2 * unit * fine), 8, 44, 0.7 * unit * fine)
+    moved = _move_pixels(_move_pixels(image, 7, 14, 1.2 * unit * fine), 8, 44, 0.7 * unit * fine)
     wash = cv2.GaussianBlur(moved, (0, 0), 1.3 * unit)
     wash = wash + (moved - wash) * (0.15 + 0.65 * people)
     grey = _grey(wash)

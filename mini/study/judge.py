@@ -90,7 +90,7 @@ def hits(prompt: Prompt, seen: Seen) -> dict[str, bool | None]:
     None where it is not asked for or cannot be told. Without a face no expression and no pose.
     """
     told = {
-        "expression": _told(prompt.expression, seen, seen.expression),
+        "expression": _compare_label(prompt.expression, seen, seen.expression),
         "pose": _pose(prompt, seen),
         "style": seen.style and seen.style == prompt.style if prompt.style else None,
     }
@@ -98,7 +98,7 @@ def hits(prompt: Prompt, seen: Seen) -> dict[str, bool | None]:
     return told | {"edit": None if None in asked else all(asked)}
 
 
-def _told(wanted: str | None, seen: Seen, found: str | None) -> bool | None:
+def _compare_label(wanted: str | None, seen: Seen, found: str | None) -> bool | None:
     if wanted is None or seen.style is None:
         return None
     return found == wanted

@@ -65,9 +65,9 @@ class Store:
         return [self.digests.get(name, "") for name in dict.fromkeys(names)]
 
     def picture(self, row: Row, person: int, prompt: Prompt) -> Path:
-        return self._painted(row, person) / f"{prompt.file_name}.png"
+        return self._picture_folder(row, person) / f"{prompt.file_name}.png"
 
-    def _painted(self, row: Row, person: int) -> Path:
+    def _picture_folder(self, row: Row, person: int) -> Path:
         return self.folder / "pictures" / self.painter(row) / str(person)
 
     def missing(self, row: Row, person: int, prompts: Sequence[Prompt]) -> list[Prompt]:
@@ -75,7 +75,7 @@ class Store:
         return [prompt for prompt in prompts if not self.picture(row, person, prompt).is_file()]
 
     def save(self, row: Row, person: int, prompts: Sequence[Prompt], pictures: np.ndarray) -> None:
-        self._painted(row, person).mkdir(parents=True, exist_ok=True)
+        self._picture_folder(row, person).mkdir(parents=True, exist_ok=True)
         for prompt, pixels in zip(prompts, pictures, strict=True):
             path = self.picture(row, person, prompt)
             partial = path.with_suffix(f".{os.getpid()}.part")

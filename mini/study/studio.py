@@ -113,13 +113,13 @@ class Studio:
         """One picture per prompt, (P, side, side, 3) uint8; the noise of each is its own seed's."""
         side = self.settings.side
         pictures = np.empty((len(prompts), side, side, 3), np.uint8)
-        for indices in self._together(row, prompts):
+        for indices in self._group_prompts(row, prompts):
             chosen = [prompts[index] for index in indices]
-            model, positive = self._prepared(row, sitter, chosen)
+            model, positive = self._prepare_inputs(row, sitter, chosen)
             pictures[indices] = self._sample(model, positive, [seeds[index] for index in indices])
         return pictures
 
-    def _together(self, row: Row, prompts: Sequence[Prompt]) -> Iterator[list[int]]:
+    def _group_prompts(self, row: Row, prompts: Sequence[Prompt]) -> Iterator[list[int]]:
         """Prompts with the same gate share a model. SIP that follows a gate goes one by one."""
         if row.anchor == "gated" and row.sip:
             yield from ([index] for index in range(len(prompts)))
@@ -130,7 +130,7 @@ class Studio:
         else:
             yield list(range(len(prompts)))
 
-    def _prepared(
+    def _prepare_inputs(
         self, row: Row, sitter: Sitter | None, prompts: Sequence[Prompt]
     ) -> tuple[ModelPatcher, list]:
         """What reaches the sampler: model with anchor, conditioning with a row per prompt."""
@@ -155,7 +155,7 @@ class Studio:
             model = apply_vfa(model, self.adapter, sitter.identity, weight=row.weight)
         elif row.anchor == "gated":
             model = apply_vfa(model, self.adapter, sitter.identity, gate=gates.visual)
-        return model, joined(encoded)
+        return model, join_conditionings(encoded)
 
     def _encode(self, text: str) -> list:
         tokens = self.clip.tokenize(text)
@@ -174,7 +174,7 @@ class Studio:
         return eight_bit(self.vae.decode(samples))
 
 
-def joined(conditionings: Sequence[list]) -> list:
+def join_conditionings(conditionings: Sequence[list]) -> list:
     """One conditioning whose rows are several prompts', each of one entry and of equal length."""
     if len(conditionings) == 1:
         return conditionings[0]

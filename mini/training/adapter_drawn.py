@@ -86,11 +86,13 @@ def train_drawn(work: Path, device: torch.device, options: Options) -> None:
     with plain_attention(device):
         train(recipe, adapter, DrawnLoss(kept, drawing), curves(work), device)
     if not distributed.rank():
-        write_files(fused(load_diffusion(work, base.anchors), adapter.cpu(), FUSED), models(work))
+        write_files(
+            fuse_adapters(load_diffusion(work, base.anchors), adapter.cpu(), FUSED), models(work)
+        )
 
 
 @torch.no_grad()
-def fused(second: Adapter, third: Adapter, share: float) -> Adapter:
+def fuse_adapters(second: Adapter, third: Adapter, share: float) -> Adapter:
     """`second`, moved by `share` of the way to `third`."""
     for mine, other in zip(second.parameters(), third.parameters(), strict=True):
         mine.lerp_(other, share)
@@ -107,4 +109,4 @@ def load_trained(work: Path, anchors: Anchors) -> tuple[Adapter, str]:
     step = load_averages(RECIPE, third, curves(work))
     if not step:
         return second, BEFORE.name
-    return fused(second, third, FUSED), f"{RECIPE.name}, step {step}"
+    return fuse_adapters(second, third, FUSED), f"{RECIPE.name}, step {step}"

@@ -141,7 +141,7 @@ def _judge(work: Path) -> FaceAnalyser | None:
     return load_analyser((models(work) / world.DETECTOR).parent, "pack", ("CPU",), None)
 
 
-def _said(judge: FaceAnalyser | None, image: np.ndarray, face: Face) -> str:
+def _measure(judge: FaceAnalyser | None, image: np.ndarray, face: Face) -> str:
     if judge is None:
         return ""
     best = largest(judge.detector.find(image))
@@ -169,6 +169,6 @@ def sheet(work: Path, painter: Painter, prepare: Prepare, title: str) -> Image.I
                 image = painter.sample(*prepared, row)
                 left = SIZE * (1 + 2 * column + side)
                 page.paste(Image.fromarray(image), (left, top))
-                label = f"{('prompt alone', 'with identity')[side]} {_said(judge, image, face)}"
+                label = f"{('prompt alone', 'with identity')[side]} {_measure(judge, image, face)}"
                 draw.text((left + 2, top + SIZE + 2), label, fill="black")
     return page

@@ -21,7 +21,7 @@ class Blocks:
     """
 
     def __init__(self, flux: nn.Module, watched: int, fast: bool) -> None:
-        self.compile = torch.compile if fast else _as_it_is
+        self.compile = torch.compile if fast else _keep_tensor
         self.seen: Tensor | None = None
         replaced: dict[tuple[str, int], Replacement] = {}
         for index, block in enumerate(flux.double_blocks):
@@ -59,5 +59,5 @@ class Blocks:
         return replacement
 
 
-def _as_it_is(run: Callable) -> Callable:
+def _keep_tensor(run: Callable) -> Callable:
     return run

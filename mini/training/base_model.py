@@ -73,7 +73,9 @@ def trainable(module: nn.Module) -> Iterator[None]:
     before = comfy.model_management.in_training
     rounding = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
     kinds = (nn.LayerNorm, comfy.text_encoders.t5.T5LayerNorm)
-    hooks = [m.register_forward_pre_hook(_copied) for m in module.modules() if isinstance(m, kinds)]
+    hooks = [
+        m.register_forward_pre_hook(_copy_first) for m in module.modules() if isinstance(m, kinds)
+    ]
     comfy.model_management.in_training = True
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
     try:
@@ -86,7 +88,7 @@ def trainable(module: nn.Module) -> Iterator[None]:
             hook.remove()
 
 
-def _copied(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _copy_first(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return (arguments[0].clone(), *arguments[1:])
 
 

@@ -41,13 +41,13 @@ class Critic:
         shift = SHIFT * torch.randn(count, 2, device=both.device)
         zoom = (ZOOM * torch.randn(count, device=both.device)).exp()
         with torch.no_grad():
-            mood, angles, style = self._told(plain, both, shift, zoom)
-        found_mood, found_angles, found_style = self._told(drawn, both, shift, zoom)
+            mood, angles, style = self._read_faces(plain, both, shift, zoom)
+        found_mood, found_angles, found_style = self._read_faces(drawn, both, shift, zoom)
         turned = F.smooth_l1_loss(found_angles, angles, beta=0.2)
         changed = _divergence(mood, found_mood) + _divergence(style, found_style)
         return changed + DEGREE_LOSS * turned
 
-    def _told(
+    def _read_faces(
         self, drawn: Drawn, rows: Tensor, shift: Tensor, zoom: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of the expressions, angles, and logits of the styles."""

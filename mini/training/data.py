@@ -166,7 +166,7 @@ def _agree(folder: Path, found: Layout, asked: Layout) -> None:
             f"{folder} holds {found.count} pictures, {asked.count} are asked for. Choose another "
             "--work, or remove that folder."
         )
-    missing = [start for start in found.chunks() if not _done(folder, start).exists()]
+    missing = [start for start in found.chunks() if not _chunk_captions(folder, start).exists()]
     if found.renderer == asked.renderer:
         return
     if missing:
@@ -182,15 +182,15 @@ def _save_vectors(path: Path, people: int) -> None:
         np.save(path, np.stack([portraits.person(seed).vector() for seed in range(people)]))
 
 
-def _done(folder: Path, start: int) -> Path:
+def _chunk_captions(folder: Path, start: int) -> Path:
     """A chunk's captions; they are written last, so they say that its arrays are complete."""
     return folder / "captions" / f"{start:07d}.json"
 
 
 def _draw_all(work: Path, layout: Layout, people: int, processes: int | None) -> None:
     folder = _folder(work, layout.name)
-    _done(folder, 0).parent.mkdir(exist_ok=True)
-    missing = [start for start in layout.chunks() if not _done(folder, start).exists()]
+    _chunk_captions(folder, 0).parent.mkdir(exist_ok=True)
+    missing = [start for start in layout.chunks() if not _chunk_captions(folder, start).exists()]
     draw = partial(_draw_chunk, folder, layout, people)
     processes = min(processes or os.cpu_count() or 1, len(missing))
     if processes <= 1:
@@ -223,9 +223,9 @@ def _draw_chunk(folder: Path, layout: Layout, people: int, start: int) -> int:
         captions.append(caption)
     for array in arrays.values():
         array.flush()
-    partial_file = _done(folder, start).with_suffix(".part")
+    partial_file = _chunk_captions(folder, start).with_suffix(".part")
     partial_file.write_text(json.dumps(captions), encoding="utf-8")
-    os.replace(partial_file, _done(folder, start))
+    os.replace(partial_file, _chunk_captions(folder, start))
     return len(captions)
 
 
@@ -284,7 +284,7 @@ def _read(work: Path, name: str) -> tuple[dict[str, np.ndarray], list[str]]:
     if not stated.exists():
         raise FileNotFoundError(f"{stated} is missing. Draw the pictures first: --only data.")
     layout = Layout(**json.loads(stated.read_text()))
-    missing = [start for start in layout.chunks() if not _done(folder, start).exists()]
+    missing = [start for start in layout.chunks() if not _chunk_captions(folder, start).exists()]
     if missing:
         raise FileNotFoundError(
             f"{folder} lacks {len(missing)} of {len(layout.chunks())} chunks. Run --only data "
@@ -294,6 +294,6 @@ def _read(work: Path, name: str) -> tuple[dict[str, np.ndarray], list[str]]:
     captions = [
         caption
         for start in layout.chunks()
-        for caption in json.loads(_done(folder, start).read_text(encoding="utf-8"))
+        for caption in json.loads(_chunk_captions(folder, start).read_text(encoding="utf-8"))
     ]
     return arrays, captions

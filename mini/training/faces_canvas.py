@@ -32,7 +32,7 @@ def canvas(rng: np.random.Generator, pictures: Pictures, size: int) -> tuple[np.
         frames, fill = [(0, 0, size, size)], True
     else:
         frames, fill = _frames(rng, size), False
-    return ground, _joined([_place(rng, pictures, ground, frame, fill) for frame in frames])
+    return ground, _join_faces([_place(rng, pictures, ground, frame, fill) for frame in frames])
 
 
 def _frames(rng: np.random.Generator, size: int) -> list[Frame]:
@@ -56,7 +56,7 @@ def _place(
     part = ground[y0:y1, x0:x1]
     part[:] = _paste(rng, rgb, matrix, part)
     shift = np.array((x0, y0), np.float32)
-    return _moved(boxes, points, matrix, size, shift)
+    return _move_faces(boxes, points, matrix, size, shift)
 
 
 def _filling(rng: np.random.Generator, rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -95,7 +95,7 @@ def _paste(
     return cv2.warpAffine(rgb, matrix, size, flags=cv2.INTER_LINEAR, **edge)
 
 
-def _moved(
+def _move_faces(
     boxes: np.ndarray,
     points: np.ndarray,
     matrix: np.ndarray,
@@ -111,7 +111,7 @@ def _moved(
     return Faces(flat[kept], moved[kept], share[kept] < VISIBLE)
 
 
-def _joined(parts: list[Faces]) -> Faces:
+def _join_faces(parts: list[Faces]) -> Faces:
     empty = Faces(np.zeros((0, 4)), np.zeros((0, 5, 2)), np.zeros(0, bool))
     parts = [empty, *parts]
     return Faces(
@@ -131,10 +131,10 @@ def _ground(rng: np.random.Generator, pictures: Pictures, size: int) -> np.ndarr
         cells = int(rng.integers(2, 40))
         coarse = rng.integers(0, 256, (cells, cells, 3)).astype(np.uint8)
         return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
-    return _faceless(rng, pictures, size)
+    return _draw_faceless(rng, pictures, size)
 
 
-def _faceless(rng: np.random.Generator, pictures: Pictures, size: int) -> np.ndarray:
+def _draw_faceless(rng: np.random.Generator, pictures: Pictures, size: int) -> np.ndarray:
     """Clothes, hair and scenery, enlarged: a strip of a picture beside all of its faces."""
     rgb, boxes, _ = pictures[pictures.draw(rng, GROUP_SHARE)]
     left, top = np.floor(boxes[:, :2].min(0)).astype(int).clip(0)

@@ -51,7 +51,7 @@ def judge(
     return {
         "pictures": {"singles": len(singles), "groups": len(groups)},
         "singles": _everything(analyser, estimator, singles),
-        "singles, degraded": _everything(analyser, estimator, _damaged(singles)),
+        "singles, degraded": _everything(analyser, estimator, _damage_pictures(singles)),
         "groups, detection": detection(_find(analyser, groups), groups),
         "small faces, detection": _small(analyser, singles),
     }
@@ -73,7 +73,7 @@ def _find(analyser: FaceAnalyser, drawn: Sequence[Drawn]) -> list[list[Detection
     return [analyser.detector.find(one.image) for one in drawn]
 
 
-def _damaged(drawn: Sequence[Drawn]) -> list[Drawn]:
+def _damage_pictures(drawn: Sequence[Drawn]) -> list[Drawn]:
     """As in training, each the same way every time."""
     randoms = (np.random.default_rng((5, number)) for number in range(len(drawn)))
     return [

@@ -22,16 +22,18 @@ from .recogniser import Recogniser
 def read_recogniser(path: Path) -> nn.Module:
     """The network of recogniser.onnx. Raises ValueError for another one."""
     module = folded(Recogniser())
-    return _filled(module, list(module.parameters()), path, "recogniser")
+    return _fill_module(module, list(module.parameters()), path, "recogniser")
 
 
 def read_detector(path: Path) -> nn.Module:
     """The network of det_mini.onnx. Raises ValueError for another one."""
     module = folded(Detector())
-    return _filled(module, list(graph_of(module).stored), path, "detector")
+    return _fill_module(module, list(graph_of(module).stored), path, "detector")
 
 
-def _filled(module: nn.Module, wanted: Sequence[nn.Parameter], path: Path, stage: str) -> nn.Module:
+def _fill_module(
+    module: nn.Module, wanted: Sequence[nn.Parameter], path: Path, stage: str
+) -> nn.Module:
     """`wanted` is filled in the file's order; the module comes back frozen."""
     import onnx
     from onnx import numpy_helper

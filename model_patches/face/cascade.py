@@ -86,7 +86,7 @@ class CascadeDetector:
         windows += [self._windows_tilted(grey, sizes[0], roll) for roll in TILTS]
         candidates = _clusters(np.concatenate(windows))[:CANDIDATES]
         looked = [self._look(grey, box) for _, box in candidates]
-        faces = [item for item in looked if item[2] >= _needed(item[0])]
+        faces = [item for item in looked if item[2] >= _count_needed(item[0])]
         if not faces:
             return []
         order = keep_best(
@@ -143,22 +143,22 @@ class CascadeDetector:
     def _look(self, grey: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, float, int]:
         """Look again at several rolls: a steadier box, the roll in degrees, agreeing windows."""
         counts = np.zeros(len(ROLLS), int)
-        counts[1::2] = [len(self._agreeing(grey, box, roll)) for roll in ROLLS[1::2]]
+        counts[1::2] = [len(self._find_agreeing(grey, box, roll)) for roll in ROLLS[1::2]]
         if counts.max() < PROMISING:
             return box, 0.0, 0
-        counts[::2] = [len(self._agreeing(grey, box, roll)) for roll in ROLLS[::2]]
+        counts[::2] = [len(self._find_agreeing(grey, box, roll)) for roll in ROLLS[::2]]
         best = int(counts.argmax())
         near = slice(max(best - 1, 0), best + 2)
         roll = float(np.average(ROLLS[near], weights=counts[near]))
-        agreeing = self._agreeing(grey, box, roll)
+        agreeing = self._find_agreeing(grey, box, roll)
         count = max(len(agreeing), int(counts[best]))
         return (_settle(box, roll, agreeing) if len(agreeing) else box), roll, count
 
-    def _agreeing(self, grey: np.ndarray, box: np.ndarray, roll: float) -> np.ndarray:
+    def _find_agreeing(self, grey: np.ndarray, box: np.ndarray, roll: float) -> np.ndarray:
         """Windows of the upright look, and of its mirror image, that agree with `box`."""
         cv2 = need("cv2")
         look = cv2.warpAffine(
-            grey, _upright(box, roll), (LOOK, LOOK), borderMode=cv2.BORDER_REPLICATE
+            grey, _turn_upright(box, roll), (LOOK, LOOK), borderMode=cv2.BORDER_REPLICATE
         )
         low, high = FACE * 0.7, FACE * 1.45
         straight = self._windows(look, 1.08, low, high)
@@ -201,13 +201,13 @@ def _clusters(windows: np.ndarray) -> list[tuple[int, np.ndarray]]:
     return [(int(counts[i]), means[i]) for i in order if counts[i] >= 3]
 
 
-def _needed(box: np.ndarray) -> float:
+def _count_needed(box: np.ndarray) -> float:
     return AGREEING * max(1.0, SHARP / (box[2] - box[0]))
 
 
 def _score(box: np.ndarray, roll: float, count: int) -> float:
     """One half at the threshold."""
-    return float(count / (count + _needed(box)))
+    return float(count / (count + _count_needed(box)))
 
 
 def _turn(roll: float) -> np.ndarray:
@@ -217,7 +217,7 @@ def _turn(roll: float) -> np.ndarray:
     return np.array([[cos, -sin], [sin, cos]])
 
 
-def _upright(box: np.ndarray, roll: float) -> np.ndarray:
+def _turn_upright(box: np.ndarray, roll: float) -> np.ndarray:
     """(2, 3) matrix from the photo to a look in which the face is upright and FACE wide."""
     matrix = _turn(roll).T * FACE / (box[2] - box[0])
     centre = (box[:2] + box[2:]) / 2

@@ -79,9 +79,9 @@ def rank(
     photo. Ties keep the detector's order.
     """
     if choice.order == IN_BOXES:
-        return _by_boxes(faces, _given(boxes, "boxes", "a BOUNDING_BOX"))
+        return _by_boxes(faces, _require_input(boxes, "boxes", "a BOUNDING_BOX"))
     if choice.order == IN_MASK:
-        return _by_mask(faces, _given(mask, "mask", "a MASK"), size)
+        return _by_mask(faces, _require_input(mask, "mask", "a MASK"), size)
     keys = {
         LARGEST: lambda face: -face.area,
         LEFT_TO_RIGHT: lambda face: face.centre[0],
@@ -158,7 +158,7 @@ def mask_per_photo(mask: Tensor, photos: int) -> list[Tensor]:
     return list(stack.expand(photos, -1, -1))
 
 
-def _given(value: object, name: str, kind: str) -> object:
+def _require_input(value: object, name: str, kind: str) -> object:
     if value is None:
         raise ValueError(
             f'the order "overlap with {name}" needs {kind}; connect the input {name!r}, or choose '
@@ -187,12 +187,12 @@ def _share(face: Box, box: Box) -> float:
 
 
 def _by_mask(faces: Sequence[Detection], mask: Tensor, size: tuple[int, int]) -> list[int]:
-    shares = [_masked(face.box, mask, size) for face in faces]
+    shares = [_measure_mask(face.box, mask, size) for face in faces]
     kept = [index for index, share in enumerate(shares) if share >= COVERED]
     return sorted(kept, key=lambda index: -shares[index])
 
 
-def _masked(box: Box, mask: Tensor, size: tuple[int, int]) -> float:
+def _measure_mask(box: Box, mask: Tensor, size: tuple[int, int]) -> float:
     """Mean of the mask in `box`, the mask stretched over a photo of `size` (width, height)."""
     height, width = mask.shape
     x = np.array([box[0], box[2]]) * width / size[0]

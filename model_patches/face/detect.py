@@ -77,8 +77,8 @@ def detect_faces(
     if on_missing not in ON_MISSING:
         raise ValueError(f"unknown on_missing {on_missing!r}; choose {' or '.join(ON_MISSING)}")
     count = images.shape[0]
-    frames = boxes_per_photo(boxes, count) if _wanted(choice, IN_BOXES, boxes) else None
-    masks = mask_per_photo(mask, count) if _wanted(choice, IN_MASK, mask) else None
+    frames = boxes_per_photo(boxes, count) if _reads_input(choice, IN_BOXES, boxes) else None
+    masks = mask_per_photo(mask, count) if _reads_input(choice, IN_MASK, mask) else None
     faces: list[Face] = []
     photos: list[PhotoFaces] = []
     for index in range(count):
@@ -91,18 +91,20 @@ def detect_faces(
             masks[index] if masks else None,
         )
         if found.problem and on_missing == "error":
-            raise ValueError(_missing(index, found, analyser))
+            raise ValueError(_explain_missing(index, found, analyser))
         digest = photo_hash(rgb) if found.chosen else ""
         faces += [
             _face(analyser, rgb, found.detections[one], index, digest) for one in found.chosen
         ]
         photos.append(found)
     if not faces:
-        raise ValueError("\n".join(_missing(i, one, analyser) for i, one in enumerate(photos)))
+        raise ValueError(
+            "\n".join(_explain_missing(i, one, analyser) for i, one in enumerate(photos))
+        )
     return Detected(tuple(faces), tuple(photos), _report(photos, faces, analyser))
 
 
-def _wanted(choice: FaceChoice, order: str, value: object) -> bool:
+def _reads_input(choice: FaceChoice, order: str, value: object) -> bool:
     return choice.order == order and value is not None
 
 
@@ -146,7 +148,7 @@ def _face(
     )
 
 
-def _missing(photo: int, found: PhotoFaces, analyser: FaceAnalyser) -> str:
+def _explain_missing(photo: int, found: PhotoFaces, analyser: FaceAnalyser) -> str:
     width, height = found.size
     where = f"photo {photo} ({width}x{height} pixels): {found.problem}"
     if found.detections:

@@ -11,7 +11,7 @@ from torch import Tensor
 from .encode import Encoded
 from .fusion import Fused, fuse
 from .identity import Encoding, Identity
-from .provenance import merged
+from .provenance import merge_provenance
 
 
 def combine_identities(identities: Sequence[Identity], fusion: str, weights: str = "") -> Encoded:
@@ -35,7 +35,7 @@ def combine_identities(identities: Sequence[Identity], fusion: str, weights: str
         },
         features={name: torch.cat([i.features[name] for i in identities]) for name in common},
         thumbnail=_side_by_side([i.thumbnail for i in identities if i.thumbnail is not None]),
-        provenance={**merged([i.provenance for i in identities]), "combined": fusion},
+        provenance={**merge_provenance([i.provenance for i in identities]), "combined": fusion},
     )
     return Encoded(identity, _report(fused[families[0]].shares, fusion))
 
@@ -85,7 +85,7 @@ def _check_encoders(family: str, encodings: Sequence[Encoding]) -> None:
 
 def _combine(encodings: Sequence[Encoding], fused: Fused, fusion: str) -> Encoding:
     first = encodings[0]
-    recipe = {**merged([one.recipe for one in encodings]), "combined": fusion}
+    recipe = {**merge_provenance([one.recipe for one in encodings]), "combined": fusion}
     encoder = next((one.encoder for one in encodings if one.encoder), "")
     return Encoding(first.family, encoder, fused.tokens, first.null, recipe=recipe)
 

@@ -17,7 +17,7 @@ from ..files.cache import Statistics, TensorCache
 from ..files.public_files import ANTELOPEV2, where_to_get
 from .fusion import RULES, Fused, agreement, fuse
 from .identity import Encoding, Identity
-from .provenance import joined, pack_version
+from .provenance import join_distinct, pack_version
 
 JOINT = "joint"
 FUSIONS = {name: rule.definition for name, rule in RULES.items()} | {
@@ -92,7 +92,7 @@ def encode_identity(
             "vision": vision.name,
             "vision_digest": vision.digest,
             "fusion": fusion,
-            "whitening": joined(look.whitened),
+            "whitening": join_distinct(look.whitened),
             "grey": "yes" if grey else "no",
         },
     )
@@ -101,9 +101,9 @@ def encode_identity(
         features={"arcface": look.arcface},
         thumbnail=_thumbnail(faces[max(range(len(faces)), key=fused.shares.__getitem__)]),
         provenance={
-            "photos": joined([face.photo_hash for face in faces]),
-            "detector": joined([face.detector for face in faces]),
-            "recogniser": joined([face.recogniser for face in faces]),
+            "photos": join_distinct([face.photo_hash for face in faces]),
+            "detector": join_distinct([face.detector for face in faces]),
+            "recogniser": join_distinct([face.recogniser for face in faces]),
             "pack_version": pack_version(),
         },
     )
@@ -131,7 +131,7 @@ def _check_faces(faces: Sequence[Face]) -> None:
             f"{', '.join(map(str, without))}), and an identity is made from it. Open antelopev2 "
             f"with the Load Face Analyser node. {where_to_get(ANTELOPEV2[:2])}"
         )
-    recognisers = joined([face.recogniser for face in faces])
+    recognisers = join_distinct([face.recogniser for face in faces])
     if len({face.recogniser for face in faces}) > 1:
         raise ValueError(
             f"the faces carry embeddings of different recognisers ({recognisers}), which do not "

@@ -90,12 +90,14 @@ def _norm_weighted(tokens: Sequence[Tensor], arcface: Tensor | None, weights: Te
 
 
 def _quality_weighted(tokens: Sequence[Tensor], arcface: Tensor | None, weights: Tensor) -> Fused:
-    quality = _needed(arcface, len(tokens), "quality_weighted").float().norm(dim=1).square()
+    quality = (
+        _check_embeddings(arcface, len(tokens), "quality_weighted").float().norm(dim=1).square()
+    )
     return _weighted_mean(tokens, weights * quality)
 
 
 def _reject_outliers(tokens: Sequence[Tensor], arcface: Tensor | None, weights: Tensor) -> Fused:
-    kept = inliers(_needed(arcface, len(tokens), "reject_outliers"))
+    kept = inliers(_check_embeddings(arcface, len(tokens), "reject_outliers"))
     if not (weights * kept).sum() > 0:
         raise ValueError(
             "reject_outliers leaves only inputs of weight 0. Give another input a weight above 0."
@@ -112,19 +114,19 @@ def _max_norm_token(tokens: Sequence[Tensor], arcface: Tensor | None, weights: T
     stack = torch.cat(list(tokens))
     winner = (stack.norm(dim=-1) * weights[:, None]).argmax(0)
     picked = stack[winner, torch.arange(stack.shape[1])][None]
-    return Fused(picked, _counted(winner, len(stack)))
+    return Fused(picked, _count_shares(winner, len(stack)))
 
 
 def _max(tokens: Sequence[Tensor], arcface: Tensor | None, weights: Tensor) -> Fused:
     values, winner = torch.cat(list(tokens)).max(dim=0, keepdim=True)
-    return Fused(values, _counted(winner, len(tokens)))
+    return Fused(values, _count_shares(winner, len(tokens)))
 
 
-def _counted(winner: Tensor, inputs: int) -> tuple[float, ...]:
+def _count_shares(winner: Tensor, inputs: int) -> tuple[float, ...]:
     return tuple((winner.flatten().bincount(minlength=inputs) / winner.numel()).tolist())
 
 
-def _needed(arcface: Tensor | None, count: int, rule: str) -> Tensor:
+def _check_embeddings(arcface: Tensor | None, count: int, rule: str) -> Tensor:
     if arcface is None or len(arcface) != count:
         got = 0 if arcface is None else len(arcface)
         raise ValueError(

@@ -15,12 +15,12 @@ def pack_version() -> str:
     return re.search(r'^version = "([^"]+)"', text, re.MULTILINE).group(1)
 
 
-def joined(values: Sequence[str]) -> str:
+def join_distinct(values: Sequence[str]) -> str:
     """Distinct values in order of appearance, comma-separated."""
     return ", ".join(dict.fromkeys(value for value in values if value))
 
 
-def merged(parts: Sequence[Mapping[str, str]]) -> dict[str, str]:
+def merge_provenance(parts: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """One provenance of several: every key, with the distinct values side by side."""
     keys = dict.fromkeys(key for part in parts for key in part)
-    return {key: joined([part.get(key, "") for part in parts]) for key in keys}
+    return {key: join_distinct([part.get(key, "") for part in parts]) for key in keys}

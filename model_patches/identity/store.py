@@ -114,7 +114,7 @@ def _check_format(file: TensorFile) -> int:
 def _read_encodings(file: TensorFile) -> dict[str, Encoding]:
     described = _json(file, _ENCODINGS_KEY)
     if not described:
-        raise _incomplete(file, "0 encodings in its metadata, expected at least 1")
+        raise _explain_incomplete(file, "0 encodings in its metadata, expected at least 1")
     return {family: _read_encoding(file, family, facts) for family, facts in described.items()}
 
 
@@ -123,7 +123,7 @@ def _read_encoding(file: TensorFile, family: str, facts: Any) -> Encoding:
     held = {k[len(prefix) :]: t for k, t in file.tensors.items() if k.startswith(prefix)}
     missing = [name for name in ("tokens", "null") if name not in held]
     if missing or not isinstance(facts, Mapping) or not isinstance(facts.get("recipe"), Mapping):
-        raise _incomplete(file, f"{', '.join(missing) or 'recipe'} of {family} missing")
+        raise _explain_incomplete(file, f"{', '.join(missing) or 'recipe'} of {family} missing")
     return Encoding(
         family,
         str(facts.get("encoder", "")),
@@ -137,7 +137,7 @@ def _read_encoding(file: TensorFile, family: str, facts: Any) -> Encoding:
 def _read_version_1(file: TensorFile) -> dict[str, Encoding]:
     tokens, null = (_group(file, prefix) for prefix in ("tokens.", "unconditional."))
     if not tokens or set(tokens) != set(null):
-        raise _incomplete(
+        raise _explain_incomplete(
             file,
             f"tokens for {sorted(tokens) or 'nothing'}, unconditional tokens for "
             f"{sorted(null) or 'nothing'}, expected the same families in both",
@@ -155,7 +155,7 @@ def _read_version_1(file: TensorFile) -> dict[str, Encoding]:
     }
 
 
-def _incomplete(file: TensorFile, why: str) -> ValueError:
+def _explain_incomplete(file: TensorFile, why: str) -> ValueError:
     return ValueError(
         f"{file.path.name} is an incomplete identity: {why}. Save the identity again."
     )
@@ -183,9 +183,9 @@ def _json(file: TensorFile, key: str) -> dict[str, Any]:
     try:
         entries = json.loads(file.metadata.get(key, "{}"))
     except (ValueError, RecursionError) as error:
-        raise _unreadable(file, key) from error
+        raise _explain_unreadable(file, key) from error
     if not isinstance(entries, dict):
-        raise _unreadable(file, key)
+        raise _explain_unreadable(file, key)
     return entries
 
 
@@ -193,7 +193,7 @@ def _strings(file: TensorFile, key: str) -> dict[str, str]:
     return {str(name): str(value) for name, value in _json(file, key).items()}
 
 
-def _unreadable(file: TensorFile, key: str) -> ValueError:
+def _explain_unreadable(file: TensorFile, key: str) -> ValueError:
     what = key.removeprefix("flexid.")
     return ValueError(
         f"{file.path.name} has unreadable {what} ({key} is not a JSON object). Save the identity "

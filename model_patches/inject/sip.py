@@ -174,7 +174,7 @@ def _edit_rows(call: Call, prompt: PromptRows, moments: Sequence, text: Tensor) 
     for one in prompt.payloads.get(SIP, ()):
         alphas = [one.gate.weight(moment, one.weight) for moment in moments]
         if any(alphas):
-            residuals.append((_fitted(call, prompt, one, text), _alpha(alphas, text.device)))
+            residuals.append((_fit_direction(call, prompt, one, text), _alpha(alphas, text.device)))
     return add_all(text, residuals) if residuals else None
 
 
@@ -184,7 +184,7 @@ def _alpha(alphas: Sequence[float], device: torch.device) -> float | Tensor:
     return torch.tensor(alphas, dtype=torch.float32, device=device)[:, None, None]
 
 
-def _fitted(call: Call, prompt: PromptRows, residual: Residual, text: Tensor) -> Tensor:
+def _fit_direction(call: Call, prompt: PromptRows, residual: Residual, text: Tensor) -> Tensor:
     """Δ on the call's device, once per run: zeros for tokens appended behind the prompt, repeated
     as ComfyUI repeats prompts of unequal length into one batch."""
     key = (SIP, residual, tuple(text.shape), text.device)
@@ -221,7 +221,7 @@ def _residual(direction: Tensor, weight: float, gate: Gate | None) -> Residual:
     return Residual(direction, weight, gate, hashlib.sha256(content.encode()).hexdigest())
 
 
-def _in_order(residuals: Sequence[Residual]) -> tuple[Residual, ...]:
+def _sort_residuals(residuals: Sequence[Residual]) -> tuple[Residual, ...]:
     return tuple(sorted(residuals, key=lambda one: one.order))
 
 
@@ -267,14 +267,14 @@ class _Entry:
         return [self.text, self.extra.copy()]
 
     def with_constant(self, residual: Residual) -> list:
-        residuals = _in_order((*self.constant.residuals, residual))
+        residuals = _sort_residuals((*self.constant.residuals, residual))
         before = self.constant.before
         text = add_all(before, [(one.direction.to(before.device), one.weight) for one in residuals])
         return [text, {**self.extra, CONSTANT: Constant(before, text, residuals)}]
 
     def with_gated(self, residual: Residual) -> list:
         held = payload_of(self.extra, SIP) or ()
-        return [self.text, with_payload(self.extra, SIP, _in_order((*held, residual)))]
+        return [self.text, with_payload(self.extra, SIP, _sort_residuals((*held, residual)))]
 
 
 def _check_direction(found: Direction, states: Tensor, projector: Any, number: int) -> None:

@@ -133,10 +133,10 @@ class AttributeProjector:
             by_hand = " (by hand)" if group.id in self.overrides else ""
             notes.append(f"{group.name}: {words}{by_hand}")
             if certain:
-                total = total + self._said(group, shares, prompt)
+                total = total + self._sum_values(group, shares, prompt)
         return Direction(total.expand_as(prompt.states).clone(), tuple(notes))
 
-    def _said(self, group: Group, shares: Tensor, prompt: Prompt) -> Tensor:
+    def _sum_values(self, group: Group, shares: Tensor, prompt: Prompt) -> Tensor:
         values = [self._value(phrase) for phrase in group.phrases]
         width = prompt.states.shape[-1]
         if values[0].shape[0] != width:

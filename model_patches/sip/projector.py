@@ -11,7 +11,7 @@ from torch import Tensor
 from ..face.face import Face
 from ..files.cache import TensorCache, tensor_key
 from ..identity.identity import Encoding, Identity, check_tokens, encoding_for
-from ..identity.provenance import joined, pack_version
+from ..identity.provenance import join_distinct, pack_version
 
 _directions = TensorCache(128 << 20)
 
@@ -78,7 +78,7 @@ def encode_sip(
         recipe={"projector": projector.name},
     )
     origin = {
-        "sip_photos": joined([face.photo_hash for face in faces]),
+        "sip_photos": join_distinct([face.photo_hash for face in faces]),
         "pack_version": pack_version(),
     }
     return replace(

@@ -55,7 +55,7 @@ def apply_visual_sip(
     tokens = torch.stack([_tokens(style_model, vision, face, side) for face in faces]).mean(0)
     bias = math.log(weight / side**2)
     return Appended(
-        [_appended(entry, tokens, bias) for entry in conditioning],
+        [_append_tokens(entry, tokens, bias) for entry in conditioning],
         f"Redux: {side}x{side} tokens of {len(faces)} face(s) behind the text, attention bias "
         f"{bias:.2f} (α {weight:g}). Carries pose, light and background too.",
     )
@@ -75,7 +75,7 @@ def _tokens(style_model: Any, vision: Any, face: Face, side: int) -> Tensor:
     return pooled.flatten(2).transpose(1, 2)
 
 
-def _appended(entry: Sequence, tokens: Tensor, bias: float) -> list:
+def _append_tokens(entry: Sequence, tokens: Tensor, bias: float) -> list:
     text, extra = entry[0], entry[1].copy()
     if text.shape[-1] != tokens.shape[-1]:
         raise ValueError(
@@ -84,12 +84,12 @@ def _appended(entry: Sequence, tokens: Tensor, bias: float) -> list:
         )
     added = tokens.expand(len(text), -1, -1).to(text)
     size = extra.get(MASK_SIZE, (1, 1))
-    extra[MASK] = _grown(extra.get(MASK), text, tokens.shape[1], size[0] * size[1], bias)
+    extra[MASK] = _grow_mask(extra.get(MASK), text, tokens.shape[1], size[0] * size[1], bias)
     extra[MASK_SIZE] = size
     return [torch.cat((text, added), dim=1), extra]
 
 
-def _grown(mask: Tensor | None, text: Tensor, count: int, picture: int, bias: float) -> Tensor:
+def _grow_mask(mask: Tensor | None, text: Tensor, count: int, picture: int, bias: float) -> Tensor:
     """The additive attention mask (B, T + count + picture, same) with the new columns biased."""
     length = text.shape[1]
     old = torch.zeros(len(text), length + picture, length + picture)

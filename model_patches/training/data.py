@@ -128,7 +128,9 @@ class _Rows:
 
     def _object(self, number: int, line: str) -> dict[str, Any] | None:
         try:
-            row = json.loads(line, object_pairs_hook=_once, parse_constant=_refuse_constant)
+            row = json.loads(
+                line, object_pairs_hook=_refuse_repeats, parse_constant=_refuse_constant
+            )
         except (ValueError, RecursionError) as error:
             what = "too deeply nested" if isinstance(error, RecursionError) else str(error)
             self.problems.add(number, f"it cannot be read as JSON: {what}.")
@@ -187,12 +189,12 @@ class _Rows:
         self, number: int, value: Any, size: tuple[int, int] | None
     ) -> tuple[float, float, float, float] | None:
         if not _is_numbers(value, 4):
-            self.problems.add(number, f"box is {_shown(value)}, four finite numbers are needed.")
+            self.problems.add(number, f"box is {_quote(value)}, four finite numbers are needed.")
             return None
         left, top, right, bottom = map(float, value)
         if left >= right or top >= bottom:
             self.problems.add(
-                number, f"box is {_shown(value)}, left < right and top < bottom are needed."
+                number, f"box is {_quote(value)}, left < right and top < bottom are needed."
             )
         self._check_inside(number, "box", ((left, top), (right, bottom)), size)
         return left, top, right, bottom
@@ -203,7 +205,7 @@ class _Rows:
         pairs = isinstance(value, list) and all(_is_numbers(pair, 2) for pair in value)
         if not pairs or len(value) != 5:
             self.problems.add(
-                number, f"points is {_shown(value)}, five pairs of finite numbers are needed."
+                number, f"points is {_quote(value)}, five pairs of finite numbers are needed."
             )
             return None
         points = tuple((float(x), float(y)) for x, y in value)
@@ -223,12 +225,12 @@ class _Rows:
         if any(not (0 <= x <= width and 0 <= y <= height) for x, y in points):
             self.problems.add(
                 number,
-                f"{key} is {_shown(points)}, the image has {width} x {height} pixels. Give the "
+                f"{key} is {_quote(points)}, the image has {width} x {height} pixels. Give the "
                 "coordinates in pixels of the upright image.",
             )
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     counts = Counter(key for key, _ in pairs)
     twice = [f"{key} stands in it {count} times" for key, count in counts.items() if count > 1]
     if twice:
@@ -260,7 +262,7 @@ def _kind(value: Any) -> str:
     return {list: "a list", dict: "an object", **names}.get(type(value), type(value).__name__)
 
 
-def _shown(value: Any) -> str:
+def _quote(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) < 60 else f"{text[:57]}..."
 

@@ -63,10 +63,10 @@ class Pictures:
 
     def _look(self, path: Path) -> tuple[int, int] | str:
         if path not in self.known:
-            self.known[path] = self._opened(path)
+            self.known[path] = self._open_image(path)
         return self.known[path]
 
-    def _opened(self, path: Path) -> tuple[int, int] | str:
+    def _open_image(self, path: Path) -> tuple[int, int] | str:
         try:
             if not path.is_file():  # opening a pipe would wait for ever
                 return "there is no such file. Correct the path, or remove the row."

@@ -209,18 +209,18 @@ def average_gradients(weights: Sequence[nn.Parameter]) -> None:
             weight.grad = torch.zeros_like(weight)
         gradients.append(weight.grad)
     if gradients:
-        flat = _joined(gradients)
+        flat = _join_tensors(gradients)
         dist.all_reduce(flat)
         _part(flat.div_(count()), gradients)
 
 
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
+def _join_tensors(tensors: Sequence[Tensor]) -> Tensor:
     """One message is sent faster than many."""
     return torch.cat([tensor.flatten() for tensor in tensors])
 
 
 def _part(flat: Tensor, tensors: Sequence[Tensor]) -> None:
-    """Put the values of `flat` where `_joined` took them from."""
+    """Put the values of `flat` where `_join_tensors` took them from."""
     for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
         tensor.copy_(part.view_as(tensor))
 
@@ -243,7 +243,7 @@ def hand_out(tensors: Sequence[Tensor], owners: Sequence[int]) -> None:
         owned = [one for one, process in zip(tensors, owners, strict=True) if process == owner]
         if not owned:
             continue
-        flat = _joined(owned)
+        flat = _join_tensors(owned)
         dist.broadcast(flat, owner)
         if owner != rank():
             _part(flat, owned)

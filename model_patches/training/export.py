@@ -20,16 +20,16 @@ def write_safetensors(
 ) -> None:
     """All tensors in `dtype` (None: each in its own), with the file's metadata. Raises OSError."""
     with replacing(path) as temporary:
-        save_file(_stored(tensors, dtype), temporary, dict(metadata) if metadata else None)
+        save_file(_copy_tensors(tensors, dtype), temporary, dict(metadata) if metadata else None)
 
 
 def write_torch(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
     """As `write_safetensors`, for formats that are torch files (FaceT5)."""
     with replacing(path) as temporary:
-        torch.save(_stored(tensors, dtype), temporary)
+        torch.save(_copy_tensors(tensors, dtype), temporary)
 
 
-def _stored(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+def _copy_tensors(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
     return {
         name: value.detach().to("cpu", dtype or value.dtype).contiguous()
         for name, value in tensors.items()

@@ -19,7 +19,7 @@ Injections = Mapping[tuple[str, int], Inject]
 """By the block's place."""
 
 
-def _modulated(x: Tensor, norm: nn.Module, mod: Any) -> Tensor:
+def _modulate_norm(x: Tensor, norm: nn.Module, mod: Any) -> Tensor:
     return torch.addcmul(mod.shift, norm(x), 1 + mod.scale)
 
 
@@ -28,7 +28,7 @@ def _heads(qkv: Tensor, heads: int) -> Tensor:
     return qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
 
 
-def _turned(x: Tensor, rotation: Tensor) -> Tensor:
+def _rotate_heads(x: Tensor, rotation: Tensor) -> Tensor:
     """Rotary positions; rotation (1, 1, T, D/2, 2, 2), pairs of x are neighbours."""
     pairs = x.unflatten(-1, (-1, 2))
     rotation = rotation.to(x.dtype)
@@ -38,7 +38,7 @@ def _turned(x: Tensor, rotation: Tensor) -> Tensor:
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, rotation: Tensor) -> Tensor:
     """Written out: over some hundred tokens, that is faster on a CPU than the fused kernel."""
-    q, k = _turned(q, rotation), _turned(k, rotation)
+    q, k = _rotate_heads(q, rotation), _rotate_heads(k, rotation)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
 
@@ -54,21 +54,21 @@ def double_block(
 ) -> tuple[Tensor, Tensor]:
     """comfy.ldm.flux.layers.DoubleStreamBlock."""
     (img1, img2), (txt1, txt2) = block.img_mod(vec), block.txt_mod(vec)
-    seen = _qkv(block.txt_attn, _modulated(txt, block.txt_norm1, txt1), block.num_heads)
-    mine = _qkv(block.img_attn, _modulated(img, block.img_norm1, img1), block.num_heads)
+    seen = _qkv(block.txt_attn, _modulate_norm(txt, block.txt_norm1, txt1), block.num_heads)
+    mine = _qkv(block.img_attn, _modulate_norm(img, block.img_norm1, img1), block.num_heads)
     joined = (torch.cat(pair, dim=2) for pair in zip(seen, mine, strict=True))
     told, shown = _attend(*joined, pe).split((txt.shape[1], img.shape[1]), dim=1)
     img = img + img1.gate * block.img_attn.proj(shown)
-    img = img + img2.gate * block.img_mlp(_modulated(img, block.img_norm2, img2))
+    img = img + img2.gate * block.img_mlp(_modulate_norm(img, block.img_norm2, img2))
     txt = txt + txt1.gate * block.txt_attn.proj(told)
-    txt = txt + txt2.gate * block.txt_mlp(_modulated(txt, block.txt_norm2, txt2))
+    txt = txt + txt2.gate * block.txt_mlp(_modulate_norm(txt, block.txt_norm2, txt2))
     return img, txt
 
 
 def single_block(block: nn.Module, x: Tensor, vec: Tensor, pe: Tensor) -> Tensor:
     """comfy.ldm.flux.layers.SingleStreamBlock."""
     mod, _ = block.modulation(vec)
-    both = block.linear1(_modulated(x, block.pre_norm, mod))
+    both = block.linear1(_modulate_norm(x, block.pre_norm, mod))
     qkv, mlp = both.split((3 * block.hidden_size, block.mlp_hidden_dim_first), dim=-1)
     q, k, v = _heads(qkv, block.num_heads)
     q, k = block.norm(q, k, v)

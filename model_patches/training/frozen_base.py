@@ -76,7 +76,7 @@ class FrozenBase:
         if self.net.params.guidance_embed:
             extra["guidance"] = torch.full_like(sigma, GUIDANCE)
         low = self.dtype != torch.float32 or torch.is_autocast_enabled(self.device.type)
-        mixed = {place: self._mixed(inject, low) for place, inject in injections.items()}
+        mixed = {place: self._autocast_inject(inject, low) for place, inject in injections.items()}
         patches = {"patches_replace": {"dit": replacements(self.runs, mixed)}}
         with torch.autocast(self.device.type, enabled=False):
             out = self.net(
@@ -89,7 +89,7 @@ class FrozenBase:
             )
         return out.float()
 
-    def _mixed(self, inject: Inject, low: bool) -> Inject:
+    def _autocast_inject(self, inject: Inject, low: bool) -> Inject:
         """With autocast where the base or the caller computes in low precision: what is trained
         keeps its float32 weights, as everywhere in the loop."""
 

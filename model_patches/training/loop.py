@@ -227,8 +227,8 @@ class Training:
             writer = csv.writer(file)
             if new:
                 writer.writerow(record)
-            writer.writerow([_short(value) for value in record.values()])
-        text = "  ".join(f"{k} {_short(v)}" for k, v in record.items())
+            writer.writerow([_shorten_number(value) for value in record.values()])
+        text = "  ".join(f"{k} {_shorten_number(v)}" for k, v in record.items())
         sys.stdout.write(f"{self.recipe.name}: {text} of {self.recipe.steps}\n")
         sys.stdout.flush()
 
@@ -344,5 +344,5 @@ def _number(entropy: tuple[int, ...]) -> int:
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _short(value: float) -> str:
+def _shorten_number(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.5g}"

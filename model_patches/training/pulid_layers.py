@@ -45,12 +45,12 @@ def injections(
 ) -> Injections:
     """Block -> what its layer adds to the image tokens; weight (B,), without it 1."""
     return {
-        block: partial(_weighted, layer, tokens, weight)
+        block: partial(_weigh_residual, layer, tokens, weight)
         for block, layer in zip(anchors.blocks, layers, strict=True)
     }
 
 
-def _weighted(
+def _weigh_residual(
     layer: CrossAttention, tokens: Tensor, weight: Tensor | None, image: Tensor
 ) -> Tensor:
     residual = layer(tokens, image)

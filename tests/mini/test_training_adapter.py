@@ -25,7 +25,7 @@ from flexid.mini.training.adapter_diffusion import (
     pairs,
     strangers,
 )
-from flexid.mini.training.adapter_drawn import DrawnLoss, fused, load_trained
+from flexid.mini.training.adapter_drawn import DrawnLoss, fuse_adapters, load_trained
 from flexid.mini.training.adapter_tokens import ANCHORS, TokensLoss, _reader, damaged, load_tokens
 from flexid.mini.training.base_preview import Painter
 from flexid.mini.training.captions import captions_of
@@ -374,7 +374,7 @@ def test_files_are_read_as_they_were_written(base, adapter, tmp_path):
 def test_the_files_lie_between_the_two_stages(base):
     second, third = Adapter(base.anchors), Adapter(base.anchors)
     before = {name: value.clone() for name, value in second.state_dict().items()}
-    between = fused(second, third, 0.75).state_dict()
+    between = fuse_adapters(second, third, 0.75).state_dict()
     for name, value in third.state_dict().items():
         expected = 0.25 * before[name] + 0.75 * value
         torch.testing.assert_close(between[name], expected, msg=name)
@@ -390,7 +390,7 @@ def test_the_preview_shows_the_latest_stage(base, tmp_path):
     _finished(adapter_drawn.RECIPE, third, runs, 5)
     shown, stage = load_trained(tmp_path, base.anchors)
     assert stage == "adapter_drawn, step 5"
-    expected = fused(second, third, adapter_drawn.FUSED).encoder.proj_out
+    expected = fuse_adapters(second, third, adapter_drawn.FUSED).encoder.proj_out
     assert torch.equal(shown.encoder.proj_out, expected)
 
 

@@ -220,8 +220,8 @@ def test_the_probe_reports_this_python(tmp_path):
     ],
 )
 def test_when_a_requirement_counts_as_met(monkeypatch, found, requirement, met):
-    monkeypatch.setattr(probe, "installed", found.get)
-    assert probe.met(requirement) is met
+    monkeypatch.setattr(probe, "find_version", found.get)
+    assert probe.is_met(requirement) is met
 
 
 HOLDER = """

@@ -142,12 +142,14 @@ def _branches(entries: list[Entry]) -> Entry | Branches:
         return entries[0]
     seconds = {s for entry in entries for s in (entry.words[1:2] or [None])[0] or ()}
     return {
-        second: tuple((entry, _known(entry)) for entry in entries if _may_continue(entry, second))
+        second: tuple(
+            (entry, _known_length(entry)) for entry in entries if _may_continue(entry, second)
+        )
         for second in ("", *seconds)
     }
 
 
-def _known(entry: Entry) -> int:
+def _known_length(entry: Entry) -> int:
     words = entry.words
     return 0 if len(words) > 2 or None in words else len(words)
 
@@ -172,11 +174,11 @@ def _entries(dictionary: Dictionary) -> list[Entry]:
         flags = {"doubtful": doubtful(phrase), "drifting": drifting(phrase)}
         found.append(replace(entry, **flags))
     for phrase, factor in dictionary.modifiers.items():
-        found.append(_entry(phrase, "modifier", _as_written, score=factor))
+        found.append(_entry(phrase, "modifier", _keep_spelling, score=factor))
     for kind in set(KINDS).intersection(dictionary.lists):
         for phrase in dictionary.lists[kind]:
             if kind != "blocked" or not _is_hyphenated(phrase):
-                found.append(_entry(phrase, kind, forms.get(kind, _as_written)))
+                found.append(_entry(phrase, kind, forms.get(kind, _keep_spelling)))
     return found
 
 
@@ -199,7 +201,7 @@ def _entry(
     score: float = 0.0,
 ) -> Entry:
     words = split(phrase.removeprefix(EXACT))
-    forms = _as_written if phrase.startswith(EXACT) else forms
+    forms = _keep_spelling if phrase.startswith(EXACT) else forms
     return Entry(
         phrase.removeprefix(EXACT),
         kind,
@@ -209,5 +211,5 @@ def _entry(
     )
 
 
-def _as_written(word: str) -> frozenset[str]:
+def _keep_spelling(word: str) -> frozenset[str]:
     return frozenset({word})
