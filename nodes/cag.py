@@ -7,6 +7,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
+from ..model_patches.files.tensor_file import digest
 from ..model_patches.gates import cag
 from ..model_patches.gates.gate import OPEN
 from ..model_patches.gates.intent.dictionary import CATEGORIES, Dictionary, load_dictionary
@@ -202,7 +203,7 @@ class FlexIDContextAwareGate(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, dictionary: str = BUILTIN, **others) -> list:
         path = _dictionary_path(dictionary)
-        return [str(path), path.stat().st_mtime_ns if path else 0]
+        return [str(path), digest(path) if path else ""]
 
     @classmethod
     def execute(

@@ -11,6 +11,7 @@ from ..model_patches.face import analyser as face_analyser
 from ..model_patches.face import choose, detect, overlay, providers
 from ..model_patches.face import pack as packs
 from ..model_patches.files.public_files import ANTELOPEV2, BUFFALO_L, PARSING_BISENET, where_to_get
+from ..model_patches.files.tensor_file import digest
 from . import types
 
 BoundingBox = io.Custom("BOUNDING_BOX")
@@ -25,7 +26,25 @@ def _roots() -> list[Path]:
     return [Path(path) for path in folder_paths.get_folder_paths("insightface")]
 
 
+def _pack_labels() -> list[str]:
+    return [*dict.fromkeys([*KNOWN_PACKS, *packs.pack_names(_roots())]), BUNDLED_ONLY]
+
+
+def _check_pack(name: str) -> None:
+    """Raise FileNotFoundError for a name that is not listed: linked inputs pass the combo's check.
+
+    The name becomes a path, which must not lead out of the models folder.
+    """
+    labels = _pack_labels()
+    if name not in labels:
+        raise FileNotFoundError(
+            f"{name!r} is not among the face model packs: {', '.join(labels)}. Put the folder with "
+            "its .onnx files into models/insightface/models and press R, or choose another pack."
+        )
+
+
 def _pack_folder(name: str) -> Path | None:
+    _check_pack(name)
     if name == BUNDLED_ONLY:
         return None
     rows = KNOWN_PACKS.get(name)
@@ -59,7 +78,7 @@ class FlexIDLoadFaceAnalyser(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "pack",
-                    options=[*dict.fromkeys([*KNOWN_PACKS, *present]), BUNDLED_ONLY],
+                    options=_pack_labels(),
                     default=preferred[0] if preferred else BUNDLED_ONLY,
                     tooltip="Folder below models/insightface/models, flat or nested one level. "
                     "PuLID was trained with antelopev2. insightface packs are for non-commercial "
@@ -101,12 +120,12 @@ class FlexIDLoadFaceAnalyser(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, pack, detector, provider, parsing) -> list:
+        _check_pack(pack)
         files = [_parser_path(parsing)]
         if pack != BUNDLED_ONLY:
-            files += [
-                file for root in _roots() for file in (root / "models" / pack).rglob("*.onnx")
-            ]
-        return [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f]
+            found = (path for root in _roots() for path in (root / "models" / pack).rglob("*.onnx"))
+            files += sorted(path for path in found if path.is_file())
+        return [(str(file), digest(file)) for file in files if file]
 
     @classmethod
     def execute(cls, pack, detector, provider, parsing) -> io.NodeOutput:

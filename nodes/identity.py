@@ -14,7 +14,7 @@ from ..model_patches.files.tensor_file import digest
 from ..model_patches.identity.combine import combine_identities
 from ..model_patches.identity.encode import FUSIONS, encode_identity
 from ..model_patches.identity.fusion import RULES
-from ..model_patches.identity.store import load_identity, save_identity
+from ..model_patches.identity.store import load_identity, save_numbered
 from . import types
 from .model_files import ModelFiles
 
@@ -23,6 +23,7 @@ ADAPTERS = ModelFiles(("pulid",), EXTENSIONS, "flux", PULID_FLUX_091)
 TOWERS = ModelFiles(("clip_vision", "text_encoders", "pulid"), EXTENSIONS, "eva", EVA02_CLIP_L_336)
 
 IDENTITIES = "identities"
+PERSON = "person"
 NO_IDENTITIES = (
     "none found. Save one with the Save Identity node, or put a file into "
     "models/flexid/identities or input/identities. Then press R."
@@ -227,9 +228,10 @@ class FlexIDSaveIdentity(io.ComfyNode):
                 types.Identity.Input("identity", tooltip="The identity to keep."),
                 io.String.Input(
                     "filename_prefix",
-                    default="person",
+                    default=PERSON,
                     tooltip="Name of the file, with subfolders if you like (family/ann). %year% "
-                    "%month% %day% and the like are filled in; a number is always added.",
+                    "%month% %day% and the like are filled in; a number is always added. "
+                    "Empty: person.",
                 ),
                 io.Boolean.Input(
                     "with_features",
@@ -245,9 +247,9 @@ class FlexIDSaveIdentity(io.ComfyNode):
     def execute(cls, identity, filename_prefix: str, with_features: bool) -> io.NodeOutput:
         output = folder_paths.get_output_directory()
         root = os.path.join(output, IDENTITIES)
-        folder, name, counter, *_ = folder_paths.get_save_image_path(filename_prefix, root)
-        path = Path(folder) / f"{name}_{counter:05}_.safetensors"
-        save_identity(identity, path, with_features)
+        prefix = _normalise_prefix(filename_prefix)
+        folder, name, number, *_ = folder_paths.get_save_image_path(prefix, root)
+        path = save_numbered(identity, folder, name, number, with_features)
         text = f"Saved {path.relative_to(output).as_posix()} [output]"
         return io.NodeOutput(identity, ui=_preview_both(cls, identity.picture, text))
 
@@ -284,6 +286,12 @@ class FlexIDLoadIdentity(io.ComfyNode):
         identity = load_identity(_identity_path(file))
         picture = identity.picture
         return io.NodeOutput(identity, picture, ui=ui.PreviewImage(picture, cls=cls))
+
+
+def _normalise_prefix(prefix: str) -> str:
+    """The prefix as ComfyUI's numbering needs it: with "ann/" or "" it would always begin at 1."""
+    plain = os.path.normpath(prefix)
+    return PERSON if plain.strip() in ("", ".") else plain
 
 
 def _identity_labels() -> list[str]:

@@ -85,7 +85,7 @@ class FlexIDConvertFaceCLIP(io.ComfyNode):
                     "name",
                     default="",
                     tooltip="Name of the new file in models/flexid, without ending. Empty: the "
-                    "original's name with _flexid.",
+                    "original's name with _flexid. A file of that name is never replaced.",
                 ),
             ],
             outputs=[io.String.Output("written")],

@@ -6,6 +6,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..model_patches.encoders.mini_text import load_mini_clip
+from ..model_patches.files.tensor_file import digest
 
 
 class FlexIDLoadMiniTextEncoder(io.ComfyNode):
@@ -40,9 +41,23 @@ class FlexIDLoadMiniTextEncoder(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, t5: str, clip_l: str) -> list[str]:
+        return [digest(_text_encoder_path(name)) for name in (t5, clip_l)]
+
+    @classmethod
     def execute(cls, t5: str, clip_l: str) -> io.NodeOutput:
-        paths = [folder_paths.get_full_path_or_raise("text_encoders", n) for n in (t5, clip_l)]
-        return io.NodeOutput(load_mini_clip(*paths))
+        return io.NodeOutput(load_mini_clip(_text_encoder_path(t5), _text_encoder_path(clip_l)))
+
+
+def _text_encoder_path(name: str) -> str:
+    """The file behind a name. Raises FileNotFoundError: linked inputs pass the combo's check."""
+    files = folder_paths.get_filename_list("text_encoders")
+    if name not in files:
+        raise FileNotFoundError(
+            f"{name!r} is not among the {len(files)} files in models/text_encoders. Put it there "
+            "and press R, or choose another file."
+        )
+    return folder_paths.get_full_path_or_raise("text_encoders", name)
 
 
 NODES = [FlexIDLoadMiniTextEncoder]

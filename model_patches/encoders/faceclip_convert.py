@@ -7,7 +7,7 @@ from pathlib import Path
 import safetensors.torch
 from torch import Tensor
 
-from ..files.atomic import replacing
+from ..files.atomic import creating
 from ..files.checks import shapes_of
 from .faceclip import open_parts
 from .faceclip_fuser import fuser_dims
@@ -21,16 +21,22 @@ def convert_faceclip(source: str | Path, target: str | Path) -> Path:
 
     Dropped: T5, CLIP-L, the face encoder's head (FaceT5), and the fuser tensors that never reach
     the text. The face layers' packed projections keep their value third. Written beside the target
-    and moved there when whole. Raises FileNotFoundError, ValueError (not a FaceCLIP file), OSError.
+    and moved there when whole; nothing is overwritten. Raises FileNotFoundError, FileExistsError,
+    ValueError (not a FaceCLIP file, or the target is the source), OSError.
     """
     source, target = Path(source), Path(target)
-    kept = {
-        PREFIXES[key] + name: tensor
-        for key, part in open_parts(source).items()
-        for name, tensor in _select_needed(key, part, source.name).items()
-    }
-    with replacing(target) as part:
-        safetensors.torch.save_file(kept, part, {"flexid.converted_from": source.name})
+    if target.exists() and source.exists() and target.samefile(source):
+        raise ValueError(
+            f"{target.name} is the file {source.name} that is converted, and it is kept as it is. "
+            "Choose another name for the new file."
+        )
+    with creating(target) as temporary:
+        kept = {
+            PREFIXES[key] + name: tensor
+            for key, part in open_parts(source).items()
+            for name, tensor in _select_needed(key, part, source.name).items()
+        }
+        safetensors.torch.save_file(kept, temporary, {"flexid.converted_from": source.name})
     return target
 
 

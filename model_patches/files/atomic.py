@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import secrets
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,16 +17,68 @@ def replacing(path: Path) -> Iterator[Path]:
     is removed. The file has the usual mode (0666 less the umask), also where the block's writer
     makes private files, as safetensors does. Raises OSError.
     """
+    with _write_beside(path, os.replace) as temporary:
+        yield temporary
+
+
+@contextmanager
+def creating(path: Path) -> Iterator[Path]:
+    """As `replacing`, for a file that must not exist yet: nothing is ever overwritten.
+
+    Raises FileExistsError, which names the file: before the block runs when there is something at
+    `path` (a link that leads nowhere included), at its end when another writer was faster. Of
+    several writers at once, in any number of processes, exactly one succeeds. Raises OSError.
+    """
+    if os.path.lexists(path):
+        raise _refuse_existing(path)
+    with _write_beside(path, _move_to_free_name) as temporary:
+        yield temporary
+
+
+@contextmanager
+def _write_beside(path: Path, move: Callable[[Path, Path], None]) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    # Two containers that share a folder can have the same process number.
+    unique = f"{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = path.with_name(f"{path.name}.{unique}.part")
     try:
-        temporary.touch()
+        temporary.touch(exist_ok=False)
         mode = temporary.stat().st_mode
         yield temporary
         temporary.chmod(mode)
         with temporary.open("rb+") as file:
             # Otherwise a power failure after the renaming can leave an empty file.
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        move(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _move_to_free_name(temporary: Path, path: Path) -> None:
+    """Give the file its name, unless the name is taken: a link never replaces anything."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError as error:
+        raise _refuse_existing(path) from error
+    except OSError:
+        _move_without_link(temporary, path)
+
+
+def _move_without_link(temporary: Path, path: Path) -> None:
+    """For exFAT and network folders without links: an empty file reserves the name first."""
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError as error:
+        raise _refuse_existing(path) from error
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        path.unlink()
+        raise
+
+
+def _refuse_existing(path: Path) -> FileExistsError:
+    return FileExistsError(
+        f"{path} exists already, and nothing is overwritten. Choose another name, or move that "
+        "file away first."
+    )

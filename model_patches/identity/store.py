@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..files.atomic import replacing
+from ..files.atomic import creating
 from ..files.kinds import require
 from ..files.tensor_file import TensorFile, read_weights
 from .identity import Encoding, Identity, check_tokens
@@ -41,10 +42,10 @@ _READ_FEATURES = ("arcface",)
 
 
 def save_identity(identity: Identity, path: str | Path, with_features: bool = True) -> Path:
-    """Write the identity to `path`, atomically; an existing file is replaced. Returns the path.
+    """Write the identity to `path`, whole or not at all. Returns the path.
 
-    `with_features` False leaves out what some fusions read (2 KB a photo). Raises OSError when
-    the folder cannot be written.
+    `with_features` False leaves out what some fusions read (2 KB a photo). Raises FileExistsError
+    when there is a file already, OSError when the folder cannot be written.
     """
     described = {
         family: {"encoder": one.encoder, "recipe": dict(one.recipe)}
@@ -56,9 +57,27 @@ def save_identity(identity: Identity, path: str | Path, with_features: bool = Tr
         _ENCODINGS_KEY: json.dumps(described, ensure_ascii=False),
         _PROVENANCE_KEY: json.dumps(dict(identity.provenance), ensure_ascii=False),
     }
-    with replacing(Path(path)) as part:
+    with creating(Path(path)) as part:
         safetensors.torch.save_file(_tensors(identity, with_features), part, metadata)
     return Path(path)
+
+
+def save_numbered(
+    identity: Identity, folder: str | Path, name: str, number: int, with_features: bool = True
+) -> Path:
+    """Save to folder/name_00001_.safetensors, with the first free number from `number` on.
+
+    No file is overwritten, whoever else writes there at the same time. Returns the path. Raises
+    OSError when the folder cannot be written.
+    """
+    while True:
+        path = Path(folder) / f"{name}_{number:05}_.safetensors"
+        try:
+            return save_identity(identity, path, with_features)
+        except FileExistsError:
+            if not os.path.lexists(path):  # the folder itself is a file: no number is free
+                raise
+            number += 1
 
 
 def load_identity(path: str | Path) -> Identity:

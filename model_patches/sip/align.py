@@ -8,18 +8,19 @@ the text the model reads. λ is chosen on prompts that were held out.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ..files.atomic import replacing
 from ..files.cache import tensor_key
+from ..files.tensor_file import read_weights
 from .faceclip import FaceClipProjector
 from .projector import Prompt
 
@@ -29,6 +30,9 @@ HELD_OUT = 5
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """λ in units of the mean variance of the fuser's channels."""
 PROBE = "a photo of a person"
+WANTED = "what the Align SIP Projector node wrote"
+KEY = "flexid.alignment"
+"""Metadata: which fuser, text encoder and prompts the matrices were fitted to."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,24 +46,62 @@ def align(
 ) -> Aligned:
     """The projector with matrices to this CLIP's text, from `folder` or newly fitted into it.
 
-    Fitting encodes and fuses `prompts` short prompts once per pair of files. Raises ValueError when
-    the CLIP's text does not fit the projector.
+    Fitting encodes and fuses `prompts` short prompts once per pair of files. A kept file that
+    cannot be used is fitted again, and the report says so. Raises ValueError when the CLIP's text
+    does not fit the projector, OSError when `folder` cannot be written.
     """
-    path = Path(folder) / f"sip_alignment_{_key(projector, clip, prompts)}.safetensors"
+    probe = _encode(clip, PROBE)[0]
+    key = f"{projector.model.digest[:16]}_{tensor_key(probe)[:16]}_{prompts}"
+    path = Path(folder) / f"sip_alignment_{key}.safetensors"
+    lines = []
     if path.is_file():
-        return Aligned(projector.aligned(load_file(path)), f"alignment read from {path.name}")
+        widths = {tower.key: tower.width for tower, _ in projector.slices(Prompt(probe, PROBE))}
+        try:
+            kept = _read_matrices(path, key, widths)
+            return Aligned(projector.aligned(kept), f"alignment read from {path.name}")
+        except (ValueError, OSError) as error:
+            lines.append(f"the kept alignment could not be used: {error}")
     fits = _fit(projector, clip, calibration_prompts(prompts))
+    matrices = {name: fit.matrix for name, fit in fits.items()}
     with replacing(path) as part:
-        save_file({key: fit.matrix for key, fit in fits.items()}, part)
-    lines = [
-        f"{key}: {fit.tokens} tokens, λ {fit.ridge:g}, explains {fit.explained:.1%} of the "
+        save_file(matrices, part, {KEY: key})
+    lines.append(f"alignment fitted on {prompts} prompts, kept in {path.name}")
+    lines += [
+        f"{name}: {fit.tokens} tokens, λ {fit.ridge:g}, explains {fit.explained:.1%} of the "
         "variance of held-out text"
-        for key, fit in fits.items()
+        for name, fit in fits.items()
     ]
-    return Aligned(
-        projector.aligned({key: fit.matrix for key, fit in fits.items()}),
-        "\n".join([f"alignment fitted on {prompts} prompts, kept in {path.name}", *lines]),
-    )
+    return Aligned(projector.aligned(matrices), "\n".join(lines))
+
+
+def _read_matrices(path: Path, key: str, widths: Mapping[str, int]) -> dict[str, Tensor]:
+    """The matrices in a kept file, one of finite float32 numbers for each tower.
+
+    Raises ValueError for anything else, OSError when the file cannot be read. Files of earlier
+    versions do not state their key.
+    """
+    try:
+        file = read_weights(path, WANTED)
+    except ValueError as error:  # its later sentences tell how to download the file again
+        raise ValueError(str(error).partition(". ")[0]) from error
+    stated = file.metadata.get(KEY, key)
+    if stated != key:
+        raise ValueError(f"{path.name} was fitted to {stated[:80]}, expected {key}")
+    found = {name: (tuple(t.shape), t.dtype) for name, t in file.tensors.items()}
+    wanted = {name: ((width, width), torch.float32) for name, width in widths.items()}
+    if found != wanted:
+        raise ValueError(f"{path.name} holds {_describe(found)}, expected {_describe(wanted)}")
+    for name, matrix in file.tensors.items():
+        if not matrix.isfinite().all():
+            raise ValueError(f"{path.name}: {name} has numbers that are not finite")
+    return dict(file.tensors)
+
+
+def _describe(matrices: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> str:
+    """At most the first four."""
+    first = list(matrices.items())[:4]
+    named = [f"{name[:40]} {shape} {dtype}" for name, (shape, dtype) in first]
+    return ", ".join(named) + ", ..." * (len(matrices) > 4) or "nothing"
 
 
 def calibration_prompts(count: int) -> list[str]:
@@ -72,12 +114,6 @@ def calibration_prompts(count: int) -> list[str]:
         words = {name: random.choice(options) for name, options in lists.items()}
         found[random.choice(frames).format(**words)] = None
     return list(found)
-
-
-def _key(projector: FaceClipProjector, clip: Any, prompts: int) -> str:
-    """The fuser's file, and the text encoder by what it makes of a probe."""
-    probe = tensor_key(_encode(clip, PROBE)[0])
-    return f"{projector.model.digest[:16]}_{probe[:16]}_{prompts}"
 
 
 def _encode(clip: Any, text: str) -> tuple[Tensor, Tensor]:

@@ -129,7 +129,7 @@ def test_a_dictionary_from_the_input_folder(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="mine.json: terms.pose.parkour is 7; expected a number"):
         run(prompt, dictionary=label)
     assert before[0] == FlexIDContextAwareGate.fingerprint_inputs(dictionary=label)[0]
-    assert FlexIDContextAwareGate.fingerprint_inputs(dictionary=BUILTIN) == ["None", 0]
+    assert FlexIDContextAwareGate.fingerprint_inputs(dictionary=BUILTIN) == ["None", ""]
 
 
 def test_a_dictionary_from_the_models_folder(tmp_path, monkeypatch):

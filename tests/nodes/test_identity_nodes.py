@@ -1,7 +1,12 @@
 """Identity nodes: what their lists show, and one person from file to file."""
 
 import inspect
+import os
 import shutil
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import folder_paths
 import pytest
@@ -9,8 +14,10 @@ import torch
 from flexid.mini.random_adapter import write_adapter, write_eva_clip
 from flexid.model_patches.files.public_files import EVA02_CLIP_L_336, PULID_FLUX_091
 from flexid.model_patches.identity.encode import encoder_runs, forget
+from flexid.model_patches.identity.store import load_identity
 from flexid.nodes import identity as nodes
 from flexid.nodes.model_files import ModelFiles
+from identities import identity_of
 from people import face
 
 pytestmark = pytest.mark.comfy
@@ -180,16 +187,80 @@ def test_save_and_load(home, loaded):
     assert back.provenance == identity.provenance
 
 
-def test_saving_never_overwrites(home, loaded):
-    for seed in (1, 2):
-        nodes.FlexIDSaveIdentity.execute(_encode(loaded, seed)[0], "ann", False)
+@pytest.mark.parametrize(
+    ("prefix", "name"),
+    [
+        ("ann", "ann"),
+        ("bob/", "bob"),
+        ("family/bob/", "family/bob"),
+        ("./bob", "bob"),
+        ("", "person"),
+        (" ", "person"),
+        ("family/..", "person"),
+        ("born_%year%/", f"born_{time.localtime().tm_year}"),
+        ("%year%/ann", f"{time.localtime().tm_year}/ann"),
+    ],
+)
+def test_saving_never_overwrites(home, prefix, name):
+    for value in (1.0, 2.0, 3.0):
+        identity = identity_of({"a": torch.full((1, 2, 3), value)})
+        nodes.FlexIDSaveIdentity.execute(identity, prefix, False)
+    folder = home / "output/identities"
+    saved = sorted(path for path in folder.rglob("*") if path.is_file())
+    assert saved == [folder / f"{name}_{number:05}_.safetensors" for number in (1, 2, 3)]
+    tokens = [load_identity(path).encodings["a"].tokens[0, 0, 0].item() for path in saved]
+    assert tokens == [1.0, 2.0, 3.0]
+
+
+def test_numbers_go_on_after_a_gap(home):
+    for _ in range(3):
+        nodes.FlexIDSaveIdentity.execute(identity_of({"a": torch.ones(1, 2, 3)}), "bob/", False)
+    (home / "output/identities/bob_00001_.safetensors").unlink()
+    nodes.FlexIDSaveIdentity.execute(identity_of({"a": torch.ones(1, 2, 3)}), "bob/", False)
     names = sorted(p.name for p in (home / "output/identities").iterdir())
-    assert names == ["ann_00001_.safetensors", "ann_00002_.safetensors"]
+    assert names == [f"bob_{number:05}_.safetensors" for number in (2, 3, 4)]
 
 
-def test_saving_stays_inside_the_output_folder(home, loaded):
+def test_servers_that_save_at_once_keep_all_files(home, monkeypatch):
+    """All of them read the folder before any of them writes."""
+    together = Barrier(4)
+    number = folder_paths.get_save_image_path
+
+    def number_together(*args):
+        found = number(*args)
+        together.wait(timeout=30)
+        return found
+
+    def save(value):
+        identity = identity_of({"a": torch.full((1, 2, 3), float(value))})
+        return nodes.FlexIDSaveIdentity.execute(identity, "ann", False).ui["text"]
+
+    monkeypatch.setattr(folder_paths, "get_save_image_path", number_together)
+    (home / "output/identities").mkdir()
+    with ThreadPoolExecutor(4) as pool:
+        told = {text for (text,) in pool.map(save, range(4))}
+    saved = sorted((home / "output/identities").iterdir())
+    assert {f"Saved identities/{path.name} [output]" for path in saved} == told
+    tokens = {load_identity(path).encodings["a"].tokens[0, 0, 0].item() for path in saved}
+    assert len(saved) == 4 and tokens == {0.0, 1.0, 2.0, 3.0}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX modes")
+def test_a_saved_identity_has_the_mode_of_the_umask(home):
+    before = os.umask(0o027)
+    try:
+        nodes.FlexIDSaveIdentity.execute(identity_of({"a": torch.ones(1, 2, 3)}), "ann", True)
+    finally:
+        os.umask(before)
+    (path,) = (home / "output/identities").iterdir()
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("prefix", ["../../ann", "../ann", "/ann", "a/../../ann", "../ann/"])
+def test_saving_stays_inside_the_output_folder(home, prefix):
     with pytest.raises(Exception, match="outside the output folder"):
-        nodes.FlexIDSaveIdentity.execute(_encode(loaded, 1)[0], "../../ann", True)
+        nodes.FlexIDSaveIdentity.execute(identity_of({"a": torch.ones(1, 2, 3)}), prefix, True)
+    assert not [path for path in home.rglob("*") if path.is_file()]
 
 
 def test_identities_are_listed_from_three_places(home, loaded):

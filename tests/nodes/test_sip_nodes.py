@@ -133,6 +133,23 @@ def test_convert_writes_a_file_that_loads(home):
     assert load.execute(named, "literal")[0].family == "faceclip"
 
 
+def test_convert_never_overwrites(home):
+    """Neither what it wrote before, nor its own source, nor another file of the user."""
+    random_faceclip.write_face_t5(home / "face_t5_encoder.pt", 1)
+    convert = nodes.sip_sources.FlexIDConvertFaceCLIP
+    convert.execute("face_t5_encoder.pt", "mine")
+    folder_paths.filename_list_cache.clear()
+    before = {path.name: path.read_bytes() for path in home.iterdir()}
+    for source, name, why in (
+        ("face_t5_encoder.pt", "mine", "exists already"),
+        ("mine.safetensors", "mine", "the file mine.safetensors that is converted"),
+        ("mine.safetensors", "../flexid/mine ", "the file mine.safetensors that is converted"),
+    ):
+        with pytest.raises((FileExistsError, ValueError), match=f"{why}.*Choose another name"):
+            convert.execute(source, name)
+    assert {path.name: path.read_bytes() for path in home.iterdir()} == before
+
+
 def test_align_keeps_its_file_below_models(home):
     random_faceclip.write_face_t5(home / "face_t5_encoder.pt", 1)
     random_text.write_t5(home / "t5.safetensors", 2)

@@ -1,5 +1,9 @@
 """FaceCLIP's files: opened, converted, refused; and what the face encoder is shown."""
 
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import comfy.model_management
 import people
 import pytest
@@ -97,6 +101,71 @@ def test_a_half_written_conversion_leaves_no_file(files, tmp_path):
         save_file({"a": torch.zeros(2)}, tmp_path / "a.safetensors")
         convert_faceclip(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_a_conversion_keeps_the_file_that_has_its_name(files, tmp_path):
+    target = tmp_path / "mine.safetensors"
+    target.write_bytes(b"of the user")
+    with pytest.raises(FileExistsError, match=r"mine\.safetensors exists already.*another name"):
+        convert_faceclip(files / "face_t5_encoder.pt", target)
+    assert target.read_bytes() == b"of the user" and list(tmp_path.iterdir()) == [target]
+
+
+def _spell_source(folder, spelling):
+    """Other names of folder/face.safetensors."""
+    if spelling == "link":
+        (folder / "link.safetensors").symlink_to(folder / "face.safetensors")
+    elif spelling == "second name":
+        os.link(folder / "face.safetensors", folder / "link.safetensors")
+    (folder / "below").mkdir()
+    return {
+        "same": folder / "face.safetensors",
+        "link": folder / "link.safetensors",
+        "second name": folder / "link.safetensors",
+        "parent": folder / "below" / ".." / "face.safetensors",
+        "case": folder / "FACE.safetensors",
+    }[spelling]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+@pytest.mark.parametrize("spelling", ["same", "link", "second name", "parent", "case"])
+def test_a_conversion_keeps_its_source(files, tmp_path, spelling):
+    """Spelt with another case it is the same file on some file systems, another one on others."""
+    source = convert_faceclip(files / "face_t5_encoder.pt", tmp_path / "face.safetensors")
+    before = source.read_bytes()
+    target = _spell_source(tmp_path, spelling)
+    if target.exists():
+        with pytest.raises(ValueError, match=r"face\.safetensors that is converted.*another name"):
+            convert_faceclip(source, target)
+    else:
+        assert spelling == "case" and convert_faceclip(source, target).is_file()
+    assert source.read_bytes() == before
+
+
+def test_of_two_conversions_at_once_one_is_refused(files, tmp_path):
+    target = tmp_path / "mine.safetensors"
+
+    def convert(name):
+        try:
+            return convert_faceclip(files / name, target)
+        except FileExistsError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(convert, ["face_t5_encoder.pt", "face_clip_encoder.pt"]))
+    (refusal,) = [result for result in results if result != target]
+    assert "exists already" in refusal and list(tmp_path.iterdir()) == [target]
+    assert len(load_faceclip(target).towers) == 1 + results.index(target)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX modes")
+def test_a_converted_file_has_the_mode_of_the_umask(files, tmp_path):
+    before = os.umask(0o027)
+    try:
+        target = convert_faceclip(files / "face_t5_encoder.pt", tmp_path / "small.safetensors")
+    finally:
+        os.umask(before)
+    assert target.stat().st_mode & 0o777 == 0o640
 
 
 # What is refused

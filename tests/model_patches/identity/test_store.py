@@ -8,7 +8,7 @@ import pytest
 import torch
 from flexid.model_patches.files import atomic
 from flexid.model_patches.identity.identity import Encoding, Identity
-from flexid.model_patches.identity.store import load_identity, save_identity
+from flexid.model_patches.identity.store import load_identity, save_identity, save_numbered
 from identities import identity_of
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -82,23 +82,41 @@ def test_views_and_shared_memory_are_saved(tmp_path, identity):
 def test_file_can_be_replaced_while_loaded(tmp_path, identity):
     path = save_identity(identity, tmp_path / "ann.safetensors")
     loaded = load_identity(path)
-    save_identity(identity_of({"a": torch.ones(1, 1, 1)}), path)
+    save_identity(identity_of({"a": torch.ones(1, 1, 1)}), tmp_path / "other").replace(path)
     _same_encodings(loaded.encodings, identity.encodings)
     assert list(load_identity(path).encodings) == ["a"]
 
 
-def test_failed_write_leaves_the_old_file_and_no_litter(tmp_path, identity, monkeypatch):
+def test_an_earlier_file_is_kept(tmp_path, identity):
     path = save_identity(identity, tmp_path / "ann.safetensors")
     before = path.read_bytes()
+    with pytest.raises(FileExistsError, match=r"ann\.safetensors exists already"):
+        save_identity(Identity(), path)
+    assert path.read_bytes() == before
 
+
+def test_the_next_free_number_is_taken(tmp_path, identity):
+    for taken in ("ann_00003_.safetensors", "ann_00004_.safetensors"):
+        (tmp_path / taken).write_bytes(b"of the user")
+    assert save_numbered(identity, tmp_path, "ann", 3).name == "ann_00005_.safetensors"
+    assert save_numbered(identity, tmp_path, "ann", 100_000).name == "ann_100000_.safetensors"
+
+
+def test_a_file_in_place_of_the_folder_ends_the_search(tmp_path, identity):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError, match="file"):
+        save_numbered(identity, tmp_path / "file", "ann", 1)
+
+
+def test_failed_write_leaves_no_litter(tmp_path, identity, monkeypatch):
     def broken(source, target):
         raise OSError("disk full")
 
+    monkeypatch.setattr(atomic.os, "link", broken)
     monkeypatch.setattr(atomic.os, "replace", broken)
     with pytest.raises(OSError, match="disk full"):
-        save_identity(Identity(), path)
-    assert path.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["ann.safetensors"]
+        save_identity(identity, tmp_path / "ann.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def _rewrite(path, change, metadata=None):

@@ -1,6 +1,8 @@
 """FaceCLIP's fusers as a source of δ: forms, words, alignment, what does not fit."""
 
 import math
+import os
+import sys
 
 import comfy.sd
 import people
@@ -17,6 +19,7 @@ from flexid.model_patches.sip import projector as sip
 from flexid.model_patches.sip.faceclip import FaceClipProjector
 from flexid.model_patches.sip.projector import Prompt, direction_for, encode_sip
 from identities import identity_of
+from safetensors.torch import load_file, save_file
 
 pytestmark = pytest.mark.comfy
 
@@ -258,6 +261,66 @@ def test_alignment_is_fitted_once_and_kept(t5, pair, clip, sd_clip, tmp_path, wh
     torch.testing.assert_close(aligned, raw @ matrix, atol=1e-5, rtol=0)
     nobody = identity_of({projector.family: projector.nobody()})
     assert not direction_for(first.projector, nobody, text).vectors.any()
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _change(change, metadata=None):
+    return lambda path: save_file(change(load_file(path)["t5"]), path, metadata)
+
+
+UNUSABLE = {
+    "cut": (_cut, "is cut short"),
+    "empty": (lambda path: path.write_bytes(b""), "is empty"),
+    "web page": (lambda path: path.write_text("<html>"), "is a web page"),
+    "NaN": (_change(lambda m: {"t5": m.fill_(math.nan)}), "t5 has numbers that are not finite"),
+    "infinite": (_change(lambda m: {"t5": m / 0}), "t5 has numbers that are not finite"),
+    "half": (_change(lambda m: {"t5": m.half()}), "holds t5 (64, 64) torch.float16, expected t5"),
+    "shape": (_change(lambda m: {"t5": m[:3].clone()}), "holds t5 (3, 64) torch.float32"),
+    "another tower": (_change(lambda m: {"l": m}), "holds l (64, 64) torch.float32, expected t5"),
+    "one more": (_change(lambda m: {"t5": m, "l": m.clone()}), "holds l (64, 64)"),
+    "none": (_change(lambda m: {}), "holds nothing, expected t5"),
+    "another pair": (
+        _change(lambda m: {"t5": m}, {"flexid.alignment": "of_others_10"}),
+        "was fitted to of_others_10, expected",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", UNUSABLE)
+def test_an_unusable_kept_alignment_is_fitted_again(t5, clip, tmp_path, how):
+    spoil, why = UNUSABLE[how]
+    first = sip_align.align(t5, clip, tmp_path, prompts=10)
+    (path,) = tmp_path.iterdir()
+    spoil(path)
+    second = sip_align.align(t5, clip, tmp_path, prompts=10)
+    assert f"could not be used: {path.name}" in second.report and why in second.report
+    assert "fitted on 10 prompts" in second.report and "download" not in second.report
+    third = sip_align.align(t5, clip, tmp_path, prompts=10)
+    assert third.report == f"alignment read from {path.name}"
+    for again in (second, third):
+        assert torch.equal(again.projector.alignment["t5"], first.projector.alignment["t5"])
+
+
+def test_an_alignment_of_an_earlier_version_is_read(t5, clip, tmp_path):
+    """It states no key, but is as good."""
+    sip_align.align(t5, clip, tmp_path, prompts=10)
+    (path,) = tmp_path.iterdir()
+    save_file(load_file(path), path)
+    assert "read from" in sip_align.align(t5, clip, tmp_path, prompts=10).report
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX modes")
+def test_a_kept_alignment_has_the_mode_of_the_umask(t5, clip, tmp_path):
+    before = os.umask(0o027)
+    try:
+        sip_align.align(t5, clip, tmp_path, prompts=10)
+    finally:
+        os.umask(before)
+    (path,) = tmp_path.iterdir()
+    assert path.stat().st_mode & 0o777 == 0o640
 
 
 def test_the_aligned_direction_lies_nearer_to_text(t5, clip, tmp_path):
