@@ -41,10 +41,12 @@ class Reading:
         self.tails = lexicon.tails
         self._subjects: dict[tuple[bool, bool], list[Mark | None]] = {}
         kinds = {mark.entry.kind for mark in marks}
+        self.has_terms = "term" in kinds
+        self.has_animals = "animals" in kinds
         self.rules = [rule for rule, looks_for in _RULES if not kinds.isdisjoint(looks_for)]
 
-    def verdicts(self) -> list[Verdict]:
-        return [self._verdict(i) for i, mark in enumerate(self.marks) if mark.entry.kind == "term"]
+    def verdicts(self) -> Iterator[Verdict]:
+        return (self._verdict(i) for i, mark in enumerate(self.marks) if mark.entry.kind == "term")
 
     def _verdict(self, i: int) -> Verdict:
         factor, reasons = 1.0, []
@@ -61,6 +63,14 @@ class Reading:
         """Marks of the same clause, the nearest first."""
         for j in range(i - 1, self.marks[i].clause - 1, -1):
             yield self.marks[j]
+
+    def next(self, i: int) -> Mark | None:
+        """The next mark of the same clause."""
+        if i + 1 < len(self.marks):
+            mark = self.marks[i + 1]
+            if mark.clause == self.marks[i].clause:
+                return mark
+        return None
 
     def after(self, i: int) -> Iterator[Mark]:
         clause = self.marks[i].clause
@@ -214,7 +224,7 @@ def _elsewhere(reading: Reading, i: int) -> Ruling:
 def _subject(reading: Reading, i: int) -> Ruling:
     """Who does it? Doubtful terms need a person; others only must not belong to an animal."""
     entry = reading.marks[i].entry
-    if entry.category not in _OF_A_PERSON:
+    if entry.category not in _OF_A_PERSON or not (entry.doubtful or reading.has_animals):
         return NOTHING
     share, who = _who(reading, i)
     if share == PERHAPS and not entry.doubtful:
@@ -245,7 +255,7 @@ def _belongs(subject: Mark) -> Ruling:
 def _followed_by(reading: Reading, i: int) -> Mark | None:
     """The noun of dancing flames, of a laughing crowd, of 奔跑的狗."""
     here = reading.marks[i]
-    mark = next(reading.after(i), None)
+    mark = reading.next(i)
     if mark is None or not _acts(mark, here.entry.doubtful):
         return None
     gap = _gap(here, mark)
@@ -255,8 +265,10 @@ def _followed_by(reading: Reading, i: int) -> Mark | None:
 
 def _is_right_behind_subject(reading: Reading, i: int) -> bool:
     here = reading.marks[i]
-    mark = next(reading.before(i), None)
-    return mark is not None and mark.end == here.start and _acts(mark, here.entry.doubtful)
+    if i == here.clause:
+        return False
+    mark = reading.marks[i - 1]
+    return mark.end == here.start and _acts(mark, here.entry.doubtful)
 
 
 def _unnamed(reading: Reading, i: int) -> Ruling:

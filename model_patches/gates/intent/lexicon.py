@@ -79,7 +79,7 @@ class Lexicon:
     def marks(self, tokens: Sequence[str]) -> list[Mark]:
         """Longest match from left to right; no two marks overlap."""
         found, clause, free = [], 0, 0
-        ended = [*tokens, END]
+        ended = [*tokens, END, END]
         for here, known in enumerate(map(self.entries.get, tokens)):
             if known is None or here < free:
                 continue
@@ -88,7 +88,7 @@ class Lexicon:
                 entry = known
             else:
                 branch, soon, entry = known
-                if soon is None or not soon.isdisjoint(ended[end : end + 2]):
+                if soon is None or ended[end] in soon or ended[end + 1] in soon:
                     number, end = branch.find(ended, end)
                     entry = self.ordered[number] if end else None
                 if entry is None:
