@@ -120,7 +120,7 @@ def compile_lexicon(dictionary: Dictionary) -> Lexicon:
         re.compile(pattern) if pattern else None,
         tuple(hyphenated),
         {ord(one): other for one, other in dictionary.characters.items()},
-        frozenset(s for one in entries if one.kind == "term" for s in one.words[0] or ()),
+        frozenset().union(*{one.words[0] or frozenset() for one in entries if one.kind == "term"}),
     )
 
 

@@ -116,6 +116,5 @@ class Branch:
         return frozenset({*self.next, *after.next})
 
 
-def pattern(words: Sequence[object], wildcard: object) -> tuple[int, ...]:
-    """The places of the wildcards among the words."""
+def wildcard_places(words: Sequence[object], wildcard: object) -> tuple[int, ...]:
     return tuple(place for place, word in enumerate(words) if word == wildcard)
