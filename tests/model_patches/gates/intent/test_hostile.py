@@ -35,7 +35,6 @@ def nested(opening: str, inside: str, closing: str, size: int) -> str:
 
 PROMPTS = {
     "digits of a weight": lambda size: f"(smile:{'1' * size}x)",
-    "colons and spaces": lambda size: f"({repeat(': ', size)}smile)",
     "nested parentheses": lambda size: nested("(", "smile", ")", size),
     "nested square brackets": lambda size: nested("[", "smile:x", "]", size),
     "nested weights": lambda size: nested("(a ", "smile", ":1.0)", size),
