@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from .gate import OPEN, Gate, Moment
@@ -187,7 +187,7 @@ class ContextAwareGate:
             "categories": dict(self.parsed.categories),
             "gamma_sem": gamma_sem(self.intent, self.knobs.lambda_up),
             "gamma_vis": gamma_vis(self.intent, self.knobs.lambda_down),
-            "terms": [asdict(match) for match in self.parsed.matches],
+            "terms": [match._asdict() for match in self.parsed.matches],
             "curve": self.curve(),
         }
 

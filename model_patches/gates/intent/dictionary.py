@@ -21,19 +21,32 @@ breaks          words that end a clause
 forms           {word: [irregular forms]}
 characters      {character: character} read as the same
 remove          phrases that are taken out of every list of the dictionaries before this one
+
+A file is bounded in what would make every prompt slow to read: MAX_BYTES in all, MAX_HYPHENATED
+blocked compounds with "-", MAX_OWNERS words with the same irregular form, and what `phrases` says
+of a phrase: MAX_WORDS, MAX_WILDCARDS and MAX_PATTERNS.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .words import ANY, split
+from .phrases import MAX_PATTERNS, MAX_WILDCARDS, MAX_WORDS, wildcard_places
+from .words import ANY, EXACT, split
+
+MAX_BYTES = 250_000
+"""Ten times the built-in English file; such a dictionary is compiled in about a second."""
+MAX_CHARACTERS = 200
+"""Of a phrase: a word may be long as well."""
+MAX_HYPHENATED = 64
+"""Each is looked for in the whole prompt."""
+MAX_OWNERS = 16
 
 CATEGORIES = ("expression", "pose", "style", "camera")
 LISTS = (
@@ -114,6 +127,12 @@ def read_file(path: Path) -> dict[str, Any]:
             f"There is no dictionary file {path.name}; put it into models/flexid/dictionaries or "
             "into ComfyUI's input folder, or choose built-in."
         )
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise ValueError(
+            f"Dictionary {path.name} has {size} bytes; expected at most {MAX_BYTES}. Remove "
+            "phrases that you do not use."
+        )
     try:
         data = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
@@ -126,6 +145,10 @@ def read_file(path: Path) -> dict[str, Any]:
             f"{path.name} is not UTF-8 text ({error.reason} at byte {error.start}). Save it again "
             "as UTF-8."
         ) from None
+    except (RecursionError, ValueError) as error:  # too deep, or a number of too many digits
+        raise ValueError(
+            f"Dictionary {path.name} cannot be read: {error}. Correct the file."
+        ) from None
     _check(data, path.name)
     return data
 
@@ -135,6 +158,22 @@ def _check(data: Any, file: str) -> None:
     for key, value in data.items():
         _expect(key in KEYS, file, "the key", key, f"one of {', '.join(KEYS)}")
         _CHECKS.get(key, _check_phrases)(value, file, key)
+    hyphenated = sum("-" in phrase for phrase in data.get("blocked", ()))
+    _expect_at_most(MAX_HYPHENATED, hyphenated, file, "the number of phrases with - in blocked")
+    wild = filter(lambda phrase: ANY in phrase, _phrases(data))
+    patterns = {wildcard_places(_words(phrase), ANY) for phrase in wild}
+    _expect_at_most(MAX_PATTERNS, len(patterns), file, f"the number of ways to place {ANY}")
+
+
+def _phrases(data: Mapping[str, Any]) -> Iterator[str]:
+    for scores in data.get("terms", {}).values():
+        yield from scores
+    for key in ("modifiers", *LISTS):
+        yield from data.get(key, ())
+
+
+def _words(phrase: str) -> list[str]:
+    return split(phrase.removeprefix(EXACT))
 
 
 def _expect(good: bool, file: str, where: str, got: Any, expected: str) -> None:
@@ -144,6 +183,10 @@ def _expect(good: bool, file: str, where: str, got: Any, expected: str) -> None:
         raise ValueError(
             f"Dictionary {file}: {where} is {shown}; expected {expected}. Correct the file."
         )
+
+
+def _expect_at_most(most: int, got: int, file: str, where: str) -> None:
+    _expect(got <= most, file, where, got, f"at most {most}")
 
 
 def _check_terms(value: Any, file: str, key: str) -> None:
@@ -163,7 +206,7 @@ def _check_numbers(value: Any, file: str, key: str, highest: float) -> None:
     for phrase, number in value.items():
         _check_phrase(phrase, file, key)
         real = isinstance(number, int | float) and not isinstance(number, bool)
-        good = real and math.isfinite(number) and 0 <= number <= highest
+        good = real and 0 <= number <= highest
         _expect(good, file, f"{key}.{phrase}", number, f"a number from 0 to {highest:g}")
 
 
@@ -174,15 +217,26 @@ def _check_phrases(value: Any, file: str, key: str) -> None:
 
 
 def _check_phrase(phrase: Any, file: str, key: str) -> None:
-    words = split(phrase) if isinstance(phrase, str) else []
+    words = _words(phrase) if isinstance(phrase, str) else []
     good = bool(words) and words[0] != ANY
     _expect(good, file, f"a phrase in {key}", phrase, "words, the first of them not *")
+    limits = {
+        ANY: (words.count(ANY), MAX_WILDCARDS),
+        "characters": (len(phrase), MAX_CHARACTERS),
+        "words": (len(words), MAX_WORDS),
+    }
+    for what, (got, most) in limits.items():
+        if got > most:
+            _expect_at_most(most, got, file, f"the number of {what} in {phrase[:40]!r} of {key}")
 
 
 def _check_forms(value: Any, file: str, key: str) -> None:
     _expect(isinstance(value, dict), file, key, value, "an object {word: [forms]}")
     for word, forms in value.items():
         _check_phrases(forms, file, f"{key}.{word}")
+    owners = Counter(form for forms in value.values() for form in set(forms))
+    for form, count in owners.most_common(1):
+        _expect_at_most(MAX_OWNERS, count, file, f"the number of words with the form {form!r}")
 
 
 def _check_characters(value: Any, file: str, key: str) -> None:

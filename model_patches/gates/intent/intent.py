@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import NamedTuple
 
 from .dictionary import CATEGORIES, Dictionary, builtin_dictionary
 from .judge import Reading, Verdict
@@ -19,8 +20,7 @@ THRESHOLD = 0.2
 _TOLERANCE = 1e-9
 
 
-@dataclass(frozen=True)
-class Match:
+class Match(NamedTuple):
     """A term found in a prompt."""
 
     term: str
@@ -85,20 +85,20 @@ def read_intent(
 
 
 def _category_scores(matches: tuple[Match, ...], factors: Mapping[str, float]) -> dict[str, float]:
-    scores = dict.fromkeys(CATEGORIES, 0.0)
+    strongest = dict.fromkeys(CATEGORIES, 0.0)
     for match in matches:
-        score = min(1.0, match.score * factors.get(match.category, 1.0))
-        scores[match.category] = max(scores[match.category], score)
-    return scores
+        if match.score > strongest[match.category]:
+            strongest[match.category] = match.score
+    return {c: min(1.0, score * factors.get(c, 1.0)) for c, score in strongest.items()}
 
 
 def _matches(prompt: str, clean: CleanText, cut: list[str], lexicon: Lexicon) -> tuple[Match, ...]:
     tokens = cut[1::2]
-    verdicts = Reading(tokens, lexicon.marks(tokens), lexicon).verdicts()
-    if not verdicts:
+    reading = Reading(tokens, lexicon.marks(tokens), lexicon)
+    if not reading.has_terms:
         return ()
     ends = list(accumulate(map(len, cut)))
-    return tuple([_match(prompt, clean, ends, verdict) for verdict in verdicts])
+    return tuple([_match(prompt, clean, ends, verdict) for verdict in reading.verdicts()])
 
 
 def _match(prompt: str, clean: CleanText, ends: list[int], verdict: Verdict) -> Match:
@@ -108,7 +108,16 @@ def _match(prompt: str, clean: CleanText, ends: list[int], verdict: Verdict) -> 
     emphasis = max(0.0, clean.emphasis(start)) if clean.places else 1.0
     if emphasis != 1.0:
         reasons = (*reasons, f"emphasis ×{emphasis:.3g}")
-    score = min(1.0, entry.score * factor * emphasis)
+    score = _limit(entry.score * factor * emphasis)
     if clean.text.startswith("-free", end):
         score, reasons = 0.0, (*reasons, "negated by -free")
     return Match(entry.phrase, entry.category, prompt[start:end], start, end, score, reasons)
+
+
+def _limit(strength: float) -> float:
+    """At most 1. Infinitely much of nothing is nothing: a long row of brackets or of modifiers
+    overflows, and a neutral term has the score 0.
+    """
+    if strength < 1.0:
+        return strength
+    return 0.0 if math.isnan(strength) else 1.0

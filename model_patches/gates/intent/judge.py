@@ -2,6 +2,7 @@
 
 A term counts fully when it is neither negated nor part of a compound and the person does it. All
 rules are local to a clause and look at a few words, so a long prompt weighs no more than a short.
+What they ask of more than a few words is found in one pass over all marks, so the time is linear.
 """
 
 from __future__ import annotations
@@ -38,11 +39,14 @@ class Reading:
         self.tokens = tokens
         self.marks = marks
         self.tails = lexicon.tails
+        self._subjects: dict[tuple[bool, bool], list[Mark | None]] = {}
         kinds = {mark.entry.kind for mark in marks}
+        self.has_terms = "term" in kinds
+        self.has_animals = "animals" in kinds
         self.rules = [rule for rule, looks_for in _RULES if not kinds.isdisjoint(looks_for)]
 
-    def verdicts(self) -> list[Verdict]:
-        return [self._verdict(i) for i, mark in enumerate(self.marks) if mark.entry.kind == "term"]
+    def verdicts(self) -> Iterator[Verdict]:
+        return (self._verdict(i) for i, mark in enumerate(self.marks) if mark.entry.kind == "term")
 
     def _verdict(self, i: int) -> Verdict:
         factor, reasons = 1.0, []
@@ -55,9 +59,18 @@ class Reading:
                 break
         return Verdict(self.marks[i], factor, tuple(reasons))
 
-    def before(self, i: int) -> list[Mark]:
+    def before(self, i: int) -> Iterator[Mark]:
         """Marks of the same clause, the nearest first."""
-        return self.marks[self.marks[i].clause : i][::-1]
+        for j in range(i - 1, self.marks[i].clause - 1, -1):
+            yield self.marks[j]
+
+    def next(self, i: int) -> Mark | None:
+        """The next mark of the same clause."""
+        if i + 1 < len(self.marks):
+            mark = self.marks[i + 1]
+            if mark.clause == self.marks[i].clause:
+                return mark
+        return None
 
     def after(self, i: int) -> Iterator[Mark]:
         clause = self.marks[i].clause
@@ -67,30 +80,88 @@ class Reading:
 
     @cached_property
     def modifiers(self) -> dict[int, list[Mark]]:
-        """Position of a term among the marks -> its modifiers. Each belongs to one term."""
+        """Position of a term among the marks -> its modifiers. Each belongs to one term: the next
+        one of the clause if it is near enough, else the term right before.
+        """
         owners: dict[int, list[Mark]] = {}
+        right_before, end = None, 0
         for i, mark in enumerate(self.marks):
-            if mark.entry.kind == "modifier":
-                owner = self._owner(i)
+            if mark.start != end:
+                right_before = None
+            end = mark.end
+            if mark.entry.kind == "term":
+                right_before = i
+            elif mark.entry.kind == "modifier":
+                owner = self._next_term(i)
+                owner = right_before if owner is None else owner
                 if owner is not None:
                     owners.setdefault(owner, []).append(mark)
         return owners
 
-    def _owner(self, i: int) -> int | None:
-        """The next term of the clause if it is near enough, else the term right before."""
+    def _next_term(self, i: int) -> int | None:
         here = self.marks[i]
-        for j in range(i + 1, len(self.marks)):
-            mark = self.marks[j]
-            if mark.clause != here.clause or _gap(here, mark) > MODIFIER_REACH:
+        for j, mark in enumerate(self.after(i), i + 1):
+            if _gap(here, mark) > MODIFIER_REACH:
                 break
             if mark.entry.kind == "term":
                 return j
-        for j in range(i - 1, -1, -1):
-            if self.marks[j].end != self.marks[j + 1].start:
-                break
-            if self.marks[j].entry.kind == "term":
-                return j
         return None
+
+    @cached_property
+    def first_person(self) -> int:
+        """Number of the first mark that is a person; that of all marks when there is none."""
+        return self._first(("persons",))
+
+    @cached_property
+    def first_subject(self) -> int:
+        return self._first(SUBJECTS)
+
+    def _first(self, kinds: Sequence[str]) -> int:
+        found = (i for i, mark in enumerate(self.marks) if mark.entry.kind in kinds)
+        return next(found, len(self.marks))
+
+    def subject(self, i: int) -> Mark | None:
+        """The noun before a term that does what the term says, if its clause has one."""
+        if self.first_subject >= i:
+            return None
+        entry = self.marks[i].entry
+        sort = entry.doubtful, entry.drifting
+        if sort not in self._subjects:
+            self._subjects[sort] = self._find_subjects(*sort)
+        return self._subjects[sort][i]
+
+    def _find_subjects(self, doubtful: bool, drifting: bool) -> list[Mark | None]:
+        """Before each mark: the nearest noun of its clause that can do what a term of this sort
+        says; one behind a preposition only if no person comes before it.
+        """
+        found, clause, nearest, person = [], -1, None, False
+        for i, mark in enumerate(self.marks):
+            if mark.clause != clause:
+                clause, nearest, person = mark.clause, None, False
+            found.append(nearest)
+            if not _acts(mark, doubtful):
+                continue
+            kind = mark.entry.kind
+            own = drifting or (doubtful and kind == "animals")
+            person = person or kind == "persons"
+            if kind == "persons" or not (person and self._is_object(i, own)):
+                nearest = mark
+        return found
+
+    def _is_object(self, i: int, own: bool) -> bool:
+        """Whether a preposition stands up to three words before a noun.
+
+        "with" hardly tells: with a dog running, with her hair flying, but with long hair jumping.
+        own: whether what is said is something that such a noun does.
+        """
+        kinds = ("prepositions",) if own else ("prepositions", "companions")
+        noun = self.marks[i]
+        for mark in self.before(i):
+            if noun.start - mark.end > 2:
+                break
+            if mark.entry.kind in kinds:
+                return True
+        return False
 
 
 def _gap(one: Mark, other: Mark) -> int:
@@ -153,7 +224,7 @@ def _elsewhere(reading: Reading, i: int) -> Ruling:
 def _subject(reading: Reading, i: int) -> Ruling:
     """Who does it? Doubtful terms need a person; others only must not belong to an animal."""
     entry = reading.marks[i].entry
-    if entry.category not in _OF_A_PERSON:
+    if entry.category not in _OF_A_PERSON or not (entry.doubtful or reading.has_animals):
         return NOTHING
     share, who = _who(reading, i)
     if share == PERHAPS and not entry.doubtful:
@@ -162,21 +233,17 @@ def _subject(reading: Reading, i: int) -> Ruling:
 
 
 def _who(reading: Reading, i: int) -> Ruling:
-    here = reading.marks[i]
     followed = _followed_by(reading, i)
-    preceding = [mark for mark in reading.before(i) if _acts(mark, here)]
-    if followed and not (preceding and _gap(preceding[0], here) == 0):
+    if followed and not _is_right_behind_subject(reading, i):
         return _belongs(followed)
-    subject = _preceding_subject(reading, i, preceding)
-    if subject:
-        return _belongs(subject)
-    return _unnamed(reading, i)
+    subject = reading.subject(i)
+    return _belongs(subject) if subject else _unnamed(reading, i)
 
 
-def _acts(mark: Mark, here: Mark) -> bool:
+def _acts(mark: Mark, doubtful: bool) -> bool:
     """Things such as hair and water can do only what is doubtful."""
     kind = mark.entry.kind
-    return kind in ("persons", "animals") or (kind == "things" and here.entry.doubtful)
+    return kind in ("persons", "animals") or (doubtful and kind == "things")
 
 
 def _belongs(subject: Mark) -> Ruling:
@@ -188,52 +255,33 @@ def _belongs(subject: Mark) -> Ruling:
 def _followed_by(reading: Reading, i: int) -> Mark | None:
     """The noun of dancing flames, of a laughing crowd, of 奔跑的狗."""
     here = reading.marks[i]
-    for mark in reading.after(i):
-        gap = _gap(here, mark)
-        between = reading.tokens[here.end : mark.start]
-        if gap > 1 or (gap == 1 and between[0] not in _PARTICLES):
-            return None
-        return mark if _acts(mark, here) else None
-    return None
+    mark = reading.next(i)
+    if mark is None or not _acts(mark, here.entry.doubtful):
+        return None
+    gap = _gap(here, mark)
+    near = gap == 0 or (gap == 1 and reading.tokens[here.end] in _PARTICLES)
+    return mark if near else None
 
 
-def _preceding_subject(reading: Reading, i: int, preceding: list[Mark]) -> Mark | None:
-    """The nearest noun; one behind a preposition only if no person comes before it."""
-    for number, mark in enumerate(preceding):
-        if mark.entry.kind == "persons":
-            return mark
-        persons = any(other.entry.kind == "persons" for other in preceding[number + 1 :])
-        if not (persons and _is_object(reading, i, mark)):
-            return mark
-    return None
-
-
-def _is_object(reading: Reading, i: int, noun: Mark) -> bool:
-    """Whether a preposition stands up to three words before the noun.
-
-    "with" hardly tells: with a dog running, with her hair flying, but with long hair jumping.
-    """
-    entry = reading.marks[i].entry
-    own = entry.drifting or (entry.doubtful and noun.entry.kind == "animals")
-    kinds = ("prepositions",) if own else ("prepositions", "companions")
-    return any(
-        mark.entry.kind in kinds and 0 <= noun.start - mark.end <= 2 for mark in reading.before(i)
-    )
+def _is_right_behind_subject(reading: Reading, i: int) -> bool:
+    here = reading.marks[i]
+    if i == here.clause:
+        return False
+    mark = reading.marks[i - 1]
+    return mark.end == here.start and _acts(mark, here.entry.doubtful)
 
 
 def _unnamed(reading: Reading, i: int) -> Ruling:
     """No subject in the clause: "a woman, running" continues the sentence, a tag stands alone."""
     here = reading.marks[i]
     if _is_near_clause_start(reading.tokens, here.start):
-        earlier = {mark.entry.kind for mark in reading.marks[:i]}
-        if "persons" in earlier or not earlier.intersection(SUBJECTS):
+        if reading.first_person < i or reading.first_subject >= i:
             return SURELY, ""
     return PERHAPS, "no person in its clause"
 
 
 def _is_near_clause_start(tokens: Sequence[str], start: int) -> bool:
-    from_start = tokens[max(0, start - 2) : start]
-    return start <= 1 or any(token in BREAKS for token in from_start)
+    return start <= 1 or tokens[start - 1] in BREAKS or tokens[start - 2] in BREAKS
 
 
 _RULES: tuple[tuple[Callable[[Reading, int], Ruling], tuple[str, ...]], ...] = (

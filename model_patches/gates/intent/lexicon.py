@@ -9,6 +9,7 @@ from functools import lru_cache, partial
 from typing import NamedTuple
 
 from .dictionary import Dictionary
+from .phrases import END, Branch, Words
 from .text import CleanText
 from .words import ANY, BREAKS, EXACT, noun_forms, split, verb_forms
 
@@ -36,27 +37,12 @@ class Entry:
 
     phrase: str
     kind: str
-    words: tuple[frozenset[str] | None, ...]
-    """The spellings of each word; None is one word or none."""
+    words: Words
     category: str = ""
     score: float = 0.0
     """Of a term; of a modifier its factor."""
     doubtful: bool = False
     drifting: bool = False
-
-    def end(self, tokens: Sequence[str], start: int, word: int = 0) -> int:
-        """Where the phrase ends whose words from `word` on start at `start`; 0 when absent."""
-        for number in range(word, len(self.words)):
-            spellings = self.words[number]
-            if spellings is None:
-                end = self.end(tokens, start, number + 1)
-                if end or start >= len(tokens) or tokens[start] in BREAKS:
-                    return end
-                return self.end(tokens, start + 1, number + 1)
-            if start >= len(tokens) or tokens[start] not in spellings:
-                return 0
-            start += 1
-        return start
 
 
 class Mark(NamedTuple):
@@ -69,14 +55,16 @@ class Mark(NamedTuple):
     """Number of the first mark of its clause."""
 
 
-Branches = dict[str, tuple[tuple[Entry, int], ...]]
-"""By second token, under "" for any other: the entries to try, the longest first, each with its
-length where the first two tokens are all of it; 0: the rest has to be compared."""
+Opening = tuple[Branch, frozenset[str] | None, Entry | None]
+"""Phrases with the same first token, what their branch says is soon to come (see `Branch.soon`),
+and the entry that is that token alone."""
 
 
 @dataclass(frozen=True)
 class Lexicon:
-    entries: dict[str, Entry | Branches]
+    ordered: list[Entry]
+    """Where several match, the first one wins."""
+    entries: dict[str, Entry | Opening]
     """By first token; an Entry where nothing longer begins with that token."""
     tails: frozenset[str]
     hyphenated: re.Pattern[str] | None
@@ -89,20 +77,21 @@ class Lexicon:
     def marks(self, tokens: Sequence[str]) -> list[Mark]:
         """Longest match from left to right; no two marks overlap."""
         found, clause, free = [], 0, 0
-        following = [*tokens[1:], ""]
+        ended = [*tokens, END, END]
         for here, known in enumerate(map(self.entries.get, tokens)):
             if known is None or here < free:
                 continue
+            end = here + 1
             if known.__class__ is Entry:
-                entry, free = known, here + 1
+                entry = known
             else:
-                for entry, length in known.get(following[here]) or known[""]:
-                    end = here + length if length else entry.end(tokens, here + 1, 1)
-                    if end:
-                        free = end
-                        break
-                else:
+                branch, soon, entry = known
+                if soon is None or ended[end] in soon or ended[end + 1] in soon:
+                    number, end = branch.find(ended, end)
+                    entry = self.ordered[number] if end else None
+                if entry is None:
                     continue
+            free = end
             if entry.kind == "breaks":
                 clause = len(found)
             found.append(Mark(entry, here, free, clause))
@@ -119,44 +108,31 @@ class Lexicon:
 def compile_lexicon(dictionary: Dictionary) -> Lexicon:
     """Takes some ten milliseconds; once per dictionary object."""
     entries = sorted(_entries(dictionary), key=lambda e: (-len(e.words), KINDS.index(e.kind)))
-    by_first: dict[str, list[Entry]] = {}
-    for entry in entries:
-        for spelling in entry.words[0] or ():
-            by_first.setdefault(spelling, []).append(entry)
     hyphenated = sorted(filter(_is_hyphenated, dictionary.lists["blocked"]))
     pattern = rf"\b(?:{'|'.join(map(re.escape, hyphenated))})\b" if hyphenated else None
     tails = (noun_forms(word, dictionary.forms) for word in dictionary.lists["tails"])
     return Lexicon(
-        {token: _branches(found) for token, found in by_first.items()},
+        entries,
+        _by_first_token(entries),
         frozenset().union(*tails),
         re.compile(pattern) if pattern else None,
         tuple(hyphenated),
         {ord(one): other for one, other in dictionary.characters.items()},
-        frozenset(s for one in entries if one.kind == "term" for s in one.words[0] or ()),
+        frozenset().union(*{one.words[0] or frozenset() for one in entries if one.kind == "term"}),
     )
 
 
-def _branches(entries: list[Entry]) -> Entry | Branches:
-    """Entries with the same first token and the same order, told apart by their second one."""
-    if len(entries[0].words) == 1:
-        return entries[0]
-    seconds = {s for entry in entries for s in (entry.words[1:2] or [None])[0] or ()}
-    return {
-        second: tuple(
-            (entry, _known_length(entry)) for entry in entries if _may_continue(entry, second)
-        )
-        for second in ("", *seconds)
-    }
+def _by_first_token(entries: list[Entry]) -> dict[str, Entry | Opening]:
+    phrases = [entry.words for entry in entries]
+    root = Branch(phrases, list(range(len(phrases))), 0).grow()
+    openings = {branch: _opening(branch, entries) for branch in set(root.next.values())}
+    return {token: openings[branch] for token, branch in root.next.items()}
 
 
-def _known_length(entry: Entry) -> int:
-    words = entry.words
-    return 0 if len(words) > 2 or None in words else len(words)
-
-
-def _may_continue(entry: Entry, second: str) -> bool:
-    spellings = entry.words[1] if len(entry.words) > 1 else None
-    return spellings is None or second in spellings
+def _opening(branch: Branch, entries: list[Entry]) -> Entry | Opening:
+    soon = branch.soon()
+    alone = entries[branch.phrase] if branch.phrase < len(entries) else None
+    return alone if soon is not None and not soon else (branch, soon, alone)
 
 
 def _is_hyphenated(phrase: str) -> bool:
@@ -164,8 +140,8 @@ def _is_hyphenated(phrase: str) -> bool:
 
 
 def _entries(dictionary: Dictionary) -> list[Entry]:
-    verbs = partial(verb_forms, irregular=dictionary.forms)
-    nouns = partial(noun_forms, irregular=dictionary.forms)
+    verbs = lru_cache(None)(partial(verb_forms, irregular=dictionary.forms))
+    nouns = lru_cache(None)(partial(noun_forms, irregular=dictionary.forms))
     doubtful, drifting = (_openings(dictionary.lists[key]) for key in ("doubtful", "drifting"))
     forms = {"persons": nouns, "animals": nouns, "things": nouns, "blocked": verbs}
     found = [Entry(sign, "breaks", (frozenset({sign}),)) for sign in BREAKS]

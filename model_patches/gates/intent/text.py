@@ -15,9 +15,16 @@ PARENTHESIS, BRACKET = 1.1, 1 / 1.1
 _TAG = re.compile(r"<\w+:[^<>]*>")
 _EMBEDDING = re.compile(r"embedding:[^\s,()\[\]:<>]*", re.IGNORECASE)
 _BREAK = re.compile(r"\bBREAK\b")
-_MARK = re.compile(r"\\[()\[\]]|[()\[\]]")
-_NUMBER = re.compile(r":\s*([-+]?(?:\d+\.?\d*|\.\d+))\s*$")
+# In brackets, so that split() gives what is between the marks and the marks in turn.
+_MARK = re.compile(r"(\\[()\[\]]|[()\[\]])")
+# After a number there is one way to read each sign: with two, long digits take quadratic time.
+_NUMBER = re.compile(r"\s*([-+]?(?:\d+(?:\.\d*)?|\.\d+))\s*")
+_OPENS = frozenset("([")
 _PAIRS = {")": "(", "]": "["}
+_BLANKS = {mark: " " * len(mark) for mark in ("(", ")", "[", "]", "\\(", "\\)", "\\[", "\\]")}
+_PLAIN_FACTORS = {")": (False, PARENTHESIS), "]": (False, BRACKET)}
+_ENDS = (False, None)
+"""In place of a factor: a pair ends here."""
 
 _NARROW = {0xFF01 + i: 0x21 + i for i in range(94)}
 _SIGNS = {"\u3000": " ", "\u2018": "'", "\u2019": "'", "_": " ", "\u3002": ".", "\u3001": ","}
@@ -73,36 +80,62 @@ def _lower(text: str) -> str:
 
 def _take_emphasis(text: str) -> tuple[str, tuple[int, ...], tuple[float, ...]]:
     """Blank the marks; an unmatched one has no meaning. Returns text, places, weights."""
-    letters, opened, events = list(text), [], []
-    for found in _MARK.finditer(text):
-        letters[found.start() : found.end()] = " " * len(found[0])
-        mark, here = found[0], found.start()
-        if mark in "([":
-            opened.append((mark, here))
-        elif mark in _PAIRS and opened and opened[-1][0] == _PAIRS[mark]:
-            _, start = opened.pop()
-            events += [(start, _factor(letters, text, mark, start, here)), (here, None)]
-    return "".join(letters), *_timeline(events)
+    cut = _MARK.split(text)
+    marks = cut[1::2]
+    opened, signs, places, factors = [], [], [], []
+    colon, here, number = -1, 0, 0
+    for mark in marks:
+        between = cut[number]
+        if between:
+            if ":" in between:
+                colon = here + between.rindex(":")
+            here += len(between)
+        if mark in _OPENS:
+            opened.append(len(signs))
+            signs.append(mark)
+            places.append(here)
+            factors.append(None)
+        elif opened and _PAIRS.get(mark) == signs[opened[-1]]:
+            start = opened.pop()
+            cut[number], factors[start] = _factor(mark, between, colon > places[start])
+            signs.append(mark)
+            places.append(here)
+            factors.append(_ENDS)
+        here += len(mark)
+        number += 2
+    cut[1::2] = map(_BLANKS.__getitem__, marks)
+    return "".join(cut), *_timeline(places, factors)
 
 
-def _factor(letters: list[str], text: str, mark: str, start: int, end: int) -> tuple[bool, float]:
-    """(is absolute, value) of one pair; blanks its number."""
-    number = _NUMBER.search(text, start, end)
-    if number:
-        letters[number.start() : end] = " " * (end - number.start())
+def _factor(mark: str, end: str, has_colon: bool) -> tuple[str, tuple[bool, float]]:
+    """The end of a pair with its weight blanked, and (is absolute, value) of the pair.
+
+    A weight contains no mark and no second colon, so only what follows the last mark and the last
+    colon can be one.
+    """
+    if not has_colon:
+        return end, _PLAIN_FACTORS[mark]
+    text, colon, last = end.rpartition(":")
+    found = _NUMBER.fullmatch(last) if colon else None
+    if found:
+        end = text + " " * (len(end) - len(text))
     if mark == "]":
-        return False, 1.0 if ":" in text[start:end] else BRACKET
-    return (True, float(number[1])) if number else (False, PARENTHESIS)
+        return end, (False, 1.0)
+    return end, (True, float(found[1])) if found else _PLAIN_FACTORS[mark]
 
 
-def _timeline(events: list) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    stack, places, weights = [1.0], [], []
-    for place, factor in sorted(events, key=lambda event: event[0]):
+def _timeline(places: list[int], factors: list) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """The weight from each end of a pair on; a factor of None belongs to an unmatched mark."""
+    outer, weight, kept, weights = [], 1.0, [], []
+    for place, factor in zip(places, factors, strict=True):
         if factor is None:
-            stack.pop()
+            continue
+        absolute, value = factor
+        if value is None:
+            weight = outer.pop()
         else:
-            absolute, value = factor
-            stack.append(value if absolute else stack[-1] * value)
-        places.append(place)
-        weights.append(stack[-1])
-    return tuple(places), tuple(weights)
+            outer.append(weight)
+            weight = value if absolute else weight * value
+        kept.append(place)
+        weights.append(weight)
+    return tuple(kept), tuple(weights)
