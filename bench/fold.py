@@ -32,11 +32,11 @@ class _Layer:
         self.folding = seconds_of(lambda: folded_for(adapter, self.identity, torch.float32))
         self.folded = folded_for(adapter, self.identity, torch.float32).model[0]
 
-    def unfolded(self, image: torch.Tensor) -> torch.Tensor:
+    def run_unfolded(self, image: torch.Tensor) -> torch.Tensor:
         return cross_attention(self.weights, HEADS, self.identity, image)
 
     def both(self, image: torch.Tensor) -> tuple[Callable[[], torch.Tensor], ...]:
-        return lambda: self.unfolded(image), lambda: self.folded(image)
+        return lambda: self.run_unfolded(image), lambda: self.run_folded(image)
 
 
 def prepare(options: Namespace, allowance: Allowance) -> Plan:

@@ -65,7 +65,7 @@ class _Painting:
         world.build_world(folder)
         self.kind = "trained" if world.is_trained() else "random"
         self.made = rows.settings()
-        self.rows = (rows.ALONE, rows.rigid(1.0), rows.VFA_CAG, rows.WHOLE)
+        self.rows = (rows.ALONE, rows.rigid_row(1.0), rows.VFA_CAG, rows.WHOLE)
         started = time.perf_counter()
         self.studio = studio = Studio(folder, self.made)
         _ = (studio.model, studio.clip, studio.vae, studio.analyser, studio.adapter)

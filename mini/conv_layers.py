@@ -85,7 +85,7 @@ def _absorb_norm(layer: nn.Module, norm: nn.modules.batchnorm._BatchNorm) -> nn.
     return merged
 
 
-def folded(module: nn.Module) -> nn.Module:
+def fold_norms(module: nn.Module) -> nn.Module:
     """A copy without batch norms that computes what `module` does in evaluation mode."""
     copied = copy.deepcopy(module).eval()
     for part in copied.modules():

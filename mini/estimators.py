@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..model_patches.training.export import write_safetensors
-from .conv_layers import ConvNorm, Residual, folded
+from .conv_layers import ConvNorm, Residual, fold_norms
 
 FACE_SIDE, PICTURE_SIDE = 80, 128
 MARGIN = 1.5
@@ -119,7 +119,7 @@ def load_estimator(path: Path) -> Estimator:
 def save_estimators(net: Estimators, path: Path, expressions: list[str], styles: list[str]) -> None:
     """Write the networks without their batch norms, in half precision."""
     names = {"expressions": json.dumps(expressions), "styles": json.dumps(styles)}
-    write_safetensors(path, folded(net).state_dict(), torch.float16, names)
+    write_safetensors(path, fold_norms(net).state_dict(), torch.float16, names)
 
 
 def face_crop(

@@ -115,7 +115,7 @@ class Graph:
 
 def _check_folded(module: ConvNorm | LinearNorm) -> None:
     if module.norm is not None:
-        raise ValueError("the network still has batch norms; write folded(network)")
+        raise ValueError("the network still has batch norms; write fold_norms(network)")
 
 
 def _value(name: str, shape: Sequence[int | str]):

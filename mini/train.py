@@ -176,14 +176,14 @@ def main() -> None:
 
     together = chosen.workers > 1 and not (chosen.install or chosen.preview)
     try:
-        if together and not distributed.launched():
+        if together and not distributed.is_launched():
             return train_together(chosen)
         signal.signal(signal.SIGTERM, stop)
         open_comfyui(chosen.device, chosen.threads)
         run(chosen)
     except KeyboardInterrupt:
         # Of several processes, the one that started them says it.
-        sys.exit(1 if distributed.launched() else "Stopped; the same command goes on from here.")
+        sys.exit(1 if distributed.is_launched() else "Stopped; the same command goes on from here.")
 
 
 # Not only below: processes that draw pictures import this file under another name.

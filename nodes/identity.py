@@ -30,7 +30,7 @@ NO_IDENTITIES = (
 )
 
 
-def listed(table: dict[str, str]) -> str:
+def list_choices(table: dict[str, str]) -> str:
     """A table of choices as a tooltip: name: definition."""
     return " ".join(f"{name}: {definition}." for name, definition in table.items())
 
@@ -122,14 +122,14 @@ class FlexIDEncodeIdentity(io.ComfyNode):
                     options=list(FUSIONS),
                     default="mean",
                     tooltip="How several photos become one identity; with one photo all are the "
-                    f"same. {listed(FUSIONS)}",
+                    f"same. {list_choices(FUSIONS)}",
                 ),
                 io.Combo.Input(
                     "whitening",
                     options=list(WHITENING),
                     default="auto",
                     tooltip="What the vision tower sees around the face, turned white. "
-                    f"{listed(WHITENING)}",
+                    f"{list_choices(WHITENING)}",
                 ),
                 io.Boolean.Input(
                     "grey",
@@ -185,7 +185,7 @@ class FlexIDCombineIdentities(io.ComfyNode):
                     "fusion",
                     options=list(RULES),
                     default="mean",
-                    tooltip=listed({name: rule.definition for name, rule in RULES.items()}),
+                    tooltip=list_choices({name: rule.definition for name, rule in RULES.items()}),
                 ),
                 io.String.Input(
                     "weights",

@@ -14,7 +14,7 @@ from ..model_patches.sip.attribute_bank import all_groups, chosen_groups, parse_
 from ..model_patches.sip.attributes import AttributeProjector
 from ..model_patches.sip.faceclip import FORMS, FaceClipProjector
 from . import types
-from .identity import listed
+from .identity import list_choices
 from .model_files import ModelFiles
 
 EXTENSIONS = (".safetensors", ".sft", ".pt", ".pth", ".bin")
@@ -48,7 +48,7 @@ class FlexIDLoadSIPProjector(io.ComfyNode):
                     "form",
                     options=list(FORMS),
                     default="difference",
-                    tooltip=f"What is added to the prompt E. {listed(FORMS)}",
+                    tooltip=f"What is added to the prompt E. {list_choices(FORMS)}",
                 ),
             ],
             outputs=[types.SipProjector.Output("projector")],

@@ -23,7 +23,7 @@ from .machine import (
     runtime_package,
     venv_python,
 )
-from .steps import Step, finished, run_steps
+from .steps import Step, is_finished, run_steps
 
 IMPORTS = ("torch", "torchvision", "torchaudio", "cv2", "skimage", "onnxruntime", "insightface")
 IMPORT_ALL = "import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]"
@@ -159,13 +159,13 @@ def usable_version(python: Path, version: str) -> str:
 
 def build(builder: Builder, fresh: bool) -> None:
     """Do what is left to do, alone; other set-ups of the same environment wait."""
-    if not fresh and finished(builder.steps(), builder.stamps):
+    if not fresh and is_finished(builder.steps(), builder.stamps):
         return
     folder = builder.folder
     with exclusive(folder.with_name(f"{folder.name}.lock"), "set-up"):
         if fresh:
             shutil.rmtree(folder, ignore_errors=True)
-        if finished(builder.steps(), builder.stamps):
+        if is_finished(builder.steps(), builder.stamps):
             return
         folder.mkdir(parents=True, exist_ok=True)
         _require_space(builder)

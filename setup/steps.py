@@ -19,7 +19,7 @@ class Step(NamedTuple):
     """Earlier steps to do again when this one was cut short, because it spoils their work."""
 
 
-def finished(steps: Sequence[Step], stamps: Path) -> bool:
+def is_finished(steps: Sequence[Step], stamps: Path) -> bool:
     return all((stamps / step.name).exists() for step in steps)
 
 

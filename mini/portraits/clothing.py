@@ -28,7 +28,7 @@ class Body:
         """(N, 2) head units -> (N, 2) in the picture; the middle of the chest turns a little."""
         points = np.array(points, dtype=float)
         points[:, 0] += self.shift * np.clip(points[:, 1] - 1.2, 0, 1)
-        return self.head.still(points)
+        return self.head.place_body(points)
 
     def both(self, points: object, fill: RGB, tension: float = 0.3, outline: float = 1.0) -> None:
         """A shape and its mirror image."""

@@ -34,13 +34,13 @@ class Pose:
     y: float
     scale: float
 
-    def turned(self, points: np.ndarray) -> np.ndarray:
+    def turn(self, points: np.ndarray) -> np.ndarray:
         """(N, 3) in the head -> (N, 3) after the turn, still in head units."""
         return (points - _PIVOT) @ self.matrix.T + _PIVOT
 
     def project(self, points: np.ndarray) -> np.ndarray:
         """(N, 3) in the head -> (N, 2) in the picture."""
-        return self.flat(self.turned(np.asarray(points, dtype=float)))
+        return self.flat(self.turn(np.asarray(points, dtype=float)))
 
     def flat(self, turned: np.ndarray) -> np.ndarray:
         """(N, 3) after the turn -> (N, 2) in the picture."""
@@ -117,7 +117,7 @@ class Head:
         self._edge = _smooth([*edge, (chin * 0.85, 0.32), (chin, 0.48)])
         self.skull = np.array([0.0, -0.2, -0.14]), np.array([wide * 0.99, 0.86, 0.92])
 
-    def still(self, points: object) -> np.ndarray:
+    def place_body(self, points: object) -> np.ndarray:
         """(N, 2) head units of the body, which does not turn -> (N, 2) in the picture.
 
         The shoulders lie lower under a longer face.
@@ -150,7 +150,7 @@ class Head:
         points = np.asarray(points, dtype=float)
         shares = np.linspace(1.0, 0.0, 9)
         tried = (points[:, None] * np.stack([shares, np.ones(9)], 1)).reshape(-1, 2)
-        turned = self.pose.turned(self.surface(tried)).reshape(len(points), 9, 3)
+        turned = self.pose.turn(self.surface(tried)).reshape(len(points), 9, 3)
         right = self.pose.matrix[:2, 0] / np.linalg.norm(self.pose.matrix[:2, 0])
         aside = (turned[:, :, :2] @ right) * np.sign(points[:, :1])
         best = aside.argmax(1)
@@ -174,7 +174,7 @@ class Head:
         y = np.linspace(self.hairline, self.chin_y, 14)
         grid = np.stack(np.meshgrid(y, _ACROSS, indexing="ij"), -1).reshape(-1, 2)
         grid = np.stack([grid[:, 1] * self.half(grid[:, 0]), grid[:, 0]], 1)
-        turned = self.pose.turned(self.surface(grid))
+        turned = self.pose.turn(self.surface(grid))
         return self.pose.flat(turned[turned[:, 2] > 0.0])
 
     def ellipse(self, grow: np.ndarray | float = 0.0, shift: object = 0.0) -> "Ellipse":
@@ -199,7 +199,7 @@ class Ellipse:
     def __init__(self, pose: Pose, centre: np.ndarray, radii: np.ndarray) -> None:
         self.pose, self.centre, self.radii = pose, centre, radii
         spread = pose.matrix * radii
-        turned = pose.turned(centre[None])
+        turned = pose.turn(centre[None])
         near = pose.scale * (1 + _DEPTH * turned[0, 2])
         self.root = np.linalg.cholesky(spread[:2] @ spread[:2].T) * near
         self.middle = pose.flat(turned)[0]
@@ -215,11 +215,11 @@ class Ellipse:
         """(N, 3) unit directions in the head -> (N, 3) on the ellipsoid."""
         return self.centre + directions * self.radii
 
-    def pushed(self, points: np.ndarray, push: float = 0.5) -> np.ndarray:
+    def push_out(self, points: np.ndarray, push: float = 0.5) -> np.ndarray:
         """(N, 3) in the head -> (N, 2); points turned to the back move outside the outline."""
-        turned = self.pose.turned(points)
+        turned = self.pose.turn(points)
         flat = self.pose.flat(turned)
-        behind = np.clip(-(turned[:, 2] - self.pose.turned(self.centre[None])[0, 2]) * 4, 0, 1)
+        behind = np.clip(-(turned[:, 2] - self.pose.turn(self.centre[None])[0, 2]) * 4, 0, 1)
         away = (flat - self.middle) @ np.linalg.inv(self.root).T
         length = np.maximum(np.linalg.norm(away, axis=1), 1e-6)
         wanted = np.where(behind > 0, np.maximum(length, 1 + push * behind), length)

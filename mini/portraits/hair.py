@@ -52,7 +52,7 @@ def _draw_shadow(ink: Ink, hair: Hair) -> None:
     if hair.cut.line == "receding" or ink.pen.soft < 0.5:
         return
     line = hair.hairline()[2:-2]
-    low = hair.shell.pushed(line + (0, 0.05, -0.03))
+    low = hair.shell.push_out(line + (0, 0.05, -0.03))
     ink.line(
         smooth(low, False), shade(hair.head.who.skin_rgb, 0.7), 0.13 * hair.head.pose.scale, 0.28
     )
@@ -82,7 +82,7 @@ def _draw_strands(ink: Ink, hair: Hair, outer: np.ndarray) -> None:
     if hair.cut.line == "fringe":
         root = (0.0, -1.0, 0.2)
     start = head.pose.project(np.array([root]))[0]
-    ends = [*outer[1::4], *hair.shell.pushed(hair.hairline()[1::2])]
+    ends = [*outer[1::4], *hair.shell.push_out(hair.hairline()[1::2])]
     lines: tuple[list[str], list[str]] = ([], [])
     around = len(outer[1::4])
     for k, end in enumerate(ends):
@@ -96,7 +96,7 @@ def _draw_strands(ink: Ink, hair: Hair, outer: np.ndarray) -> None:
         part = hair.front(
             np.array([hair.part * head.width * 0.9]), np.array([head.hairline - 0.05])
         )
-        way = np.array([hair.shell.pushed(part)[0], start])
+        way = np.array([hair.shell.push_out(part)[0], start])
         ink.line(straight(way, False), hair.dark, 0.06 * size, 0.9)
     strong = 0.5 if luma(hair.base) > 60 else 0.8
     ink.line("".join(lines[0]), hair.dark, 0.032 * size, strong)
@@ -111,14 +111,14 @@ def _draw_curls(ink: Ink, hair: Hair) -> None:
     way = rng.normal(size=(count, 3))
     way[:, 1] = -np.abs(way[:, 1]) * 1.1 + 0.4
     points = hair.shell.on(0.97 * way / np.linalg.norm(way, axis=1, keepdims=True))
-    flat = hair.head.pose.project(points[hair.head.pose.turned(points)[:, 2] > -0.2])
+    flat = hair.head.pose.project(points[hair.head.pose.turn(points)[:, 2] > -0.2])
     if fuzz:
         ink.line(dots(flat[::2]), hair.dark, 0.06 * size, 0.5)
         ink.line(dots(flat[1::2]), hair.light, 0.05 * size, 0.4)
         return
     if hair.cut.hang:
         low = rng.uniform((-1.2, 0.0), (1.2, hair.cut.hang), (40, 2))
-        flat = np.concatenate([flat, hair.head.still(low)])
+        flat = np.concatenate([flat, hair.head.place_body(low)])
     rows = [hair.shell.outline(_ROUND, hair.reach(_ROUND) * grow) for grow in (0.84, 0.64)]
     ink.line("".join(smooth(row) for row in rows), hair.dark, 0.04 * size, 0.35)
     turn = rng.uniform(0, 2 * np.pi, len(flat))

@@ -131,11 +131,11 @@ class Hair:
         low = self._low_edge()
         mirrored = low * (-1, 1, 1)
         ring = np.concatenate([mirrored[::-1], line, low])
-        flat = self.shell.pushed(ring)
+        flat = self.shell.push_out(ring)
         size = self.head.pose.scale
         if self.cut.hang:
             wide = 0.62 if self.cut.hang > 1.2 else 1.6
-            gap = self.head.still(
+            gap = self.head.place_body(
                 [[wide, 1.45], [wide + 0.1, 3.2], [-wide - 0.1, 3.2], [-wide, 1.45]]
             )
         else:

@@ -70,9 +70,9 @@ def draw_neck(ink: Ink, head: Head, skin: Skin, light: Light) -> None:
     width = lerp(0.32, 0.46, who.neck) + (0.07 if who.gender == "man" else -0.02)
     width -= 0.08 * head.young
     top = pose.project(np.array([[-width, 0.5, -0.12], [width, 0.5, -0.12]]))
-    low = head.still([[-width * 1.02, 1.25], [-width * 1.5, 1.62], [-0.8, 1.85]])
-    other = head.still([[0.8, 1.85], [width * 1.5, 1.62], [width * 1.02, 1.25]])
-    outline = np.concatenate([top[:1], low, head.still([[0, 2.2]]), other, top[1:]])
+    low = head.place_body([[-width * 1.02, 1.25], [-width * 1.5, 1.62], [-0.8, 1.85]])
+    other = head.place_body([[0.8, 1.85], [width * 1.5, 1.62], [width * 1.02, 1.25]])
+    outline = np.concatenate([top[:1], low, head.place_body([[0, 2.2]]), other, top[1:]])
     path = smooth(outline, tension=0.7)
     dark = shade(skin.base, 0.3 + 0.4 * light.contrast)
     x, reach = pose.x, pose.scale * 0.7

@@ -42,7 +42,7 @@ def _draw_tail(ink: Ink, hair: Hair) -> None:
         lean = -head.far
     base = head.pose.project(np.array([[0.0, -0.86, -0.8]]))[0]
     rise = base + (lean * 0.28 * size, -0.16 * size)
-    end = head.still([[lean * 1.0, 1.5]])[0]
+    end = head.place_body([[lean * 1.0, 1.5]])[0]
     outer = [base + (-lean * 0.14 * size, -0.2 * size), rise + (lean * 0.05 * size, -0.1 * size)]
     outer += [rise + (lean * 0.5 * size, 0.3 * size), end + (lean * 0.36 * size, -0.8 * size)]
     inner = [end + (lean * 0.06 * size, -0.62 * size), base + (lean * 0.36 * size, 0.55 * size)]

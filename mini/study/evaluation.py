@@ -51,7 +51,7 @@ class Evaluation:
     def to_paint(self) -> int:
         """How many pictures are missing."""
         return sum(
-            len(self.store.missing(row, person, self.study.prompts))
+            len(self.store.missing_prompts(row, person, self.study.prompts))
             for person in self.study.people
             for row in self.rows
         )
@@ -82,7 +82,9 @@ class Evaluation:
         return records
 
     def _paint(self, person: int, clock: Clock) -> None:
-        missing = {row: self.store.missing(row, person, self.study.prompts) for row in self.rows}
+        missing = {
+            row: self.store.missing_prompts(row, person, self.study.prompts) for row in self.rows
+        }
         if not any(missing.values()):
             return
         sitter = None
@@ -94,12 +96,12 @@ class Evaluation:
                 seeds = [noise_seed(person, prompt) for prompt in prompts]
                 pictures = self.painter.paint(row, sitter, prompts, seeds)
                 self.store.save(row, person, prompts, pictures)
-                clock.painted(len(prompts), row.title)
+                clock.count_painted(len(prompts), row.title)
 
     def _look(self, person: int) -> dict[str, dict[str, Seen]]:
         found, embedding = {}, None
         for row in self.rows:
-            seen = self.store.seen(row, person)
+            seen = self.store.load_seen(row, person)
             new = [prompt for prompt in self.study.prompts if prompt.file_name not in seen]
             if new and embedding is None:
                 sitter = self.painter.sitter(self.photo(person), False)
@@ -141,7 +143,7 @@ class Clock:
         self.total, self.note = total, note
         self.done, self.started, self.where = 0, time.monotonic(), ""
 
-    def painted(self, count: int, what: str) -> None:
+    def count_painted(self, count: int, what: str) -> None:
         self.done += count
         left = (time.monotonic() - self.started) / self.done * (self.total - self.done)
         self.note(

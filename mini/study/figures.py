@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...model_patches.evaluate.statistics import Figure
-from .rows import ALONE, WHOLE, rigid
+from .rows import ALONE, WHOLE, rigid_row
 
 DRAWS, SEED, LEVEL = 2000, 0, 0.95
 
@@ -43,7 +43,7 @@ def draws(people: int) -> np.ndarray:
     return np.stack([np.bincount(one, minlength=people) for one in chosen])
 
 
-def resampled(values: Values, weights: np.ndarray) -> np.ndarray:
+def resample(values: Values, weights: np.ndarray) -> np.ndarray:
     """Mean over all pictures of every draw (DRAWS,); NaN where a draw has no value."""
     known = ~np.isnan(values)
     sums, counts = np.where(known, values, 0.0).sum(1), known.sum(1)
@@ -57,7 +57,7 @@ def figure(values: Values, weights: np.ndarray | None = None) -> Figure | None:
     if not count:
         return None
     weights = draws(len(values)) if weights is None else weights
-    return Figure(float(np.nanmean(values)), *_ends(resampled(values, weights)), count)
+    return Figure(float(np.nanmean(values)), *_ends(resample(values, weights)), count)
 
 
 def _ends(samples: np.ndarray) -> tuple[float, float]:
@@ -103,7 +103,7 @@ class Claim:
 
 def claims(measured: Measured) -> list[Claim]:
     """The aims of the small world, in the order of the story they tell."""
-    alone, fixed, whole = ALONE.key, rigid(1.0).key, WHOLE.key
+    alone, fixed, whole = ALONE.key, rigid_row(1.0).key, WHOLE.key
     ratio = _Ratios(measured)
 
     def edit(row: str) -> Callable[[Callable], np.ndarray]:
@@ -145,15 +145,15 @@ class _Ratios:
     def __call__(self, formula: Callable[[Callable], np.ndarray]) -> Figure | None:
         used: list[Values] = []
 
-        def sampled(row: str, metric: str) -> np.ndarray:
+        def sample(row: str, metric: str) -> np.ndarray:
             values = self.measured[row][metric]
             used.append(values)
             plain = np.ones((1, self.people))
-            return np.concatenate([resampled(values, w) for w in (plain, self.weights)])
+            return np.concatenate([resample(values, w) for w in (plain, self.weights)])
 
         try:
             with np.errstate(invalid="ignore", divide="ignore"):
-                samples = formula(sampled)
+                samples = formula(sample)
         except KeyError:  # a row was not asked for
             return None
         count = min(int((~np.isnan(values)).sum()) for values in used)

@@ -39,7 +39,7 @@ class Study:
         return claims(self.measured)
 
 
-def shown(metric: str, found: Figure | None) -> str:
+def format_figure(metric: str, found: Figure | None) -> str:
     """A mean and half of its interval: "87 ±3 %", "0.62 ±0.03", "11.2 ±0.8°"."""
     if found is None or math.isnan(found.mean):
         return "-"
@@ -57,7 +57,7 @@ def table(study: Study) -> str:
     figures = study.figures
     cells = [["", *METRICS.values()]]
     for row in study.rows:
-        cells.append([row.title, *(shown(m, figures[row.key][m]) for m in METRICS)])
+        cells.append([row.title, *(format_figure(m, figures[row.key][m]) for m in METRICS)])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [_line(line, widths) for line in cells]
     lines.insert(1, "  ".join("-" * width for width in widths))

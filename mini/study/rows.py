@@ -38,17 +38,17 @@ VFA_CAG = Row("vfa-cag", "VFA + CAG", "gated")
 WHOLE = Row("sip-vfa-cag", "SIP + VFA + CAG", "gated", sip=True)
 
 
-def rigid(weight: float) -> Row:
+def rigid_row(weight: float) -> Row:
     return Row(f"vfa-{weight:g}", f"rigid VFA {weight:g}", "rigid", weight=weight)
 
 
-ROWS = (ALONE, *map(rigid, WEIGHTS), SIP_ONLY, VFA_CAG, WHOLE)
+ROWS = (ALONE, *map(rigid_row, WEIGHTS), SIP_ONLY, VFA_CAG, WHOLE)
 
 
 def row_of(key: str) -> Row:
     """The row of a key such as "vfa-cag" or "vfa-0.9". Raises ValueError naming the choices."""
     if found := RIGID.fullmatch(key):
-        return rigid(float(found[1]))
+        return rigid_row(float(found[1]))
     named = {row.key: row for row in ROWS}
     if key not in named:
         raise ValueError(

@@ -70,7 +70,7 @@ class Store:
     def _picture_folder(self, row: Row, person: int) -> Path:
         return self.folder / "pictures" / self.painter(row) / str(person)
 
-    def missing(self, row: Row, person: int, prompts: Sequence[Prompt]) -> list[Prompt]:
+    def missing_prompts(self, row: Row, person: int, prompts: Sequence[Prompt]) -> list[Prompt]:
         """The prompts that are not painted yet."""
         return [prompt for prompt in prompts if not self.picture(row, person, prompt).is_file()]
 
@@ -86,7 +86,7 @@ class Store:
         with Image.open(self.picture(row, person, prompt)) as picture:
             return np.array(picture.convert("RGB"))
 
-    def seen(self, row: Row, person: int) -> dict[str, Seen]:
+    def load_seen(self, row: Row, person: int) -> dict[str, Seen]:
         """Prompt.file_name -> what was seen in this person's pictures of a row so far."""
         path = self._notes(row, person)
         if not path.is_file():

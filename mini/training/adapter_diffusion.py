@@ -18,14 +18,14 @@ from torch import Tensor
 
 from ...model_patches.training import distributed
 from ...model_patches.training.attention import plain_attention
-from ...model_patches.training.flow import clean, early_sigmas, noised, region_weights
+from ...model_patches.training.flow import add_noise, clean, early_sigmas, region_weights
 from ...model_patches.training.frozen_base import Anchors, FrozenBase
 from ...model_patches.training.identity_loss import JUDGED, centres
 from ...model_patches.training.loop import Recipe, need_averages, train
 from .. import world
 from .adapter import Adapter
 from .adapter_likeness import Likeness
-from .adapter_tokens import damaged, load_tokens
+from .adapter_tokens import damage, load_tokens
 from .captions import Captions, captions_of
 from .data import SHOTS, SIZE, Portraits
 from .identity_inputs import IdentityInputs, tower_input
@@ -141,7 +141,7 @@ class AdapterLoss:
         reference, target = self.views(rng, people, self.batch)
         wordless, nobody = drops(rng, self.batch)
         sigma = early_sigmas(rng, self.batch).to(self.base.device)
-        noisy, wanted = noised(self.examples.targets(target), sigma)
+        noisy, wanted = add_noise(self.examples.targets(target), sigma)
         injections = self.adapter.injections(self.tokens(reference, ~nobody))
         text = self.examples.captions(target, wordless)
         found = self.base.velocity(noisy, sigma, *text, injections)
@@ -150,12 +150,14 @@ class AdapterLoss:
         if self.likeness is not None:
             level = sigma.cpu().numpy()
             fit = np.flatnonzero(~nobody & (level > JUDGED[0]) & (level < JUDGED[1]))
-            alike = self.alike(step, fit[: self.plan.pictures], noisy, found, sigma, target)
+            alike = self.measure_likeness(
+                step, fit[: self.plan.pictures], noisy, found, sigma, target
+            )
             loss = loss + self.plan.weight * (1 - alike)
             shown["alike"] = alike.detach()
         return loss, shown
 
-    def alike(
+    def measure_likeness(
         self,
         step: int,
         judged: np.ndarray,
@@ -172,7 +174,7 @@ class AdapterLoss:
 
     def tokens(self, rows: np.ndarray, present: np.ndarray) -> Tensor:
         inputs, device = self.examples.inputs, self.base.device
-        pixels = tower_input(damaged(inputs.grey(rows).to(device)))
+        pixels = tower_input(damage(inputs.grey(rows).to(device)))
         embedding = inputs.embedding(rows).to(device)
         return self.adapter.tokens(pixels, embedding, torch.from_numpy(present).to(device))
 

@@ -55,10 +55,10 @@ class DrawnLoss:
 
     def __call__(self, step: int, rng: np.random.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
         velocity, shown = self.kept(step, rng)
-        alike = self.alike(rng)
+        alike = self.measure_likeness(rng)
         return velocity + WEIGHT * (1 - alike), {**shown, "alike": alike.detach()}
 
-    def alike(self, rng: np.random.Generator) -> Tensor:
+    def measure_likeness(self, rng: np.random.Generator) -> Tensor:
         """Mean cosine of new pictures by captions of pictures of the referenced people."""
         kept, count = self.kept, self.kept.batch
         reference, target = kept.views(rng, len(kept.examples.data) // SHOTS, count)
@@ -68,7 +68,7 @@ class DrawnLoss:
         )
         captions = self.drawing.captions(target, somebody, nobody)
         drawn = self.drawing(self.drawing.noise(target), *captions)
-        return self.drawing.alike(drawn, target).mean()
+        return self.drawing.measure_likeness(drawn, target).mean()
 
 
 def train_drawn(work: Path, device: torch.device, options: Options) -> None:

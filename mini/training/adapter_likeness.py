@@ -47,7 +47,7 @@ class Likeness:
         points = self.data.points[rows]
         return self.loss.of_latents(latents, points, (SIZE, SIZE), self.wanted(rows))
 
-    def decoded(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor) -> Tensor:
         """(B, 16, h, w) -> (B, 3, 8 h, 8 w) in -1..1, or a little beyond."""
         return self.vae.decode(self.format.process_out(latents).to(self.device)).float()
 

@@ -53,7 +53,7 @@ class Reader(nn.Module):
         return out.split((self.parameters_out, self.embedding_out), dim=-1)
 
 
-def damaged(grey: Tensor) -> Tensor:
+def damage(grey: Tensor) -> Tensor:
     """(B, 1, S, S) in 0..1: softer, noisier, brighter or darker, by chance; white stays white."""
     count = (len(grey), 1, 1, 1)
     padded = F.pad(grey, (2, 2, 2, 2), mode="replicate")
@@ -72,13 +72,13 @@ class TokensLoss:
         self.data, self.inputs = Portraits(work), IdentityInputs(work)
         self.batch, self.device = batch, device
         self.wanted = centres(self.inputs.arrays["embedding"], self.data.person).to(device)
-        self.vectors = torch.from_numpy(self.data.described()).to(device)
+        self.vectors = torch.from_numpy(self.data.describe_people()).to(device)
         self.module: Reader | None = None
 
     def __call__(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         rows = rng.integers(len(self.data), size=self.batch)
         people = torch.from_numpy(np.array(self.data.person[rows])).to(self.device)
-        pixels = tower_input(damaged(self.inputs.grey(rows).to(self.device)))
+        pixels = tower_input(damage(self.inputs.grey(rows).to(self.device)))
         seen = torch.from_numpy(rng.random((self.batch, 1)) >= BLIND).to(self.device)
         embedding = torch.where(seen, self.inputs.embedding(rows).to(self.device), 0.0)
         told, guessed = self.module(pixels, embedding)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...model_patches.training import distributed
-from ...model_patches.training.flow import noised, region_weights
+from ...model_patches.training.flow import add_noise, region_weights
 from ...model_patches.training.loop import Recipe, train
 from .. import portraits, world
 from ..seeded import Seeded
@@ -79,7 +79,7 @@ class Watched(nn.Module):
                 part.weight.copy_(draw.linear(name, *part.weight.shape))
                 part.bias.zero_()
 
-    def told(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def tell(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Picture tokens (N, L, D) -> what the renderer was told (N, parameters), and the way from
         each token to the face's points (N, L, 2 * POINTS)."""
         tokens = self.norm(tokens.float())
@@ -112,7 +112,7 @@ class Examples:
         self.captions = [captions_of(work, device, name) for name in SETS]
         singles, groups = Portraits(work), Groups(work)
         self.boxes = [np.array(singles.box)[:, None], np.array(groups.box)]
-        self.described, self.points = described(singles), np.array(singles.points)
+        self.described, self.points = describe_pictures(singles), np.array(singles.points)
 
     @property
     def parameters(self) -> int:
@@ -137,7 +137,7 @@ class Examples:
         return Batch(*joined, *(torch.from_numpy(part).to(self.device) for part in truth))
 
 
-def described(data: Portraits) -> np.ndarray:
+def describe_pictures(data: Portraits) -> np.ndarray:
     """What the renderer was told of each picture of one person, and where it drew the face.
 
     float32 (N, parameters), each around zero and at about unit variance.
@@ -145,7 +145,7 @@ def described(data: Portraits) -> np.ndarray:
     moods = np.eye(len(portraits.EXPRESSIONS))[data.expression]
     places = np.concatenate([data.angles, data.points.reshape(len(data), -1), moods], axis=1)
     places = (places - places.mean(0)) / places.std(0).clip(1e-3)
-    return np.concatenate([data.described()[data.person], places], axis=1).astype(np.float32)
+    return np.concatenate([data.describe_people()[data.person], places], axis=1).astype(np.float32)
 
 
 def ways(points: np.ndarray) -> np.ndarray:
@@ -168,13 +168,13 @@ class Loss:
     def __call__(self, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         given = self.examples.draw(rng, self.batch)
         sigma = noise_levels(rng, self.batch).to(given.latents.device)
-        noisy, wanted = noised(given.latents, sigma)
+        noisy, wanted = add_noise(given.latents, sigma)
         velocity = self.module.flux(
             noisy, sigma, given.text, given.pooled, transformer_options=self.blocks.options
         )
         errors = (velocity.float() - wanted).square()
         alone = len(given.described)
-        told, way = self.module.told(self.blocks.seen[:alone])
+        told, way = self.module.tell(self.blocks.seen[:alone])
         untold = (told - given.described).square().mean(1)
         astray = (way - given.ways).square().mean((1, 2))
         telling = ((untold + astray) * (1 - sigma[:alone])).sum() / self.batch

@@ -24,7 +24,7 @@ from ...model_patches.training.loop import checkpoint_of, load_averages
 from .. import portraits, world
 from ..study import rows
 from ..study.options import SPLITS
-from .base import RECIPE, Watched, described
+from .base import RECIPE, Watched, describe_pictures
 from .base_model import write_flux
 from .data import SIZE, Portraits, free_shot
 from .options import curves, models
@@ -56,7 +56,7 @@ def write_checkpoint(work: Path, path: Path) -> Path:
     checkpoint = checkpoint_of(RECIPE, curves(work))
     if not checkpoint.exists():
         raise FileNotFoundError(f"{checkpoint} is missing. It is written 3 minutes into training.")
-    module = Watched(RECIPE.seed, described(Portraits(work)).shape[1])
+    module = Watched(RECIPE.seed, describe_pictures(Portraits(work)).shape[1])
     load_averages(RECIPE, module, curves(work))
     write_flux(module.flux, path)
     return path

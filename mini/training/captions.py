@@ -37,7 +37,7 @@ class Captions:
             pooled = self.clip_l(self._numbers(clip_l))[3]
         return text.float(), pooled.float()
 
-    def written(self, rows: np.ndarray) -> Tensor:
+    def written_mask(self, rows: np.ndarray) -> Tensor:
         """(B, T) bool: words, neither the end nor padding; the pack's scope "content"."""
         return torch.from_numpy(self.cut.t5[rows] > self.empty.t5.max()).to(self.device)
 

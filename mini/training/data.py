@@ -85,7 +85,7 @@ class Portraits:
         self.points = arrays["points"][:, 0]
         self.vectors = np.load(_folder(work, "singles") / "vectors.npy", mmap_mode="r")
 
-    def described(self) -> np.ndarray:
+    def describe_people(self) -> np.ndarray:
         """(people, P) float32 vectors around zero, each number at about unit variance.
 
         Rare names (a birthmark) would hardly count beside the others without it.

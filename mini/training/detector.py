@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate, smooth_l1_loss
 
 from ...model_patches.training.loop import Recipe, train
-from ..conv_layers import ConvNorm, Residual, folded, recalibrate
+from ..conv_layers import ConvNorm, Residual, fold_norms, recalibrate
 from ..onnx_graph import Graph
 from ..world import DETECTOR
 from .faces_anchors import ANCHORS, IGNORED, POSITIVE, SIDES, STRIDES, box_overlap, targets
@@ -164,7 +164,7 @@ def train_detector(work: Path, device: torch.device, options: Options) -> None:
 
 def write_detector(model: Detector, path: Path) -> None:
     """Write the ONNX file."""
-    graph_of(folded(model).cpu()).write(path)
+    graph_of(fold_norms(model).cpu()).write(path)
 
 
 def graph_of(net: Detector) -> Graph:

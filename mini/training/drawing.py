@@ -55,12 +55,12 @@ class Drawing:
         return torch.randn_like(self.examples.targets(rows))
 
     def __call__(self, noise: Tensor, positive: Conditioning, negative: Conditioning) -> Drawn:
-        pictures = self.likeness.decoded(
+        pictures = self.likeness.decode(
             draw(self.base, noise, positive, negative, chained=self.chained)
         )
         return Drawn(pictures, self.find(pictures.detach()))
 
-    def alike(self, drawn: Drawn, rows: np.ndarray) -> Tensor:
+    def measure_likeness(self, drawn: Drawn, rows: np.ndarray) -> Tensor:
         """Cosines (B,) with the people of the pictures `rows`, 0 where no face is found."""
         return self.likeness.of_pictures(drawn.pictures, drawn.faces, rows)
 

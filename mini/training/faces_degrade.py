@@ -31,7 +31,7 @@ def degrade(rng: np.random.Generator, rgb: np.ndarray, wobble: bool = True) -> n
     return rgb
 
 
-def moved_points(
+def move_points(
     rng: np.random.Generator, points: np.ndarray, spread: tuple[float, float]
 ) -> np.ndarray:
     """(5, 2) points as a detector finds them: moved by `spread` (least and greatest standard

@@ -36,7 +36,7 @@ from ...model_patches.face.providers import resolve_providers
 from ...model_patches.face.recogniser import Recogniser, make_recogniser
 from .. import world
 from .data import Portraits
-from .faces_degrade import moved_points
+from .faces_degrade import move_points
 from .options import Options, models
 
 SIDE = 112
@@ -92,9 +92,9 @@ def face_pixels(crop: np.ndarray, points: np.ndarray) -> Tensor:
     return F.avg_pool2d(taken, 2)[0]
 
 
-def jittered(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def jitter_points(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(5, 2) points, as inexact as a detector's."""
-    return moved_points(rng, points, JITTER)
+    return move_points(rng, points, JITTER)
 
 
 def build(work: Path, device: object, options: Options) -> None:
@@ -132,7 +132,7 @@ def _chunk(data: Portraits, recogniser: Recogniser, start: int) -> dict[str, np.
     grey, face, aligned = [], [], []
     for index in range(start, min(start + CHUNK, len(data))):
         rgb = np.array(data.images[index])
-        points = jittered(data.points[index], np.random.default_rng((7, index)))
+        points = jitter_points(data.points[index], np.random.default_rng((7, index)))
         crop = ffhq_crop(rgb, points)
         grey.append((grey_pixels(crop).numpy() - LOW) / SPAN)
         face.append(face_pixels(crop, points).permute(1, 2, 0).numpy())

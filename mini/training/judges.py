@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from ..conv_layers import folded
+from ..conv_layers import fold_norms
 from .detector import DIVISOR as DETECTOR_DIVISOR
 from .detector import SIDE, Detector, graph_of
 from .faces_anchors import anchor_centres, anchor_strides
@@ -21,13 +21,13 @@ from .recogniser import Recogniser
 
 def read_recogniser(path: Path) -> nn.Module:
     """The network of recogniser.onnx. Raises ValueError for another one."""
-    module = folded(Recogniser())
+    module = fold_norms(Recogniser())
     return _fill_module(module, list(module.parameters()), path, "recogniser")
 
 
 def read_detector(path: Path) -> nn.Module:
     """The network of det_mini.onnx. Raises ValueError for another one."""
-    module = folded(Detector())
+    module = fold_norms(Detector())
     return _fill_module(module, list(graph_of(module).stored), path, "detector")
 
 

@@ -18,11 +18,11 @@ from torch.nn.functional import cross_entropy, linear, mse_loss, normalize
 
 from ...model_patches.face.align import ARCFACE_112, similarity, warp
 from ...model_patches.training.loop import Recipe, train
-from ..conv_layers import ConvNorm, LinearNorm, Residual, folded, recalibrate
+from ..conv_layers import ConvNorm, LinearNorm, Residual, fold_norms, recalibrate
 from ..onnx_graph import Graph
 from ..world import RECOGNISER
 from .data import Portraits
-from .faces_degrade import degrade, moved_points
+from .faces_degrade import degrade, move_points
 from .faces_pictures import Ahead, to_input
 from .options import Options, curves, models
 
@@ -89,16 +89,16 @@ def margin_at(step: int, steps: int) -> float:
     return MARGIN * min(1.0, max(0.0, progress))
 
 
-def jittered_crop(rng: np.random.Generator, rgb: np.ndarray, points: np.ndarray) -> np.ndarray:
+def jitter_crop(rng: np.random.Generator, rgb: np.ndarray, points: np.ndarray) -> np.ndarray:
     """The aligned crop (112, 112, 3), from points as inexact as a detector's."""
-    moved = moved_points(rng, points, JITTERS)
+    moved = move_points(rng, points, JITTERS)
     return warp(rgb, similarity(moved, ARCFACE_112), SIDE, (0, 0, 0))
 
 
 def crops_of(data: Portraits, batch: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
     """Crops (batch, 112, 112, 3) uint8 and the numbers of their people."""
     chosen = rng.integers(len(data), size=batch)
-    crops = [jittered_crop(rng, degrade(rng, data.images[i]), data.points[i]) for i in chosen]
+    crops = [jitter_crop(rng, degrade(rng, data.images[i]), data.points[i]) for i in chosen]
     return np.stack(crops), data.person[chosen]
 
 
@@ -110,7 +110,7 @@ def train_recogniser(work: Path, device: torch.device, options: Options) -> None
     recipe = replace(RECIPE, steps=options.steps or RECIPE.steps)
     batch = options.batch or BATCH
     data = Portraits(work)
-    people = torch.from_numpy(data.described()).to(device)
+    people = torch.from_numpy(data.describe_people()).to(device)
     torch.manual_seed(recipe.seed)
     model = Classes(people.shape[1]).to(device, memory_format=torch.channels_last)
     with Ahead(lambda rng: crops_of(data, batch, rng), recipe.seed, recipe.steps) as batches:
@@ -146,6 +146,6 @@ def write_recogniser(net: nn.Module, path: Path) -> None:
     """Write the ONNX file: (N, 3, 112, 112) -> (N, 512)."""
     graph = Graph("flexid_mini_recogniser")
     flow = graph.input("input.1", ("batch", 3, SIDE, SIDE))
-    flow = graph.add(nn.Sequential(*folded(net).cpu()), flow)
+    flow = graph.add(nn.Sequential(*fold_norms(net).cpu()), flow)
     graph.output(flow, "embedding", ("batch", EMBEDDING))
     graph.write(path)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ...model_patches.training import distributed
 from ...model_patches.training.attention import plain_attention
-from ...model_patches.training.flow import early_sigmas, noised
+from ...model_patches.training.flow import add_noise, early_sigmas
 from ...model_patches.training.flux_blocks import Injections
 from ...model_patches.training.frozen_base import FrozenBase
 from ...model_patches.training.loop import Recipe, load_averages, train
@@ -34,7 +34,7 @@ from .data import SHOTS, Portraits
 from .drawing import Drawing, open_drawing
 from .options import Options, curves, models
 from .sip import Projector, write_face_t5
-from .sip_face import Described, FaceReader, load_face, new_reader, softened
+from .sip_face import Described, FaceReader, load_face, new_reader, soften
 
 RECIPE = Recipe("sip", steps=763, rate=2e-3, warmup=40, decay=0.02, average=0.99, seed=23)
 BATCH = 128
@@ -90,11 +90,11 @@ class SipLoss:
 
     def __call__(self, step: int, rng: np.random.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
         reference, target = strangers(rng, len(self.examples.data) // SHOTS, self.batch)
-        pixels = softened(self.examples.inputs.face(reference).to(self.base.device))
+        pixels = soften(self.examples.inputs.face(reference).to(self.base.device))
         patches = self.module.projector.patches(pixels)
         described = self.described(self.module.teller(patches), reference)
         velocity = self.velocity(patches, target, rng)
-        drawn = self.drawn(patches, reference, target, rng)
+        drawn = self.drawn_losses(patches, reference, target, rng)
         loss = velocity + WEIGHT * (1 - drawn["alike"])
         loss = loss + STRAYED * drawn["strayed"] + DESCRIBED * described
         shown = {"described": described, "velocity": velocity, **drawn}
@@ -105,11 +105,11 @@ class SipLoss:
         text, pooled = self.examples.captions(target, np.zeros(len(target), bool))
         edited = self.edit_text(patches, text, target, rng)
         sigma = early_sigmas(rng, len(target)).to(self.base.device)
-        noisy, wanted = noised(self.examples.targets(target), sigma)
+        noisy, wanted = add_noise(self.examples.targets(target), sigma)
         errors = (self.base.velocity(noisy, sigma, edited, pooled, {}) - wanted).square()
         return (errors * self.examples.weights(target)).mean()
 
-    def drawn(
+    def drawn_losses(
         self, patches: Tensor, reference: np.ndarray, target: np.ndarray, rng: np.random.Generator
     ) -> dict[str, Tensor]:
         """Of new pictures by the targets' captions: their mean cosine, what the residual adds to
@@ -124,8 +124,8 @@ class SipLoss:
             plain = self.drawing(noise, said, unsaid)
         edited = self.edit_text(patches, said.text, target, rng)
         drawn = self.drawing(noise, replace(said, text=edited), unsaid)
-        alike = self.drawing.alike(drawn, target)
-        gained = alike.detach() - self.drawing.alike(plain, target)
+        alike = self.drawing.measure_likeness(drawn, target)
+        gained = alike.detach() - self.drawing.measure_likeness(plain, target)
         strayed = self.critic(plain, drawn)
         return {"alike": alike.mean(), "gained": gained.mean(), "strayed": strayed}
 
@@ -135,7 +135,7 @@ class SipLoss:
         """The targets' captions, by an α and in a scope of chance."""
         device = self.base.device
         everywhere = torch.from_numpy(rng.random((len(target), 1)) >= CONTENT).to(device)
-        scope = self.examples.captions.written(target) | everywhere
+        scope = self.examples.captions.written_mask(target) | everywhere
         alpha = torch.from_numpy(rng.uniform(*ALPHAS, len(target))).float().to(device)
         return self.module.projector.add_direction(patches, text.float(), scope, alpha)
 

@@ -49,7 +49,7 @@ class FaceReader(nn.Module):
         self.face, self.teller = face, teller
 
 
-def softened(pixels: Tensor) -> Tensor:
+def soften(pixels: Tensor) -> Tensor:
     """(B, 3, S, S) in 0..1: brighter or darker, tinted, noisier, by chance."""
     count, device = len(pixels), pixels.device
     tint = 1 + 0.16 * (torch.rand(count, 3, 1, 1, device=device) - 0.5)
@@ -62,7 +62,7 @@ class Described:
 
     def __init__(self, data: Portraits, device: torch.device) -> None:
         self.data, self.device = data, device
-        self.vectors = torch.from_numpy(data.described()).to(device)
+        self.vectors = torch.from_numpy(data.describe_people()).to(device)
 
     def __call__(self, told: Tensor, rows: np.ndarray) -> Tensor:
         """told (B, P) of the pictures `rows`; 1 is what a guess of the mean has."""
@@ -80,7 +80,7 @@ class FaceLoss:
 
     def __call__(self, step: int, rng: np.random.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
         rows = rng.integers(len(self.described.data), size=self.batch)
-        pixels = softened(self.inputs.face(rows).to(self.described.device))
+        pixels = soften(self.inputs.face(rows).to(self.described.device))
         patches = self.reader.face(pixels)[0]
         loss = self.described(self.reader.teller(patches), rows)
         return loss, {"described": loss.detach()}

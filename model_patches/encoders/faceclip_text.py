@@ -102,7 +102,7 @@ def _tokenizer() -> SDTokenizer:
     return SDTokenizer(pad_with_end=False)
 
 
-def prefixed(text: str) -> Tensor:
+def tokenize_prefixed(text: str) -> Tensor:
     """(chunks, 77) tokens of "Photo of a id person." and the text, chunk by chunk as ComfyUI cuts.
 
     The last words of a full chunk (six at most) find no room and are left out.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .boxes import Detector
 from .cascade import load_cascade
-from .pack import BROKEN, DETECTION, RECOGNITION, Pack, broken, load_model, read_pack
+from .pack import BROKEN, DETECTION, RECOGNITION, Pack, describe_broken, load_model, read_pack
 from .parsing import Parser, load_parser
 from .providers import resolve_providers
 from .recogniser import Recogniser, make_recogniser
@@ -108,4 +108,4 @@ def _refuse_broken(pack: Pack, role: str) -> None:
     path = pack.first(BROKEN)
     if path is not None:
         why = f"it cannot be parsed, and the pack has no other {role} ({pack.contents()})"
-        raise RuntimeError(broken(path, why))
+        raise RuntimeError(describe_broken(path, why))

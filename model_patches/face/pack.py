@@ -105,11 +105,11 @@ def load_model(path: Path, providers: Sequence[str], explicit: bool) -> tuple[An
     try:
         model = need("insightface.model_zoo").get_model(str(path), providers=list(providers))
     except failures as error:
-        raise RuntimeError(broken(path, f"onnxruntime says: {error}")) from error
+        raise RuntimeError(describe_broken(path, f"onnxruntime says: {error}")) from error
     return model, check_session(model.session, providers, explicit)
 
 
-def broken(path: Path, why: str) -> str:
+def describe_broken(path: Path, why: str) -> str:
     """A message on a file that cannot be used, with what usually happened to it."""
     size = path.stat().st_size
     return (

@@ -100,10 +100,10 @@ def apply_sip(
     wording = wording or Wording()
     prompts = [_Entry(entry, number) for number, entry in enumerate(conditioning, 1)]
     if weight == 0.0:
-        return Applied([entry.copied() for entry in prompts], model, "α is 0: nothing was changed.")
-    results = [entry.scaled(projector, identity, scope, norm, wording) for entry in prompts]
+        return Applied([entry.copy() for entry in prompts], model, "α is 0: nothing was changed.")
+    results = [entry.scale(projector, identity, scope, norm, wording) for entry in prompts]
     if not any(bool(scaled.direction.any()) for scaled in results):
-        texts = [entry.copied() for entry in prompts]
+        texts = [entry.copy() for entry in prompts]
     else:
         residuals = [_residual(scaled.direction, weight, gate) for scaled in results]
         model = model if gate is None else follow(model)
@@ -248,7 +248,7 @@ class _Entry:
             constant = Constant(self.text, self.text, ())
         self.constant: Constant = constant
 
-    def scaled(
+    def scale(
         self,
         projector: SipProjector,
         identity: Identity,
@@ -263,7 +263,7 @@ class _Entry:
         facts = _facts(self.number, states, found.vectors, mask)
         return _Scaled(match_norms(found.vectors, states, mask, norm), (facts, *found.notes))
 
-    def copied(self) -> list:
+    def copy(self) -> list:
         return [self.text, self.extra.copy()]
 
     def with_constant(self, residual: Residual) -> list:

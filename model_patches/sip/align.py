@@ -58,7 +58,7 @@ def align(
         widths = {tower.key: tower.width for tower, _ in projector.slices(Prompt(probe, PROBE))}
         try:
             kept = _read_matrices(path, key, widths)
-            return Aligned(projector.aligned(kept), f"alignment read from {path.name}")
+            return Aligned(projector.with_alignment(kept), f"alignment read from {path.name}")
         except (ValueError, OSError) as error:
             lines.append(f"the kept alignment could not be used: {error}")
     fits = _fit(projector, clip, calibration_prompts(prompts))
@@ -71,7 +71,7 @@ def align(
         "variance of held-out text"
         for name, fit in fits.items()
     ]
-    return Aligned(projector.aligned(matrices), "\n".join(lines))
+    return Aligned(projector.with_alignment(matrices), "\n".join(lines))
 
 
 def _read_matrices(path: Path, key: str, widths: Mapping[str, int]) -> dict[str, Tensor]:
@@ -152,7 +152,7 @@ class _Sums:
         self.xx += x.T @ x
         self.xy += x.T @ y
 
-    def centred(self) -> tuple[Tensor, Tensor, float]:
+    def centre_moments(self) -> tuple[Tensor, Tensor, float]:
         """Covariances XX, XY and the total variance of y."""
         xx = self.xx / self.n - torch.outer(self.x, self.x) / self.n**2
         xy = self.xy / self.n - torch.outer(self.x, self.y) / self.n**2
@@ -166,7 +166,7 @@ def _pairs(
     for number, text in enumerate(texts):
         states, words = _encode(clip, text)
         prompt = Prompt(states, text)
-        fused = projector.fused(nobody, prompt)
+        fused = projector.fuse(nobody, prompt)
         heard = words & fused.any(-1)[0]
         for tower, span in projector.slices(prompt):
             yield number, tower.key, fused[0, heard][:, span], states[0, heard][:, span]
@@ -181,8 +181,8 @@ def _fit(projector: FaceClipProjector, clip: Any, texts: Sequence[str]) -> dict[
 
 
 def _best(train: _Sums, test: _Sums) -> _Fit:
-    xx, xy, _ = train.centred()
-    test_xx, test_xy, variance = test.centred()
+    xx, xy, _ = train.centre_moments()
+    test_xx, test_xy, variance = test.centre_moments()
     unit = xx.diagonal().mean().clamp_min(1e-30)
     values, vectors = torch.linalg.eigh(xx)
     turned = vectors.T @ xy

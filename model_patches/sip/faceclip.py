@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..encoders.faceclip import FaceClip, Tower, run
 from ..encoders.faceclip_pixels import faceclip_pixels, no_face
-from ..encoders.faceclip_text import LENGTH, prefixed, without_prefix
+from ..encoders.faceclip_text import LENGTH, tokenize_prefixed, without_prefix
 from ..face.face import Face, face_key
 from ..files.cache import TensorCache, tensor_key
 from .projector import Direction, Prompt
@@ -68,7 +68,7 @@ class FaceClipProjector:
         aligned = "".join(tensor_key(matrix) for matrix in self.alignment.values())
         return f"{self.model.digest} {self.form} {aligned}"
 
-    def aligned(self, matrices: Mapping[str, Tensor]) -> FaceClipProjector:
+    def with_alignment(self, matrices: Mapping[str, Tensor]) -> FaceClipProjector:
         return replace(self, alignment=matrices)
 
     def encode(self, faces: Sequence[Face]) -> Tensor:
@@ -107,13 +107,13 @@ class FaceClipProjector:
                 f"{self.nobody().shape[2]}. Encode the face with this projector."
             )
         faces = tokens.split(per_face, dim=1)
-        fused = torch.stack([self.fused(face, prompt) for face in faces]).mean(0)
-        apart = fused - self.fused(self.nobody(), prompt)
+        fused = torch.stack([self.fuse(face, prompt) for face in faces]).mean(0)
+        apart = fused - self.fuse(self.nobody(), prompt)
         share = (apart.norm() / fused.norm().clamp_min(1e-30)).item()
         direction = fused if self.form == "literal" else self._to_text(apart, towers)
         return Direction(direction, tuple(self._notes(prompt, share)))
 
-    def fused(self, face: Tensor, prompt: Prompt) -> Tensor:
+    def fuse(self, face: Tensor, prompt: Prompt) -> Tensor:
         """F(E, face) in the places of the prompt's tokens, (B, T, D); 0 where the fuser is blind.
 
         face (1, N, C): one face of `encode`, or `nobody`. Raises ValueError for a prompt that does
@@ -187,7 +187,7 @@ def _words(prompt: Prompt) -> Tensor:
             "FaceCLIP L and bigG read the words with text towers of their own, but no text is "
             "connected. Connect text (the same as in the text encode node)."
         )
-    words = prefixed(prompt.text)
+    words = tokenize_prefixed(prompt.text)
     if words.shape[0] * LENGTH != prompt.states.shape[1]:
         raise ValueError(
             f"The conditioning has {prompt.states.shape[1]} tokens, the text makes "

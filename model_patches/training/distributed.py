@@ -37,7 +37,7 @@ _waiting: dist.ProcessGroup | None = None
 _alone = False
 
 
-def launched() -> bool:
+def is_launched() -> bool:
     """Whether torchrun (or a program that sets the same variables) started this process."""
     needed = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     return all(name in os.environ for name in needed)
@@ -81,7 +81,7 @@ def join(device: torch.device) -> torch.device:
     it is. Raises ValueError where a machine has fewer GPUs than processes.
     """
     global _waiting
-    if not launched() or dist.is_initialized():
+    if not is_launched() or dist.is_initialized():
         return device
     if device.type == "cuda":
         device = _own_gpu(int(os.environ["LOCAL_RANK"]), torch.cuda.device_count())

@@ -12,7 +12,7 @@ EMPHASIS = 4.0
 """What an error in a face counts, where one elsewhere counts 1."""
 
 
-def noised(latents: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+def add_noise(latents: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     """Latents (B, C, h, w) at sigma, and the velocity that leads away from them."""
     noise = torch.randn_like(latents)
     share = sigma[:, None, None, None]

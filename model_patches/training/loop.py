@@ -295,7 +295,7 @@ def train(
     device = torch.device(device)
     module.train()
     run = Training(recipe, module, folder)
-    with stopping.deferred() as asked:
+    with stopping.defer_stop() as asked:
         try:
             _take_steps(run, loss, device, asked)
         finally:

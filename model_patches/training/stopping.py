@@ -14,7 +14,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def deferred() -> Iterator[Callable[[], bool]]:
+def defer_stop() -> Iterator[Callable[[], bool]]:
     """Within the block these signals interrupt nothing; the yielded function says whether one came.
 
     A second signal raises KeyboardInterrupt at once, except under torchrun: a Ctrl-C can reach its
@@ -28,7 +28,7 @@ def deferred() -> Iterator[Callable[[], bool]]:
 
     def note(*_: object) -> None:
         nonlocal asked
-        if asked and not distributed.launched():
+        if asked and not distributed.is_launched():
             raise KeyboardInterrupt
         if not asked and not distributed.rank():
             sys.stderr.write("\nstopping after this step, then saving\n")

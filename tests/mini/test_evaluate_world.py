@@ -111,7 +111,7 @@ def by_nodes(studio, sitter, row, prompt, seed):
     return sampled(studio, model, positive, seed)
 
 
-@pytest.mark.parametrize("row", [rows.ALONE, rows.rigid(1.0), rows.VFA_CAG, rows.WHOLE])
+@pytest.mark.parametrize("row", [rows.ALONE, rows.rigid_row(1.0), rows.VFA_CAG, rows.WHOLE])
 def test_the_studio_paints_what_the_nodes_paint(studio, sitter, row):
     """Several prompts at once in the studio, one by one here: equal but for rounding."""
     seeds = [5, 6, 7]
@@ -183,5 +183,5 @@ def test_knobs_reach_the_gate_and_the_cache(tmp_path, models):
 
 def test_another_photo_gives_another_picture(studio, sitter):
     other = studio.sitter(np.ascontiguousarray(PORTRAIT[:, ::-1]))
-    pictures = [studio.paint(rows.rigid(1.0), s, CHOSEN[:1], [5]) for s in (sitter, other)]
+    pictures = [studio.paint(rows.rigid_row(1.0), s, CHOSEN[:1], [5]) for s in (sitter, other)]
     assert not np.array_equal(*pictures)

@@ -80,11 +80,13 @@ def noise(*shape):
 def test_folding_changes_nothing():
     crops = noise(2, 3, 112, 112)
     net = lived(recogniser.Recogniser())
-    torch.testing.assert_close(conv_layers.folded(net)(crops), net(crops), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(conv_layers.fold_norms(net)(crops), net(crops), rtol=1e-3, atol=1e-3)
     assert any(isinstance(part, nn.BatchNorm2d) for part in net.modules())
     finder = lived(detector.Detector())
     for one, other in zip(
-        conv_layers.folded(finder)(crops[..., :96, :96]), finder(crops[..., :96, :96]), strict=True
+        conv_layers.fold_norms(finder)(crops[..., :96, :96]),
+        finder(crops[..., :96, :96]),
+        strict=True,
     ):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
@@ -446,7 +448,7 @@ def test_the_detectors_loss_falls_to_finding_the_face(work):
 def test_the_recogniser_tells_people_apart_after_a_few_steps(work):
     torch.manual_seed(0)
     portraits = data.Portraits(work)
-    described = torch.from_numpy(portraits.described())
+    described = torch.from_numpy(portraits.describe_people())
     model = recogniser.Classes(described.shape[1])
     optimiser = torch.optim.AdamW(model.parameters(), 3e-3)
     rights = []

@@ -103,11 +103,11 @@ def test_the_table_shows_each_row_once_with_its_interval():
 
 def test_numbers_are_shown_in_their_units():
     found = Figure(0.123, 0.103, 0.143, 9)
-    assert report.shown("similarity", found) == "0.12 ±0.02"
-    assert report.shown("edit", found) == "12 ±2 %"
-    assert report.shown("disruption", found) == "12.3 ±2.0 %"
-    assert report.shown("pose_error", found) == "0.1 ±0.0°"
-    assert report.shown("edit", None) == "-"
+    assert report.format_figure("similarity", found) == "0.12 ±0.02"
+    assert report.format_figure("edit", found) == "12 ±2 %"
+    assert report.format_figure("disruption", found) == "12.3 ±2.0 %"
+    assert report.format_figure("pose_error", found) == "0.1 ±0.0°"
+    assert report.format_figure("edit", None) == "-"
 
 
 def test_csv_and_json_agree_and_are_readable():
@@ -149,7 +149,7 @@ def test_titles_of_rows_in_one_place_hide_neither_each_other_nor_the_point():
     axes.set(xlim=(0, 100), ylim=(0, 1))
     renderer = FigureCanvasAgg(sheet).get_renderer()
     same = Figure(0.5, 0.5, 0.5, 9)
-    crowd = [rows.rigid(1.0), rows.VFA_CAG, rows.WHOLE, rows.SIP_ONLY]
+    crowd = [rows.rigid_row(1.0), rows.VFA_CAG, rows.WHOLE, rows.SIP_ONLY]
     label(axes, [(row, same, same) for row in crowd], renderer)
     boxes = [text.get_window_extent(renderer) for text in axes.texts]
     assert [text.get_text() for text in axes.texts] == [row.title for row in crowd]
@@ -316,7 +316,7 @@ def test_all_rows_of_a_person_start_from_the_same_noise(tmp_path):
 def test_the_time_left_is_told():
     told = []
     clock = Clock(10, told.append)
-    clock.painted(5, "a row")
+    clock.count_painted(5, "a row")
     assert "5 of 10 pictures" in told[0] and told[0].endswith("left")
     assert [duration(s) for s in (45, 700, 3900)] == ["45 s", "12 min", "1 h 05 min"]
 

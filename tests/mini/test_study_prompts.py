@@ -60,7 +60,7 @@ def test_a_rewritten_prompt_has_another_file():
 
 def test_rows_by_name():
     assert [rows.row_of(row.key) for row in rows.ROWS] == list(rows.ROWS)
-    assert rows.row_of("vfa-0.9").weight == 0.9 and rows.row_of("vfa-1.0") == rows.rigid(1)
+    assert rows.row_of("vfa-0.9").weight == 0.9 and rows.row_of("vfa-1.0") == rows.rigid_row(1)
     with pytest.raises(ValueError, match="vfa-cag"):
         rows.row_of("pulid")
 

@@ -27,7 +27,7 @@ needs_all = pytest.mark.skipif(not world.is_trained(), reason="mini/weights is n
 MOST_MEBIBYTES = 48
 PEOPLE = range(1_000_000, 1_000_004)
 CHOSEN = prompts.choose(["laughing", "right", "oil"])
-ROWS = (rows.ALONE, rows.rigid(0.5), rows.rigid(1.0), rows.VFA_CAG, rows.WHOLE)
+ROWS = (rows.ALONE, rows.rigid_row(0.5), rows.rigid_row(1.0), rows.VFA_CAG, rows.WHOLE)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_the_readme_shows_the_published_figures():
     page = (EVALUATION.parents[1] / "README.md").read_text(encoding="utf-8")
     for row in stated["rows"].values():
         found = {name: value and Figure(**value) for name, value in row["figures"].items()}
-        cells = [report.shown(metric, found[metric]) for metric in METRICS]
+        cells = [report.format_figure(metric, found[metric]) for metric in METRICS]
         assert f"| {' | '.join([row['title'], *cells])} |" in page, row["title"]
     assert f"| {' | '.join(METRICS.values())} |" in page
 

@@ -26,7 +26,7 @@ from flexid.mini.training.adapter_diffusion import (
     strangers,
 )
 from flexid.mini.training.adapter_drawn import DrawnLoss, fuse_adapters, load_trained
-from flexid.mini.training.adapter_tokens import ANCHORS, TokensLoss, _reader, damaged, load_tokens
+from flexid.mini.training.adapter_tokens import ANCHORS, TokensLoss, _reader, damage, load_tokens
 from flexid.mini.training.base_preview import Painter
 from flexid.mini.training.captions import captions_of
 from flexid.mini.training.data import SHOTS, Portraits
@@ -35,7 +35,7 @@ from flexid.mini.training.identity_inputs import (
     IdentityInputs,
     face_pixels,
     grey_pixels,
-    jittered,
+    jitter_points,
     recogniser_of,
     tower_input,
 )
@@ -68,7 +68,7 @@ def work(tmp_path_factory):
 def face(work):
     """Picture PICTURE as the inputs saw it."""
     data = Portraits(work)
-    points = jittered(data.points[PICTURE], np.random.default_rng((7, PICTURE)))
+    points = jitter_points(data.points[PICTURE], np.random.default_rng((7, PICTURE)))
     return adapter_preview.face_of(np.array(data.images[PICTURE]), points, recogniser_of(work))
 
 
@@ -307,7 +307,7 @@ def test_damage_spares_white():
     torch.manual_seed(0)
     grey = torch.full((4, 1, 16, 16), 0.4)
     grey[:, :, :4] = 1.0
-    changed = damaged(grey)
+    changed = damage(grey)
     assert (changed[:, :, :4] == 1.0).all()
     assert not torch.equal(changed[:, :, 4:], grey[:, :, 4:])
 
@@ -338,9 +338,9 @@ def test_a_drawn_face_is_judged_where_it_is_found(work, base):
     points[1] = np.nan
 
     def alike(points):
-        pictures = likeness.decoded(examples.targets(rows))
+        pictures = likeness.decode(examples.targets(rows))
         drawn = Drawn(pictures, KnownFaces(points)(pictures))
-        return Drawing(base, examples, likeness, None).alike(drawn, rows)
+        return Drawing(base, examples, likeness, None).measure_likeness(drawn, rows)
 
     with torch.no_grad():
         found, window = alike(points), likeness(examples.targets(rows), rows)

@@ -193,7 +193,7 @@ def test_batches_follow_the_recipe(examples):
 def test_what_was_drawn_is_described_evenly(work):
     """Identity parameters, then angles, points and expression of each picture."""
     pictures = data.Portraits(work)
-    found = base.described(pictures)
+    found = base.describe_pictures(pictures)
     assert found.dtype == np.float32 and found.shape[1] == pictures.vectors.shape[1] + 20
     assert np.array_equal(found[:6, :-20], np.tile(found[0, :-20], (6, 1)))
     places = found[:, -20:]

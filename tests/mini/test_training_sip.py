@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from flexid.mini import world
-from flexid.mini.conv_layers import folded
+from flexid.mini.conv_layers import fold_norms
 from flexid.mini.estimators import Estimator, Estimators, face_crop
 from flexid.mini.portraits import EXPRESSIONS, STYLES
 from flexid.mini.training import adapter_preview, sip_diffusion, sip_face
@@ -83,7 +83,7 @@ def test_the_prompt_is_edited_as_in_training(work, projector, face, tmp_path, sc
         wording=Wording(clip, caption),
     ).conditioning[0][0]
     pixels = face_pixels(face.ffhq_crop.numpy(), face.points.double().numpy())[None]
-    where = captions.written(row) if scope == "content" else torch.ones(text.shape[:2]).bool()
+    where = captions.written_mask(row) if scope == "content" else torch.ones(text.shape[:2]).bool()
     with torch.no_grad():
         mine = projector.add_direction(projector.patches(pixels), text, where, torch.tensor([0.1]))
     torch.testing.assert_close(mine, edited, atol=2e-3, rtol=1e-2)
@@ -132,7 +132,7 @@ def test_gradients_reach_everything_through_the_frozen_base(work, base, examples
 
 def new_critic():
     torch.manual_seed(0)
-    net = folded(Estimators(len(EXPRESSIONS), len(STYLES)))
+    net = fold_norms(Estimators(len(EXPRESSIONS), len(STYLES)))
     return Critic(Estimator(net, list(EXPRESSIONS), list(STYLES)), CPU)
 
 

@@ -80,7 +80,7 @@ class Dictionary:
     forms: dict[str, tuple[str, ...]] = field(default_factory=dict)
     characters: dict[str, str] = field(default_factory=dict)
 
-    def extended(self, data: Mapping[str, Any]) -> Dictionary:
+    def extend(self, data: Mapping[str, Any]) -> Dictionary:
         """This one with a valid file's content on top; the later word wins."""
         gone = {phrase.lower() for phrase in data.get("remove", ())}
         terms = {p: t for p, t in self.terms.items() if p.lstrip("=") not in gone}
@@ -107,14 +107,14 @@ def builtin_dictionary() -> Dictionary:
     """English and Chinese together, so that a prompt may mix them."""
     dictionary = Dictionary()
     for path in BUILTIN:
-        dictionary = dictionary.extended(read_file(path))
+        dictionary = dictionary.extend(read_file(path))
     return dictionary
 
 
 def load_dictionary(path: Path | None) -> Dictionary:
     """The built-in dictionary, with a user's file on top. Raises what read_file raises."""
     builtin = builtin_dictionary()
-    return builtin if path is None else builtin.extended(read_file(path))
+    return builtin if path is None else builtin.extend(read_file(path))
 
 
 def read_file(path: Path) -> dict[str, Any]:

@@ -12,7 +12,12 @@ from flexid.mini import random_faceclip, random_text
 from flexid.model_patches.encoders.faceclip import load_faceclip, load_part, open_parts, run
 from flexid.model_patches.encoders.faceclip_convert import convert_faceclip
 from flexid.model_patches.encoders.faceclip_pixels import faceclip_pixels, no_face
-from flexid.model_patches.encoders.faceclip_text import LENGTH, PREFIX, prefixed, without_prefix
+from flexid.model_patches.encoders.faceclip_text import (
+    LENGTH,
+    PREFIX,
+    tokenize_prefixed,
+    without_prefix,
+)
 from flexid.model_patches.face.align import ARCFACE_112, FFHQ_512
 from safetensors.torch import load_file, save_file
 
@@ -307,7 +312,7 @@ def test_small_crop_and_large_crop_show_the_same():
 
 
 def test_the_prefix_is_the_authors():
-    row = prefixed("a castle")[0]
+    row = tokenize_prefixed("a castle")[0]
     assert row[:5].tolist() == [49406, 1125, 539, 320, 1014] and len(PREFIX) == 6
     assert row[7:10].tolist() == [320, 3540, 49407] and row[10:].eq(0).all()
 
@@ -320,14 +325,14 @@ def test_states_come_back_in_the_prompts_own_places():
 
 
 def test_long_prompts_are_cut_like_comfyui_cuts_them():
-    assert prefixed("word " * 200).shape == (3, LENGTH)
-    full = prefixed("word " * 75)[0]
+    assert tokenize_prefixed("word " * 200).shape == (3, LENGTH)
+    full = tokenize_prefixed("word " * 75)[0]
     assert full[-1] == 49407 and (full == full[7]).sum() == 69
 
 
 def test_the_face_is_among_the_words(pair):
     tower = pair.towers[0]
-    one = run(tower.text, prefixed("a castle"), torch.ones(1, 32))
-    two = run(tower.text, prefixed("a castle"), -torch.ones(1, 32))
+    one = run(tower.text, tokenize_prefixed("a castle"), torch.ones(1, 32))
+    two = run(tower.text, tokenize_prefixed("a castle"), -torch.ones(1, 32))
     assert torch.equal(one[:, :4], two[:, :4])
     assert not torch.allclose(one[:, 4:8], two[:, 4:8], atol=1e-3)

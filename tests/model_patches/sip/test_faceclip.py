@@ -116,7 +116,7 @@ def test_difference_depends_on_the_face_and_literal_mostly_on_the_prompt(t5, cli
     assert not torch.allclose(*directions, atol=1e-3)
     literal = FaceClipProjector(t5.model, "literal")
     fused = direction_for(literal, people_[0], text).vectors
-    nobody = t5.fused(t5.nobody(), text)
+    nobody = t5.fuse(t5.nobody(), text)
     torch.testing.assert_close(fused - nobody, directions[0], atol=1e-5, rtol=0)
 
 
@@ -161,8 +161,8 @@ def test_rows_of_a_batch_are_independent(t5, clip):
 def test_scale_of_the_fuser_does_not_matter(t5, clip, monkeypatch):
     identity, text = encode_sip(t5, [face()]), encoded(clip)
     plain = apply_sip(text, t5, identity).conditioning[0][0]
-    fused = FaceClipProjector.fused
-    monkeypatch.setattr(FaceClipProjector, "fused", lambda *a: 37.0 * fused(*a))
+    fused = FaceClipProjector.fuse
+    monkeypatch.setattr(FaceClipProjector, "fuse", lambda *a: 37.0 * fused(*a))
     monkeypatch.setattr(sip, "_directions", type(sip._directions)(1 << 20))
     torch.testing.assert_close(
         apply_sip(text, t5, identity).conditioning[0][0], plain, atol=1e-5, rtol=0

@@ -32,7 +32,7 @@ from flexid.model_patches.training import distributed, loop
 from flexid.model_patches.training.loop import Recipe, train
 
 folder, count, steps, pause = Path(sys.argv[1]), *map(int, sys.argv[2:5])
-if count > 1 and not distributed.launched():
+if count > 1 and not distributed.is_launched():
     try:
         distributed.launch(count, sys.argv)
     except KeyboardInterrupt:

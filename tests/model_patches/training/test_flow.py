@@ -11,7 +11,7 @@ pytestmark = pytest.mark.pure
 def test_predictions_lead_back_to_the_picture():
     latents = torch.randn(3, 16, 4, 4, generator=torch.Generator().manual_seed(0))
     sigma = torch.tensor([0.05, 0.5, 0.95])
-    noisy, velocity = flow.noised(latents, sigma)
+    noisy, velocity = flow.add_noise(latents, sigma)
     torch.testing.assert_close(noisy[1], latents[1] + velocity[1] / 2)
     torch.testing.assert_close(flow.clean(noisy, velocity, sigma), latents, atol=1e-5, rtol=1e-4)
 

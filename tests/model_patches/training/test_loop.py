@@ -246,7 +246,7 @@ def test_a_signal_ends_the_run_between_two_steps(tmp_path):
         train(RECIPE, model, loss, tmp_path)
     assert torch.load(tmp_path / "line.ckpt", weights_only=True)["step"] == 8
     assert signal.getsignal(signal.SIGTERM) is before
-    with stopping.deferred() as asked, pytest.raises(KeyboardInterrupt):
+    with stopping.defer_stop() as asked, pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
         assert asked()
         os.kill(os.getpid(), signal.SIGINT)
