@@ -73,6 +73,8 @@ class PromptRows:
     """(height, width, y, x) in latent pixels when the prompt covers only an area."""
     length: int = 0
     """Text tokens of the prompt; 0 where it has no text or no guider runs."""
+    references: int = 0
+    """Reference pictures that come with the prompt."""
     payloads: Mapping[str, Any] = field(default_factory=dict)
     """What an injection sends along with this prompt, by the injection's kind."""
 
