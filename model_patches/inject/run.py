@@ -62,9 +62,11 @@ class CallPrompts(tuple):
     @property
     def dtype(self) -> torch.dtype:
         """ComfyUI asks whatever reaches the model for its type. This should not have got there."""
+        kinds = sorted({kind for prompt in self for kind in prompt.payloads}) or ["none"]
         raise RuntimeError(
-            "The prompt comes from Apply SIP with a gate, but the MODEL does not: its α could not "
-            "follow the run. Connect the MODEL that Apply SIP returns, or disconnect its gate."
+            f"The prompt comes from an Apply node that patches the MODEL as well ({kinds[0]}), but "
+            "this MODEL does not. Connect the MODEL that the same node returns, or the prompt from "
+            "before it."
         )
 
 

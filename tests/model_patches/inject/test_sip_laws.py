@@ -510,7 +510,7 @@ def test_interrupting_leaves_nothing_behind(model, base, person):
 
 def test_prompts_without_their_model_are_refused(model, person):
     applied = apply(tiny.conditioning(10), person, gate=SLOPE, model=model)
-    with pytest.raises(RuntimeError, match="Connect the MODEL that Apply SIP returns"):
+    with pytest.raises(RuntimeError, match="Connect the MODEL that the same node returns"):
         tiny.sample(model, positive=applied.conditioning)
 
 

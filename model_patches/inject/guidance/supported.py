@@ -29,12 +29,15 @@ REFUSED = {
 }
 """Class -> why its references cannot be weighed; for classes that are derived from it as well."""
 
+UNANNOUNCED = ("Omnigen2", "JoyImage", "Lumina2")
+"""Classes that do not say which of their keys are a reference's."""
+
 _CACHE = "KV_Attn_Input"
 """What core's Flux KV Cache puts on a model's attention."""
 
 
-def check_model(model: ModelPatcher, label: str) -> None:
-    """Raise ValueError for a model whose references cannot be weighed."""
+def check_model(model: ModelPatcher, label: str, by_attention: bool) -> None:
+    """Raise ValueError for a model whose references cannot be weighed, or not in its attention."""
     names = [parent.__name__ for parent in type(model.model).__mro__]
     reason = next((REFUSED[name] for name in names if name in REFUSED), None)
     if names[0] == "BaseModel":
@@ -43,6 +46,11 @@ def check_model(model: ModelPatcher, label: str) -> None:
         raise ValueError(
             f"{label} needs a model that takes reference pictures, got {names[0]}, which {reason}. "
             f"Load Flux Kontext, FLUX.2, Qwen-Image-Edit, Krea 2 or OmniGen2, or bypass this node."
+        )
+    if by_attention and any(name in UNANNOUNCED for name in names):
+        raise ValueError(
+            f"{label}: {names[0]} does not say which of its keys are a reference's, so method "
+            "attention cannot weigh them. Set method to two predictions."
         )
 
 
