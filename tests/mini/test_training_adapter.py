@@ -48,7 +48,7 @@ from flexid.model_patches.encoders.whiten import eva_pixels
 from flexid.model_patches.face.align import arcface_crop
 from flexid.model_patches.identity.encode import encode_identity
 from flexid.model_patches.inject.vfa import apply_vfa
-from flexid.model_patches.training.attention import plain_attention
+from flexid.model_patches.training.attention_kernel import plain_attention
 from flexid.model_patches.training.drawing import CFG, Conditioning, draw
 from flexid.model_patches.training.frozen_base import FrozenBase
 from flexid.model_patches.training.loop import Recipe, Training
