@@ -141,9 +141,11 @@ def test_upstream_model_and_its_clones_stay_as_they_were(model, base, adapter, p
 
 
 def test_order_of_two_anchors_does_not_matter(model, adapter, person, other):
-    ab = apply_vfa(apply_vfa(model, adapter, person, weight=0.7), adapter, other, weight=0.4)
-    ba = apply_vfa(apply_vfa(model, adapter, other, weight=0.4), adapter, person, weight=0.7)
-    assert torch.equal(tiny.sample(ab), tiny.sample(ba)), "they are summed in an order of their own"
+    ordered = apply_vfa(apply_vfa(model, adapter, person, weight=0.7), adapter, other, weight=0.4)
+    swapped = apply_vfa(apply_vfa(model, adapter, other, weight=0.4), adapter, person, weight=0.7)
+    assert torch.equal(tiny.sample(ordered), tiny.sample(swapped)), (
+        "they are summed in an order of their own"
+    )
 
 
 def test_two_anchors_read_the_same_tokens(model, adapter, person, other):
@@ -370,7 +372,7 @@ def test_masked_tokens_alone_receive_the_residual(model, adapter, person):
     torch.testing.assert_close(change[:, :, :4], expected, atol=1e-4, rtol=0)
 
 
-def _guided(model, guider, **conds):
+def _sample_by_guider(model, guider, **conds):
     import comfy.samplers
 
     noise = torch.randn(1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -388,7 +390,7 @@ def test_roles_do_not_depend_on_the_guider(model, adapter, person):
     dual = Guider_DualCFG(watched)
     dual.set_conds(tiny.conditioning(10), tiny.conditioning(12), tiny.conditioning(11))
     dual.set_cfg(3.0, 2.0)
-    _guided(watched, dual)
+    _sample_by_guider(watched, dual)
     assert {tuple(sorted(chunks)) for chunks in seen} == {
         (("negative", None), ("positive", None), ("positive", None))
     }
@@ -396,7 +398,7 @@ def test_roles_do_not_depend_on_the_guider(model, adapter, person):
     perp = Guider_PerpNeg(watched)
     perp.set_conds(tiny.conditioning(10), tiny.conditioning(11), tiny.conditioning(12))
     perp.set_cfg(3.0, 1.0)
-    _guided(watched, perp)
+    _sample_by_guider(watched, perp)
     roles = sorted(role for chunks in seen for role, _ in chunks)
     assert roles == ["negative"] * 4 + ["positive"] * 2
 
