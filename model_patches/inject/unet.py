@@ -38,7 +38,7 @@ def unet_sites(model: ModelPatcher, label: str) -> list[Site]:
 def cross_attention_of(unet: UNetModel) -> Iterator[tuple[Site, nn.Module]]:
     """Every site with its attention layer (to_q, to_out)."""
     cell = 1
-    stages = (
+    stages: tuple[tuple[str, Iterable[Any]], ...] = (
         ("input", unet.input_blocks),
         ("middle", [unet.middle_block]),
         ("output", unet.output_blocks),
@@ -52,8 +52,9 @@ def cross_attention_of(unet: UNetModel) -> Iterator[tuple[Site, nn.Module]]:
                     cell //= 2
                 elif isinstance(layer, SpatialTransformer):
                     for depth, transformer in enumerate(layer.transformer_blocks):
-                        if transformer.attn2 is not None:
-                            yield Site(kind, number, depth, cell), transformer.attn2
+                        attention = transformer.attn2
+                        if isinstance(attention, nn.Module):
+                            yield Site(kind, number, depth, cell), attention
 
 
 class ReadTokens:
