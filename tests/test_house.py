@@ -135,6 +135,29 @@ def test_private_functions_are_not_named_after_their_result():
                     assert allowed, f"{path}:{node.lineno} {node.name}: say what it does"
 
 
+def test_no_attribute_hides_behind_a_method():
+    """A submodule of that name would be out of reach: Python finds the class's method first."""
+    for room in ("bench", "mini", "model_patches", "nodes", "setup", "tests"):
+        for path in ROOT.glob(f"{room}/**/*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ClassDef):
+                    methods = {one.name for one in node.body if isinstance(one, ast.FunctionDef)}
+                    both = methods & set(assigned_attributes(node))
+                    assert not both, f"{path}: {node.name} has a method and an attribute {both}"
+
+
+def assigned_attributes(node: ast.ClassDef) -> list[str]:
+    """Names behind `self.` that a class's methods assign to."""
+    return [
+        one.attr
+        for one in ast.walk(node)
+        if isinstance(one, ast.Attribute)
+        and isinstance(one.ctx, ast.Store)
+        and isinstance(one.value, ast.Name)
+        and one.value.id == "self"
+    ]
+
+
 def test_the_pages_extensions_carry_the_packs_id():
     """So that nobody else's extension can have the same name: the page refuses the second one."""
     scripts = [path.read_text(encoding="utf-8") for path in ROOT.glob("web/js/*.js")]

@@ -80,7 +80,7 @@ class Watched(nn.Module):
                 part.weight.copy_(draw.linear(name, *part.weight.shape))
                 part.bias.zero_()
 
-    def tell(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def read_tokens(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Picture tokens (N, L, D) -> what the renderer was told (N, parameters), and the way from
         each token to the face's points (N, L, 2 * POINTS)."""
         tokens = self.norm(tokens.float())
@@ -175,7 +175,7 @@ class Loss:
         )
         errors = (velocity.float() - wanted).square()
         alone = len(given.described)
-        told, way = self.module.tell(self.blocks.seen[:alone])
+        told, way = self.module.read_tokens(self.blocks.seen[:alone])
         untold = (told - given.described).square().mean(1)
         astray = (way - given.ways).square().mean((1, 2))
         telling = ((untold + astray) * (1 - sigma[:alone])).sum() / self.batch

@@ -7,7 +7,7 @@ lists, so they compose with packs that own `attn2` in `patches_replace`, as IP-A
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel, Upsample
@@ -38,14 +38,14 @@ def unet_sites(model: ModelPatcher, label: str) -> list[Site]:
 def cross_attention_of(unet: UNetModel) -> Iterator[tuple[Site, nn.Module]]:
     """Every site with its attention layer (to_q, to_out)."""
     cell = 1
-    stages: tuple[tuple[str, Iterable[Any]], ...] = (
+    stages = (
         ("input", unet.input_blocks),
         ("middle", [unet.middle_block]),
         ("output", unet.output_blocks),
     )
     for kind, blocks in stages:
         for number, block in enumerate(blocks):
-            for layer in block:
+            for layer in cast(Iterable[nn.Module], block):
                 if isinstance(layer, Downsample):
                     cell *= 2
                 elif isinstance(layer, Upsample):
