@@ -163,7 +163,12 @@ class FlexIDApply(io.ComfyNode):
             model=model,
         )
         anchored = apply_vfa(
-            edited.model, adapter, identity, gate=found.visual, mask=mask, negative=negative
+            edited.model or model,  # a model came in, so one comes back
+            adapter,
+            identity,
+            gate=found.visual,
+            mask=mask,
+            negative=negative,
         )
         report = f"{found.report()}\n{edited.report}"
         return io.NodeOutput(

@@ -301,8 +301,11 @@ def _identity_labels() -> list[str]:
         for name in folder_paths.get_filename_list("flexid")
         if Path(name).parts[0] == IDENTITIES and name.endswith(".safetensors")
     ]
-    for kind in ("output", "input"):
-        base = Path(folder_paths.get_directory_by_type(kind))
+    folders = {
+        "output": Path(folder_paths.get_output_directory()),
+        "input": Path(folder_paths.get_input_directory()),
+    }
+    for kind, base in folders.items():
         files = (path.relative_to(base).as_posix() for path in base.glob(f"{IDENTITIES}/**/*"))
         labels += [f"{name} [{kind}]" for name in sorted(files) if name.endswith(".safetensors")]
     return labels or [NO_IDENTITIES]

@@ -12,7 +12,7 @@ from ..model_patches.files.tensor_file import digest
 from ..model_patches.sip.align import PROMPTS, align
 from ..model_patches.sip.attribute_bank import all_groups, chosen_groups, parse_overrides
 from ..model_patches.sip.attributes import AttributeProjector
-from ..model_patches.sip.faceclip import FORMS, FaceClipProjector
+from ..model_patches.sip.faceclip import FORMS, FaceClipProjector, Form
 from . import types
 from .identity import list_choices
 from .model_files import ModelFiles
@@ -59,7 +59,7 @@ class FlexIDLoadSIPProjector(io.ComfyNode):
         return f"{digest(FUSERS.path(file))} {form}"
 
     @classmethod
-    def execute(cls, file: str, form: str) -> io.NodeOutput:
+    def execute(cls, file: str, form: Form) -> io.NodeOutput:
         return io.NodeOutput(FaceClipProjector(load_faceclip(FUSERS.path(file)), form))
 
 

@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..model_patches.face.choose import FaceChoice
 from ..model_patches.face.detect import detect_faces
 from ..model_patches.gates.gate import OPEN, Gate
-from ..model_patches.gates.window import AXES, Window
+from ..model_patches.gates.window import AXES, Axis, Window
 from ..model_patches.identity.encode import encode_identity
 from ..model_patches.inject.vfa import NEGATIVES, apply_vfa
 from . import types
@@ -77,7 +77,7 @@ def _optional_inputs() -> list[io.Input]:
     ]
 
 
-def _gate(start: float, end: float, axis: str, gate: Gate) -> Gate:
+def _gate(start: float, end: float, axis: Axis, gate: Gate) -> Gate:
     return Gate((Window(start, end, axis),)) * gate
 
 

@@ -58,14 +58,14 @@ class Adapter(nn.Module):
         """
         pooled, hidden = self.tower(pixels)
         condition = torch.cat((embedding, pooled.float()), dim=-1)[:, None]
-        return self.encoder(_only(condition, present), _only(hidden, present))
+        return self.encoder(_keep_present(condition, present), _keep_present(hidden, present))
 
     def injections(self, tokens: Tensor, weight: Tensor | None = None) -> Injections:
         """Block -> what it adds to the image tokens; weight (B,), without it 1."""
         return injections(self.anchors, self.layers, tokens, weight)
 
 
-def _only(values: Tensor, present: Tensor) -> Tensor:
+def _keep_present(values: Tensor, present: Tensor) -> Tensor:
     """Zero in the other rows, whatever stands there."""
     return torch.where(present.reshape(-1, *[1] * (values.ndim - 1)), values, 0.0)
 

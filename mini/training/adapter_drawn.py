@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...model_patches.training import distributed
-from ...model_patches.training.attention import plain_attention
+from ...model_patches.training.attention_kernel import plain_attention
 from ...model_patches.training.frozen_base import Anchors, FrozenBase
 from ...model_patches.training.loop import Recipe, load_averages, train
 from .. import world

@@ -50,14 +50,14 @@ def judge(
     """All figures. `singles` as `draw_singles` gives them."""
     return {
         "pictures": {"singles": len(singles), "groups": len(groups)},
-        "singles": _everything(analyser, estimator, singles),
-        "singles, degraded": _everything(analyser, estimator, _damage_pictures(singles)),
+        "singles": _measure_all(analyser, estimator, singles),
+        "singles, degraded": _measure_all(analyser, estimator, _damage_pictures(singles)),
         "groups, detection": detection(_find(analyser, groups), groups),
-        "small faces, detection": _small(analyser, singles),
+        "small faces, detection": _detect_small_faces(analyser, singles),
     }
 
 
-def _everything(
+def _measure_all(
     analyser: FaceAnalyser, estimator: Estimator, drawn: Sequence[Drawn]
 ) -> dict[str, Figures]:
     found = _find(analyser, drawn)
@@ -77,21 +77,22 @@ def _damage_pictures(drawn: Sequence[Drawn]) -> list[Drawn]:
     """As in training, each the same way every time."""
     randoms = (np.random.default_rng((5, number)) for number in range(len(drawn)))
     return [
-        _with(one, degrade(random, one.image, wobble=False))
+        _replace_image(one, degrade(random, one.image, wobble=False))
         for one, random in zip(drawn, randoms, strict=True)
     ]
 
 
-def _with(one: Drawn, image: np.ndarray, shift: float = 0.0) -> Drawn:
+def _replace_image(one: Drawn, image: np.ndarray, shift: float = 0.0) -> Drawn:
     return Drawn(image, one.seeds, one.shots, one.boxes + shift, one.points + shift)
 
 
-def _small(analyser: FaceAnalyser, drawn: Sequence[Drawn]) -> Figures:
+def _detect_small_faces(analyser: FaceAnalyser, drawn: Sequence[Drawn]) -> Figures:
     """The first picture of each person in the middle of a grey one of four times its side."""
     pad = drawn[0].image.shape[0] * 3 // 2
     edges = ((pad, pad), (pad, pad), (0, 0))
     wide = [
-        _with(one, np.pad(one.image, edges, constant_values=128), pad) for one in drawn[::SHOTS]
+        _replace_image(one, np.pad(one.image, edges, constant_values=128), pad)
+        for one in drawn[::SHOTS]
     ]
     return detection(_find(analyser, wide), wide)
 

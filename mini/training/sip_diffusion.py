@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ...model_patches.training import distributed
-from ...model_patches.training.attention import plain_attention
+from ...model_patches.training.attention_kernel import plain_attention
 from ...model_patches.training.flow import add_noise, early_sigmas
 from ...model_patches.training.flux_blocks import Injections
 from ...model_patches.training.frozen_base import FrozenBase

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...model_patches.encoders.faceclip_vit import FaceVit
 from ...model_patches.training import distributed
-from ...model_patches.training.attention import plain_attention
+from ...model_patches.training.attention_kernel import plain_attention
 from ...model_patches.training.loop import Recipe, need_averages, train
 from .data import Portraits
 from .identity_inputs import IdentityInputs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -18,6 +19,7 @@ NEAREST = "nearest to point"
 IN_BOXES = "overlap with boxes"
 IN_MASK = "overlap with mask"
 ORDERS = (LARGEST, LEFT_TO_RIGHT, RIGHT_TO_LEFT, NEAREST, IN_BOXES, IN_MASK)
+Value = TypeVar("Value")
 COVERED = 0.3
 """Least share of a face's box that must lie in a given box or mask."""
 
@@ -132,7 +134,7 @@ def boxes_per_photo(boxes: object, photos: int) -> list[list[Box]]:
     return converted * photos if len(converted) == 1 else converted
 
 
-def _corners(box: object) -> Box:
+def _corners(box: Any) -> Box:
     try:
         x, y, width, height = (float(box[key]) for key in ("x", "y", "width", "height"))
     except (KeyError, TypeError, ValueError) as error:
@@ -158,7 +160,7 @@ def mask_per_photo(mask: Tensor, photos: int) -> list[Tensor]:
     return list(stack.expand(photos, -1, -1))
 
 
-def _require_input(value: object, name: str, kind: str) -> object:
+def _require_input(value: Value | None, name: str, kind: str) -> Value:
     if value is None:
         raise ValueError(
             f'the order "overlap with {name}" needs {kind}; connect the input {name!r}, or choose '

@@ -77,8 +77,12 @@ def detect_faces(
     if on_missing not in ON_MISSING:
         raise ValueError(f"unknown on_missing {on_missing!r}; choose {' or '.join(ON_MISSING)}")
     count = images.shape[0]
-    frames = boxes_per_photo(boxes, count) if _reads_input(choice, IN_BOXES, boxes) else None
-    masks = mask_per_photo(mask, count) if _reads_input(choice, IN_MASK, mask) else None
+    frames = None
+    if choice.order == IN_BOXES and boxes is not None:
+        frames = boxes_per_photo(boxes, count)
+    masks = None
+    if choice.order == IN_MASK and mask is not None:
+        masks = mask_per_photo(mask, count)
     faces: list[Face] = []
     photos: list[PhotoFaces] = []
     for index in range(count):
@@ -102,10 +106,6 @@ def detect_faces(
             "\n".join(_explain_missing(i, one, analyser) for i, one in enumerate(photos))
         )
     return Detected(tuple(faces), tuple(photos), _report(photos, faces, analyser))
-
-
-def _reads_input(choice: FaceChoice, order: str, value: object) -> bool:
-    return choice.order == order and value is not None
 
 
 def _choose(

@@ -50,5 +50,5 @@ def face_key(face: Face) -> str:
             state.update(b"none")
         else:
             state.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-            state.update(tensor.contiguous().view(torch.uint8).numpy())
+            state.update(tensor.contiguous().view(torch.uint8).numpy().data)
     return state.hexdigest()

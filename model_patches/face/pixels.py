@@ -70,5 +70,5 @@ def _block_to_uint8(block: Tensor) -> np.ndarray:
 def photo_hash(rgb: np.ndarray) -> str:
     """SHA-256 hex digest of the 8-bit pixels (H, W, 3) and their shape."""
     digest = hashlib.sha256(repr(rgb.shape).encode())
-    digest.update(np.ascontiguousarray(rgb))
+    digest.update(np.ascontiguousarray(rgb).data)
     return digest.hexdigest()

@@ -151,7 +151,7 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
         state.update(f"{key}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         content = tensor.reshape(-1).view(torch.uint8).numpy()
         for start, stop in _sample_spans(len(content)):
-            state.update(content[start:stop])
+            state.update(content[start:stop].data)
     return state.hexdigest()
 
 

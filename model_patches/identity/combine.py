@@ -92,8 +92,8 @@ def _combine(encodings: Sequence[Encoding], fused: Fused, fusion: str) -> Encodi
 
 def _representatives(identities: Sequence[Identity]) -> Tensor | None:
     """(I, E): per identity the mean direction of its photos at their mean length."""
-    rows = [i.features.get("arcface") for i in identities]
-    if any(row is None for row in rows):
+    rows = [one.features["arcface"] for one in identities if "arcface" in one.features]
+    if len(rows) < len(identities):
         return None
     return torch.stack([F.normalize(r.mean(0), dim=0) * r.norm(dim=1).mean() for r in rows])
 

@@ -28,8 +28,8 @@ THUMBNAIL = 256
 SAME_PERSON = 0.25
 """ArcFace cosine below which two photos rarely show one person (thresholds in use: 0.2 to 0.3)."""
 
-_vision_cache = TensorCache(256 << 20)
-_token_cache = TensorCache(32 << 20)
+_vision_cache: TensorCache[tuple[Tensor, Tensor]] = TensorCache(256 << 20)
+_token_cache: TensorCache[tuple[Tensor]] = TensorCache(32 << 20)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +76,9 @@ def encode_identity(
     """
     if fusion not in FUSIONS:
         raise ValueError(f"fusion is {fusion!r}, expected one of {', '.join(FUSIONS)}.")
-    _check_faces(faces)
-    _check_fit(adapter, vision, faces)
-    look = _look(vision, faces, whitening, grey)
+    arcface = _stack_embeddings(faces)
+    _check_fit(adapter, vision, arcface.shape[1])
+    look = _look(vision, faces, arcface, whitening, grey)
     fused = _joint(adapter, look) if fusion == JOINT else _separate(adapter, look, fusion)
     photos = len(faces) if fusion == JOINT else 1
     encoding = Encoding(
@@ -121,11 +121,13 @@ def forget() -> None:
     _token_cache.clear()
 
 
-def _check_faces(faces: Sequence[Face]) -> None:
+def _stack_embeddings(faces: Sequence[Face]) -> Tensor:
+    """(F, E) float32, all by one recogniser."""
     if not faces:
         raise ValueError("0 faces to encode, expected at least 1. Connect Detect Faces.")
-    without = [face.photo + 1 for face in faces if face.embedding is None]
-    if without:
+    embeddings = [face.embedding.float() for face in faces if face.embedding is not None]
+    if len(embeddings) < len(faces):
+        without = [face.photo + 1 for face in faces if face.embedding is None]
         raise ValueError(
             f"{len(without)} of {len(faces)} faces have no recogniser embedding (photo "
             f"{', '.join(map(str, without))}), and an identity is made from it. Open antelopev2 "
@@ -137,11 +139,12 @@ def _check_faces(faces: Sequence[Face]) -> None:
             f"the faces carry embeddings of different recognisers ({recognisers}), which do not "
             "compare. Detect all photos with one face analyser."
         )
+    return torch.stack(embeddings)
 
 
-def _check_fit(adapter: IdentityAdapter, vision: VisionEncoder, faces: Sequence[Face]) -> None:
+def _check_fit(adapter: IdentityAdapter, vision: VisionEncoder, embedding: int) -> None:
     dims = adapter.encoder.model.dims
-    condition = faces[0].embedding.numel() + vision.dims.output
+    condition = embedding + vision.dims.output
     pairs = [
         ("channels of the vision tower", vision.dims.width, dims.vision),
         ("levels of the vision tower", len(vision.dims.taps), dims.groups),
@@ -155,19 +158,21 @@ def _check_fit(adapter: IdentityAdapter, vision: VisionEncoder, faces: Sequence[
             )
 
 
-def _look(vision: VisionEncoder, faces: Sequence[Face], whitening: str, grey: bool) -> _Look:
+def _look(
+    vision: VisionEncoder, faces: Sequence[Face], arcface: Tensor, whitening: str, grey: bool
+) -> _Look:
     whitened = tuple(whitening_used(face, whitening) for face in faces)
     keys = tuple(
         (face_key(face), vision.digest, mode, grey)
         for face, mode in zip(faces, whitened, strict=True)
     )
-    found = {key: _vision_cache.get(key) for key in dict.fromkeys(keys)}
+    known = {key: _vision_cache.get(key) for key in dict.fromkeys(keys)}
+    found = {key: entry for key, entry in known.items() if entry is not None}
     for face, key, mode in zip(faces, keys, whitened, strict=True):
-        if found[key] is None:  # one by one: a batch would let photos change each other's rounding
+        if key not in found:  # one by one: a batch would let photos change each other's rounding
             pixels = eva_pixels(face, vision.dims.image_size, mode, grey)
             found[key] = _vision_cache.put(key, encode(vision, pixels))
     pooled, hidden = (torch.cat(rows) for rows in zip(*(found[k] for k in keys), strict=True))
-    arcface = torch.stack([face.embedding.float() for face in faces])
     return _Look(keys, arcface, pooled, hidden, whitened)
 
 

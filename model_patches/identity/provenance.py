@@ -12,7 +12,8 @@ from pathlib import Path
 def pack_version() -> str:
     """The pack's version, from its pyproject.toml."""
     text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
-    return re.search(r'^version = "([^"]+)"', text, re.MULTILINE).group(1)
+    found = re.search(r'^version = "([^"]+)"', text, re.MULTILINE)
+    return found[1] if found else "unknown"
 
 
 def join_distinct(values: Sequence[str]) -> str:

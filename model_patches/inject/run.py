@@ -93,15 +93,26 @@ def with_payload(extra: Mapping[str, Any], kind: str, payload: Any) -> dict[str,
 class Injection(Protocol):
     """What an Apply node puts into the model's patch list `KEY`."""
 
-    kind: str
-    """Which injections belong together; also the key of their payloads."""
-    label: str
-    """The node's name, for messages."""
-    order: str
-    """Digest of its content: what several injections add is summed in this order, so the order of
-    the nodes in the graph changes no bit."""
-    sites: Sequence[Site]
-    """Where its terms act; none for an injection that edits the text."""
+    @property
+    def kind(self) -> str:
+        """Which injections belong together; also the key of their payloads."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """The node's name, for messages."""
+        ...
+
+    @property
+    def order(self) -> str:
+        """Digest of its content: what several injections add is summed in this order, so the
+        order of the nodes in the graph changes no bit."""
+        ...
+
+    @property
+    def sites(self) -> Sequence[Site]:
+        """Where its terms act; none for an injection that edits the text."""
+        ...
 
     def models(self) -> list[ModelPatcher]:
         """Weights for ComfyUI to load, count and offload."""

@@ -106,7 +106,8 @@ def apply_sip(
         texts = [entry.copy() for entry in prompts]
     else:
         residuals = [_residual(scaled.direction, weight, gate) for scaled in results]
-        model = model if gate is None else follow(model)
+        if gate is not None and model is not None:
+            model = follow(model)
         texts = [
             entry.with_constant(one) if gate is None else entry.with_gated(one)
             for entry, one in zip(prompts, residuals, strict=True)

@@ -7,7 +7,7 @@ lists, so they compose with packs that own `attn2` in `patches_replace`, as IP-A
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel, Upsample
@@ -45,15 +45,16 @@ def cross_attention_of(unet: UNetModel) -> Iterator[tuple[Site, nn.Module]]:
     )
     for kind, blocks in stages:
         for number, block in enumerate(blocks):
-            for layer in block:
+            for layer in cast(Iterable[nn.Module], block):
                 if isinstance(layer, Downsample):
                     cell *= 2
                 elif isinstance(layer, Upsample):
                     cell //= 2
                 elif isinstance(layer, SpatialTransformer):
                     for depth, transformer in enumerate(layer.transformer_blocks):
-                        if transformer.attn2 is not None:
-                            yield Site(kind, number, depth, cell), transformer.attn2
+                        attention = transformer.attn2
+                        if isinstance(attention, nn.Module):
+                            yield Site(kind, number, depth, cell), attention
 
 
 class ReadTokens:

@@ -34,8 +34,8 @@ VALUE = "{}, a person"
 FACE_SPAN = (0.2, 0.88)
 """Part of the FFHQ crop, both ways, that holds the face without most of the hair."""
 
-_texts = TensorCache(64 << 20)
-_looks = TensorCache(16 << 20)
+_texts: TensorCache[tuple[Tensor]] = TensorCache(64 << 20)
+_looks: TensorCache[tuple[Tensor]] = TensorCache(16 << 20)
 
 
 @dataclass(frozen=True, eq=False)

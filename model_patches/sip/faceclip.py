@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..encoders.faceclip import FaceClip, Tower, run
+from ..encoders.faceclip import FaceClip, Patcher, Tower, run
 from ..encoders.faceclip_pixels import faceclip_pixels, no_face
 from ..encoders.faceclip_text import LENGTH, tokenize_prefixed, without_prefix
 from ..face.face import Face, face_key
@@ -29,7 +29,7 @@ FORMS = {
 FAINT = 0.05
 """Share of the fused prompt that depends on the face, below which it hardly carries identity."""
 
-_faces = TensorCache(32 << 20)
+_faces: TensorCache[tuple[Tensor]] = TensorCache(32 << 20)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +128,11 @@ class FaceClipProjector:
         words = _words(prompt)
         blocks = face.split(face.shape[1] // len(self.model.towers), dim=1)
         named = dict(zip((t.key for t in self.model.towers), blocks, strict=True))
-        parts = [_fuse_words(tower, named[tower.key], words) for tower in towers]
+        parts = [
+            _fuse_words(tower, tower.text, named[tower.key], words)
+            for tower in towers
+            if tower.text is not None
+        ]
         return torch.cat(parts, dim=-1).expand(len(prompt.states), -1, -1)
 
     def slices(self, prompt: Prompt) -> list[tuple[Tower, slice]]:
@@ -196,8 +200,8 @@ def _words(prompt: Prompt) -> Tensor:
     return words
 
 
-def _fuse_words(tower: Tower, face: Tensor, words: Tensor) -> Tensor:
-    patches, vector = face[:, :-1], face[:, -1, : tower.text.model.proj1.in_features]
-    states = run(tower.text, words, vector)
+def _fuse_words(tower: Tower, reader: Patcher, face: Tensor, words: Tensor) -> Tensor:
+    patches, vector = face[:, :-1], face[:, -1, : reader.model.proj1.in_features]
+    states = run(reader, words, vector)
     positions = tower.face.model.pos_embed.detach().cpu().float()
     return without_prefix(run(tower.fuser, states, patches, positions))

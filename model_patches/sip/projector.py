@@ -13,7 +13,8 @@ from ..files.cache import TensorCache, tensor_key
 from ..identity.identity import Encoding, Identity, check_tokens, encoding_for
 from ..identity.provenance import join_distinct, pack_version
 
-_directions = TensorCache(128 << 20)
+_directions: TensorCache[tuple[Tensor, str]] = TensorCache(128 << 20)
+"""Vectors, and notes, a line each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,8 +106,8 @@ def direction_for(projector: SipProjector, identity: Identity, prompt: Prompt) -
     entry = _directions.get(key)
     if entry is None:
         found = projector.direction(tokens, prompt)
-        entry = _directions.put(key, (found.vectors, *found.notes))
-    return Direction(entry[0], entry[1:])
+        entry = _directions.put(key, (found.vectors, "\n".join(found.notes)))
+    return Direction(entry[0], tuple(entry[1].splitlines()))
 
 
 def directions_computed() -> int:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..files.atomic import replacing
 from . import distributed, stopping
@@ -112,7 +113,7 @@ class Training:
         return made
 
     def _by_share(
-        self, weights: Sequence[nn.Parameter], stepped: Sequence[nn.Parameter]
+        self, weights: Sequence[Tensor], stepped: Sequence[nn.Parameter]
     ) -> list[dict[str, Any]]:
         """What is stepped, in groups of one share of the rate each: that of the module's weight."""
         names = {id(parameter): name for name, parameter in self.module.named_parameters()}
@@ -184,8 +185,8 @@ class Training:
                 f"checkpoint is {self.checkpoint}. Lower the rate ({recipe.rate})."
             )
         for (weight, view), owner in zip(self.matrices, self.owners, strict=True):
-            mine = owner == distributed.rank() and weight.grad is not None
-            view.grad = _as_matrix(weight.grad, weight) if mine else None
+            gradient = weight.grad if owner == distributed.rank() else None
+            view.grad = None if gradient is None else _as_matrix(gradient, weight)
         self.whole = False
         for optimiser in self.optimisers:
             optimiser.step()
@@ -212,7 +213,7 @@ class Training:
     def _average(self) -> None:
         """Young averages follow quickly, so that they do not keep the initial weights."""
         decay = min(self.recipe.average, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(self.averages, self.weights, 1 - decay)
+        get_ema_multi_avg_fn(decay)(self.averages, tuple(self.weights), self.step)
 
     def load_averages(self) -> None:
         """Put the averaged weights into the module."""
@@ -233,7 +234,7 @@ class Training:
         sys.stdout.flush()
 
 
-def _layers(module: nn.Module) -> list[nn.Parameter]:
+def _layers(module: nn.Module) -> list[Tensor]:
     """Trained weights of linear and convolution layers, each once."""
     kinds = (nn.Linear, nn.Conv2d)
     weights = [m.weight for m in module.modules() if isinstance(m, kinds)]

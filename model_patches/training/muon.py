@@ -29,10 +29,10 @@ class Muon(torch.optim.Muon):
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self._step_matrix(weight, group)
+                    self._step_matrix(weight, weight.grad, group)
 
-    def _step_matrix(self, weight: Tensor, group: dict) -> None:
-        gradient, momentum = weight.grad, group["momentum"]
+    def _step_matrix(self, weight: Tensor, gradient: Tensor, group: dict) -> None:
+        momentum = group["momentum"]
         state = self.state[weight]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(gradient)

@@ -73,7 +73,7 @@ def test_every_input_has_a_tooltip_and_numbers_say_what_0_means(node):
 def test_schema_ids_are_execute_arguments(node):
     inputs = schema_of(node).inputs
     signature = inspect.signature(node.execute)
-    named, rest = _named(signature)
+    named, rest = _name_arguments(signature)
     order = _order(inputs)
     assert named == order[: len(named)]
     assert rest or named == order
@@ -81,10 +81,10 @@ def test_schema_ids_are_execute_arguments(node):
         has_default = one.id in named and signature.parameters[one.id].default is not _REQUIRED
         assert has_default == bool(one.optional), one.id
     if "fingerprint_inputs" in vars(node):
-        assert set(_named(inspect.signature(node.fingerprint_inputs))[0]) <= set(order)
+        assert set(_name_arguments(inspect.signature(node.fingerprint_inputs))[0]) <= set(order)
 
 
-def _named(signature):
+def _name_arguments(signature):
     """Arguments by name, and whether there is a **rest."""
     kinds = {name: one.kind for name, one in signature.parameters.items()}
     named = [name for name, kind in kinds.items() if kind is not inspect.Parameter.VAR_KEYWORD]

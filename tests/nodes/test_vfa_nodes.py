@@ -188,7 +188,7 @@ def test_old_graphs_become_ours(monkeypatch, names):
     schemas = {node.define_schema().node_id: node.define_schema() for node in NODES}
     for node_id in schemas:
         monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, node_id, object)
-    prompt = _apply(_renamed(dict(zip("1234", names, strict=True))))
+    prompt = _apply(_rename_nodes(dict(zip("1234", names, strict=True))))
     loader, analyser, tower, apply = names
     replaced = {key: prompt[key]["class_type"] for key in names}
     assert replaced == {
@@ -208,7 +208,7 @@ def test_old_graphs_become_ours(monkeypatch, names):
     assert prompt["5"]["inputs"]["model"] == [apply, 0]
 
 
-def _renamed(names):
+def _rename_nodes(names):
     def link(value):
         return [names.get(value[0], value[0]), value[1]] if isinstance(value, list) else value
 

@@ -222,7 +222,7 @@ def test_an_evaluations_options_are_handed_on(parse):
         (["--steps", "0"], "'0'"),
         (["--csv", "a.xls"], ".csv"),
         (["--", "x"], "nothing after --"),
-        (["--poeple", "3"], "--poeple"),
+        (["--persons", "3"], "--persons"),
     ],
 )
 def test_a_wrong_evaluation_is_explained_before_any_set_up(parse, capsys, words, fact):

@@ -60,7 +60,7 @@ function words(summary) {
   return element;
 }
 
-onOutput("FlexID.Gate", (node, { flexid_gate: gate }) => {
+onOutput("flexid.Gate", (node, { flexid_gate: gate }) => {
   const summary = gate?.[0];
   if (summary?.curve) {
     display(node, "flexid_gate_curve", [220, 260], [plot(summary.curve), words(summary)]);

@@ -5,6 +5,6 @@ import { display, onOutput } from "./flexid_display.js";
 const HEIGHT = [48, 128];
 const STYLE = { whiteSpace: "pre-wrap", userSelect: "text" };
 
-onOutput("FlexID.Report", (node, { text }) => {
+onOutput("flexid.Report", (node, { text }) => {
   if (text) display(node, "flexid_report", HEIGHT, [[text].flat().join("\n")], STYLE);
 });

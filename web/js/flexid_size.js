@@ -10,7 +10,7 @@ export function grow(node) {
 }
 
 app.registerExtension({
-  name: "FlexID.Size",
+  name: "flexid.Size",
   nodeCreated(node) {
     if (!node.comfyClass?.startsWith("FlexID")) return;
     // Size and place are given to a new node after its creation, in the same task.

@@ -198,7 +198,7 @@ def _modifier(reading: Reading, i: int) -> Ruling:
     return factor, ", ".join(reasons)
 
 
-def _elsewhere(reading: Reading, i: int) -> Ruling:
+def _judge_place(reading: Reading, i: int) -> Ruling:
     """In the background; an object on the wall. The nearest other term owns what is beyond it."""
     here = reading.marks[i]
     style = here.entry.category == "style"
@@ -233,11 +233,11 @@ def _subject(reading: Reading, i: int) -> Ruling:
 
 
 def _who(reading: Reading, i: int) -> Ruling:
-    followed = _followed_by(reading, i)
+    followed = _find_noun_behind(reading, i)
     if followed and not _is_right_behind_subject(reading, i):
-        return _belongs(followed)
+        return _judge_subject(followed)
     subject = reading.subject(i)
-    return _belongs(subject) if subject else _unnamed(reading, i)
+    return _judge_subject(subject) if subject else _judge_without_subject(reading, i)
 
 
 def _acts(mark: Mark, doubtful: bool) -> bool:
@@ -246,13 +246,13 @@ def _acts(mark: Mark, doubtful: bool) -> bool:
     return kind in ("persons", "animals") or (doubtful and kind == "things")
 
 
-def _belongs(subject: Mark) -> Ruling:
+def _judge_subject(subject: Mark) -> Ruling:
     if subject.entry.kind == "persons":
         return SURELY, ""
     return SOMEBODY_ELSE, f"done by {subject.entry.phrase}"
 
 
-def _followed_by(reading: Reading, i: int) -> Mark | None:
+def _find_noun_behind(reading: Reading, i: int) -> Mark | None:
     """The noun of dancing flames, of a laughing crowd, of 奔跑的狗."""
     here = reading.marks[i]
     mark = reading.next(i)
@@ -271,7 +271,7 @@ def _is_right_behind_subject(reading: Reading, i: int) -> bool:
     return mark.end == here.start and _acts(mark, here.entry.doubtful)
 
 
-def _unnamed(reading: Reading, i: int) -> Ruling:
+def _judge_without_subject(reading: Reading, i: int) -> Ruling:
     """No subject in the clause: "a woman, running" continues the sentence, a tag stands alone."""
     here = reading.marks[i]
     if _is_near_clause_start(reading.tokens, here.start):
@@ -288,7 +288,7 @@ _RULES: tuple[tuple[Callable[[Reading, int], Ruling], tuple[str, ...]], ...] = (
     (_compound, ("term",)),
     (_negation, ("negations",)),
     (_modifier, ("modifier",)),
-    (_elsewhere, ("elsewhere", "pictured")),
+    (_judge_place, ("elsewhere", "pictured")),
     (_subject, ("term",)),
 )
 """Each with the kinds of marks without which it has nothing to say."""

@@ -165,13 +165,13 @@ def test_two_people_are_parallel_in_any_order(model, person, gates):
         tiny.sample(clone, positive=prompts, steps=1)
         return seen[0][1]
 
-    ab = both((person, gates[0]), (other, gates[1]))
-    ba = both((other, gates[1]), (person, gates[0]))
-    assert torch.equal(ab, ba), "they are summed in an order of their own"
+    ordered = both((person, gates[0]), (other, gates[1]))
+    swapped = both((other, gates[1]), (person, gates[0]))
+    assert torch.equal(ordered, swapped), "they are summed in an order of their own"
     weights = [1.5 if gate is SLOPE else 1.0 for gate in gates]
     directions = [direction_of(text, who) for who in (person, other)]
     expected = text[0][0] + 0.1 * (weights[0] * directions[0] + weights[1] * directions[1])
-    torch.testing.assert_close(ab, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ordered, expected, atol=1e-5, rtol=0)
 
 
 def test_composes_with_vfa_in_any_order(model, person):
