@@ -5,6 +5,7 @@ import re
 
 import pytest
 from pack import ROOT
+from templates import TITLES
 
 pytestmark = pytest.mark.pure
 
@@ -61,3 +62,11 @@ def test_the_translation_has_the_same_parts_files_and_figures():
             sorted(re.findall(pattern, text, re.MULTILINE)) for text in (english, chinese)
         )
         assert one == other, (what, set(one) ^ set(other))
+
+
+def test_the_pages_show_every_template_by_its_title():
+    for page in (ENGLISH, CHINESE):
+        text = read(page)
+        for title in TITLES.values():
+            if "(demo" not in title:
+                assert title in text, title
