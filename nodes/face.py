@@ -13,6 +13,7 @@ from ..model_patches.face import pack as packs
 from ..model_patches.files.public_files import ANTELOPEV2, BUFFALO_L, PARSING_BISENET, where_to_get
 from ..model_patches.files.tensor_file import digest
 from . import types
+from .validation import validate
 
 BoundingBox = io.Custom("BOUNDING_BOX")
 # Without it the page draws a box editor, whose value would be sent when nothing is connected.
@@ -91,6 +92,7 @@ class FlexIDLoadFaceAnalyser(io.ComfyNode):
                     tooltip="auto: the pack's detector, or the bundled one when the pack has none. "
                     "pack: insist on the pack's. bundled: scikit-image's frontal cascade, whose "
                     "five face points are estimated from the box.",
+                    advanced=True,
                 ),
                 io.Combo.Input(
                     "provider",
@@ -98,6 +100,7 @@ class FlexIDLoadFaceAnalyser(io.ComfyNode):
                     default="auto",
                     tooltip="What runs the pack's models. auto: the best that this onnxruntime "
                     "offers. CPU takes well under a second per photo.",
+                    advanced=True,
                 ),
                 io.Combo.Input(
                     "parsing",
@@ -106,6 +109,7 @@ class FlexIDLoadFaceAnalyser(io.ComfyNode):
                     tooltip="auto: use models/facexlib/parsing_bisenet.pth when it is there, so "
                     "that the background is whitened as PuLID was trained on; the description "
                     "says when it is not. off: never.",
+                    advanced=True,
                 ),
             ],
             outputs=[
@@ -153,7 +157,8 @@ class FlexIDDetectFaces(io.ComfyNode):
                 io.Image.Input(
                     "image",
                     tooltip="One photo or a batch; the choice applies to each. Load Image has "
-                    "already turned it upright by its EXIF tag. Transparency is laid over white.",
+                    "already turned it upright by its EXIF tag and dropped transparency; behind "
+                    "Join Image with Alpha, what is transparent becomes white.",
                 ),
                 io.Combo.Input(
                     "order",
@@ -175,6 +180,7 @@ class FlexIDDetectFaces(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="For the order nearest to point: share of the width. 0: left edge.",
+                    advanced=True,
                 ),
                 io.Float.Input(
                     "point_y",
@@ -183,6 +189,7 @@ class FlexIDDetectFaces(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="For the order nearest to point: share of the height. 0: upper edge.",
+                    advanced=True,
                 ),
                 io.Combo.Input(
                     "on_missing",
@@ -228,6 +235,10 @@ class FlexIDDetectFaces(io.ComfyNode):
                 io.String.Output("report", display_name="report"),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, index: str | None = None) -> bool | str:
+        return validate(choose.parse_index, index)
 
     @classmethod
     def execute(

@@ -5,9 +5,10 @@ from comfy_api.latest import io
 from ..model_patches.gates import cag
 from ..model_patches.gates.gate import OPEN
 from ..model_patches.inject.sip import Wording, apply_sip
-from ..model_patches.inject.vfa import NEGATIVES, apply_vfa
+from ..model_patches.inject.vfa import NEGATIVES, apply_vfa, describe_anchor
 from ..model_patches.sip.scope import SCOPES
 from . import types
+from .vfa import ALIASES
 
 
 def _value_inputs() -> list[io.Input]:
@@ -60,6 +61,7 @@ def _knob_inputs() -> list[io.Input]:
             default="recommended",
             tooltip="recommended: weights whose mean over a run is the base. literal: the paper's "
             "words, T_sem = t and T_vis = 1 - t.",
+            advanced=True,
         ),
         io.Combo.Input(
             "scope",
@@ -67,6 +69,7 @@ def _knob_inputs() -> list[io.Input]:
             default="auto",
             tooltip="Which text tokens move. auto: the written ones where clip is connected, "
             "otherwise all, as in the paper.",
+            advanced=True,
         ),
         io.Combo.Input(
             "negative",
@@ -74,6 +77,7 @@ def _knob_inputs() -> list[io.Input]:
             default="unconditional",
             tooltip="What the negative prompt gets from the visual stream when CFG is above 1: "
             "the encoder's answer to no face, the same face, or nothing.",
+            advanced=True,
         ),
     ]
 
@@ -91,7 +95,7 @@ class FlexIDApply(io.ComfyNode):
                 "person sets the weight of both over the run (CAG). The same as the three nodes "
                 "with their default settings; use both outputs."
             ),
-            search_aliases=["flexid", "identity", "pulid", "faceclip", "all in one", "cag"],
+            search_aliases=[*ALIASES, "flexid", "identity", "faceclip", "all in one", "cag"],
             is_output_node=True,  # so that its curves are shown again when it is cached
             inputs=[
                 io.Model.Input("model", tooltip="A Flux.1 model. Only the returned one changes."),
@@ -165,7 +169,8 @@ class FlexIDApply(io.ComfyNode):
         anchored = apply_vfa(
             edited.model, adapter, identity, gate=found.visual, mask=mask, negative=negative
         )
-        report = f"{found.report()}\n{edited.report}"
+        anchor = describe_anchor(1.0, found.visual, mask)
+        report = "\n".join((found.report(), anchor, edited.report))
         return io.NodeOutput(
             anchored,
             edited.conditioning,

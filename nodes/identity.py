@@ -9,18 +9,22 @@ from comfy_api.latest import io, ui
 from ..model_patches.adapters.pulid_flux import load_adapter
 from ..model_patches.encoders.eva_clip import load_eva_clip
 from ..model_patches.encoders.whiten import WHITENING
+from ..model_patches.files.header import best_first, is_kind
 from ..model_patches.files.public_files import EVA02_CLIP_L_336, PULID_FLUX_091
 from ..model_patches.files.tensor_file import digest
-from ..model_patches.identity.combine import combine_identities
+from ..model_patches.identity.combine import combine_identities, parse_weights
 from ..model_patches.identity.encode import FUSIONS, encode_identity
 from ..model_patches.identity.fusion import RULES
 from ..model_patches.identity.store import load_identity, save_numbered
 from . import types
 from .model_files import ModelFiles
+from .validation import validate
 
 EXTENSIONS = (".safetensors", ".sft", ".pt", ".pth", ".bin")
-ADAPTERS = ModelFiles(("pulid",), EXTENSIONS, "flux", PULID_FLUX_091)
-TOWERS = ModelFiles(("clip_vision", "text_encoders", "pulid"), EXTENSIONS, "eva", EVA02_CLIP_L_336)
+ADAPTERS = ModelFiles(("pulid",), EXTENSIONS, "flux", PULID_FLUX_091, ("pulid_flux",))
+TOWERS = ModelFiles(
+    ("clip_vision", "text_encoders", "pulid"), EXTENSIONS, "eva", EVA02_CLIP_L_336, ("eva02_clip",)
+)
 
 IDENTITIES = "identities"
 PERSON = "person"
@@ -130,12 +134,14 @@ class FlexIDEncodeIdentity(io.ComfyNode):
                     default="auto",
                     tooltip="What the vision tower sees around the face, turned white. "
                     f"{list_choices(WHITENING)}",
+                    advanced=True,
                 ),
                 io.Boolean.Input(
                     "grey",
                     default=True,
                     tooltip="On: the tower sees the face without colour, as in training. Off: "
                     "skin and hair colour come through, and so does the photo's light.",
+                    advanced=True,
                 ),
             ],
             outputs=[
@@ -202,6 +208,11 @@ class FlexIDCombineIdentities(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, weights: str | None = None, identities=None) -> bool | str:
+        """`identities` is here because ComfyUI passes the growing sockets in any case."""
+        return validate(parse_weights, weights)
+
+    @classmethod
     def execute(cls, identities: dict, fusion: str, weights: str) -> io.NodeOutput:
         combined = combine_identities(list(identities.values()), fusion, weights)
         picture = combined.identity.picture
@@ -238,10 +249,15 @@ class FlexIDSaveIdentity(io.ComfyNode):
                     default=True,
                     tooltip="On: also keeps the recogniser's embedding of each photo (2 KB), which "
                     "some fusions need. Off: tokens only.",
+                    advanced=True,
                 ),
             ],
             outputs=[types.Identity.Output("identity_out", display_name="identity")],
         )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
+        return validate(_check_prefix, filename_prefix)
 
     @classmethod
     def execute(cls, identity, filename_prefix: str, with_features: bool) -> io.NodeOutput:
@@ -266,7 +282,7 @@ class FlexIDLoadIdentity(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=_identity_labels(),
+                    options=best_first(_identity_labels(), _find_identity, [is_kind("identity")]),
                     tooltip="A file of Save Identity: from output/identities, input/identities "
                     "or models/flexid/identities.",
                 )
@@ -294,6 +310,17 @@ def _normalise_prefix(prefix: str) -> str:
     return PERSON if plain.strip() in ("", ".") else plain
 
 
+def _check_prefix(prefix: str) -> None:
+    """Raise ValueError for a place outside of the output folder, before anything is encoded."""
+    root = os.path.abspath(os.path.join(folder_paths.get_output_directory(), IDENTITIES))
+    target = os.path.abspath(os.path.join(root, _normalise_prefix(prefix)))
+    if os.path.commonpath((root, target)) != root:
+        raise ValueError(
+            f"filename_prefix is {prefix!r}, which leads out of output/{IDENTITIES}. Give a name "
+            "below it, such as family/ann."
+        )
+
+
 def _identity_labels() -> list[str]:
     """Files below the three identity folders; those of input and output carry core's suffix."""
     labels = [
@@ -316,9 +343,14 @@ def _identity_path(label: str) -> str:
             f"{label!r} is not among the saved identities below output/identities, "
             "input/identities and models/flexid/identities. Press R and choose one."
         )
+    return _find_identity(label)
+
+
+def _find_identity(label: str) -> str:
+    """Where a label points; nothing is checked."""
     if label.endswith(("[output]", "[input]")):
         return folder_paths.get_annotated_filepath(label)
-    return folder_paths.get_full_path_or_raise("flexid", label)
+    return folder_paths.get_full_path("flexid", label) or ""
 
 
 NODES = [

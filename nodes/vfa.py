@@ -1,17 +1,20 @@
 """Apply VFA: identity cross-attention on a Flux model."""
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..model_patches.face.choose import FaceChoice
 from ..model_patches.face.detect import detect_faces
 from ..model_patches.gates.gate import OPEN, Gate
 from ..model_patches.gates.window import AXES, Window
 from ..model_patches.identity.encode import encode_identity
-from ..model_patches.inject.vfa import NEGATIVES, apply_vfa
+from ..model_patches.inject.vfa import NEGATIVES, apply_vfa, describe_anchor
 from . import types
+from .validation import validate
 
 MODEL_TOOLTIP = "Flux.1 dev, schnell, Krea, Kontext or Fill. Only the returned model is patched."
 ADAPTER_TOOLTIP = "PuLID-FLUX file, from Load Identity Adapter."
+# What people search for who know another method for the same purpose.
+ALIASES = ["face", "faceid", "face id", "pulid", "instantid", "ipadapter", "ip-adapter"]
 
 
 def _strength_inputs() -> list[io.Input]:
@@ -49,6 +52,7 @@ def _strength_inputs() -> list[io.Input]:
             default="percent",
             tooltip="percent: the model's noise level, as in core's start/end percent. progress: "
             "steps of this run; differs when denoise is below 1.",
+            advanced=True,
         ),
         io.Combo.Input(
             "negative",
@@ -57,6 +61,7 @@ def _strength_inputs() -> list[io.Input]:
             tooltip="What the negative prompt gets when CFG is above 1. unconditional: the "
             "encoder's answer to no face, as the PuLID authors do. same: this face too, as other "
             "packs do. none: nothing.",
+            advanced=True,
         ),
     ]
 
@@ -93,7 +98,7 @@ class FlexIDApplyVFA(io.ComfyNode):
                 "the diffusion model. Use it several times, with masks, for several people; the "
                 "order does not matter."
             ),
-            search_aliases=["pulid", "face id", "identity", "ip-adapter", "instantid", "faceid"],
+            search_aliases=[*ALIASES, "identity", "visual anchor"],
             inputs=[
                 io.Model.Input("model", tooltip=MODEL_TOOLTIP),
                 types.IdentityAdapter.Input("adapter", tooltip=ADAPTER_TOOLTIP),
@@ -106,6 +111,10 @@ class FlexIDApplyVFA(io.ComfyNode):
             ],
             outputs=[io.Model.Output("model_out", display_name="model")],
         )
+
+    @classmethod
+    def validate_inputs(cls, start: float | None = None, end: float | None = None) -> bool | str:
+        return validate(Window, start, end)
 
     @classmethod
     def execute(
@@ -121,7 +130,7 @@ class FlexIDApplyVFA(io.ComfyNode):
             mask=mask,
             negative=negative,
         )
-        return io.NodeOutput(patched)
+        return io.NodeOutput(patched, ui=ui.PreviewText(describe_anchor(weight, whole, mask)))
 
 
 class FlexIDApplyVFAFromPhoto(io.ComfyNode):
@@ -135,7 +144,7 @@ class FlexIDApplyVFAFromPhoto(io.ComfyNode):
                 "Detect Faces, Encode Identity and Apply VFA in one node, for the largest face "
                 "of each photo. Graphs made for Apply PuLID Flux open with this node."
             ),
-            search_aliases=["pulid", "apply pulid flux", "face id", "identity", "one click"],
+            search_aliases=[*ALIASES, "apply pulid flux", "identity", "one click"],
             inputs=[
                 io.Model.Input("model", tooltip=MODEL_TOOLTIP),
                 # Ids of the sockets in Apply PuLID Flux: ComfyUI looks a replaced link up by them.
@@ -162,6 +171,10 @@ class FlexIDApplyVFAFromPhoto(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, start: float | None = None, end: float | None = None) -> bool | str:
+        return validate(Window, start, end)
+
+    @classmethod
     def execute(
         cls,
         model,
@@ -179,16 +192,18 @@ class FlexIDApplyVFAFromPhoto(io.ComfyNode):
     ) -> io.NodeOutput:
         detected = detect_faces(face_analysis, image, FaceChoice(), "error")
         encoded = encode_identity(pulid_flux, eva_clip, detected.faces, "mean", "auto")
+        whole = _gate(start, end, axis, gate)
         patched = apply_vfa(
             model,
             pulid_flux,
             encoded.identity,
             weight=weight,
-            gate=_gate(start, end, axis, gate),
+            gate=whole,
             mask=mask,
             negative=negative,
         )
-        return io.NodeOutput(patched, encoded.identity)
+        report = "\n".join((describe_anchor(weight, whole, mask), detected.report, encoded.report))
+        return io.NodeOutput(patched, encoded.identity, ui=ui.PreviewText(report))
 
 
 NODES = [FlexIDApplyVFA, FlexIDApplyVFAFromPhoto]

@@ -205,8 +205,8 @@ def test_the_separate_nodes_are_set_as_the_one_node(one, three):
     assert sip["gate"] == [numbers["FlexIDContextAwareGate"], 0]
     assert vfa["gate"] == [numbers["FlexIDContextAwareGate"], 1]
     assert vfa["model"] == [numbers["FlexIDApplySIP"], 1]
-    assert (sip["alpha"], vfa["weight"]) == (1, 1), "the gates hold both bases"
-    knobs = {**gate, **vfa, **sip}
+    assert gate["bases"] == "nodes", "a bypassed gate must leave both streams at their base"
+    knobs = {**gate, **vfa, **sip, "alpha_base": sip["alpha"], "w_base": vfa["weight"]}
     for name, value in whole["FlexIDApply"].items():
         if not isinstance(value, list):
             assert knobs[name] == value, name

@@ -93,9 +93,9 @@ def detect_faces(
         if found.problem and on_missing == "error":
             raise ValueError(_explain_missing(index, found, analyser))
         digest = photo_hash(rgb) if found.chosen else ""
-        faces += [
-            _face(analyser, rgb, found.detections[one], index, digest) for one in found.chosen
-        ]
+        for one in found.chosen:
+            number = found.ranked.index(one)
+            faces.append(_face(analyser, rgb, found.detections[one], index, digest, number))
         photos.append(found)
     if not faces:
         raise ValueError(
@@ -128,7 +128,12 @@ def _choose(
 
 
 def _face(
-    analyser: FaceAnalyser, rgb: np.ndarray, found: Detection, photo: int, digest: str
+    analyser: FaceAnalyser,
+    rgb: np.ndarray,
+    found: Detection,
+    photo: int,
+    digest: str,
+    number: int,
 ) -> Face:
     small = arcface_crop(rgb, found.points)
     large = ffhq_crop(rgb, found.points)
@@ -145,12 +150,13 @@ def _face(
         labels=parser.labels(large) if parser else None,
         embedding=recogniser.embed(small) if recogniser else None,
         recogniser=recogniser.name if recogniser else "",
+        number=number,
     )
 
 
 def _explain_missing(photo: int, found: PhotoFaces, analyser: FaceAnalyser) -> str:
     width, height = found.size
-    where = f"photo {photo} ({width}x{height} pixels): {found.problem}"
+    where = f"photo {photo + 1} ({width}x{height} pixels): {found.problem}"
     if found.detections:
         boxes = "; ".join(_box_text(one.box) for one in found.detections)
         return (
@@ -169,20 +175,21 @@ def _box_text(box: Box) -> str:
 
 
 def _report(photos: Sequence[PhotoFaces], faces: Sequence[Face], analyser: FaceAnalyser) -> str:
-    lines = [analyser.description]
+    lines = []
     for index, photo in enumerate(photos):
         found, chosen = len(photo.detections), len(photo.chosen)
-        head = f"Photo {index} ({photo.size[0]}x{photo.size[1]}): {found} found, {chosen} chosen"
+        head = (
+            f"Photo {index + 1} ({photo.size[0]}x{photo.size[1]}): {found} found, {chosen} chosen"
+        )
         lines.append(f"{head}; SKIPPED, {photo.problem}" if photo.problem else head)
         mine = (face for face in faces if face.photo == index)
-        for one, face in zip(photo.chosen, mine, strict=True):
-            lines.append(f"  face {photo.ranked.index(one)}: {_line(face)}")
-    return "\n".join(lines)
+        lines += [f"  face {face.number}: {_line(face)}" for face in mine]
+    return "\n".join([*lines, analyser.description])
 
 
 def _line(face: Face) -> str:
-    yaw, pitch, roll = face.angles
+    yaw, pitch, roll = map(round, face.angles)  # whole numbers have no "-0"
     return (
-        f"box {_box_text(face.box)}, score {face.score:.2f}, yaw {yaw:+.0f}, "
-        f"pitch {pitch:+.0f}, roll {roll:+.0f} degrees"
+        f"box {_box_text(face.box)}, score {face.score:.2f}, yaw {yaw:+d}, "
+        f"pitch {pitch:+d}, roll {roll:+d} degrees"
     )

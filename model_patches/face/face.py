@@ -40,6 +40,8 @@ class Face:
     """(512,) float32 raw ArcFace embedding, not normalised; None: no recogniser."""
     recogniser: str
     """Which recogniser made `embedding`; empty when there is none."""
+    number: int = 0
+    """Its number within the photo, counted from 0 as an index of FaceChoice is."""
 
 
 def face_key(face: Face) -> str:

@@ -49,7 +49,7 @@ _PATH_KINDS = {
 }
 # Bounds on what a file may state; an SDXL checkpoint has 2,500 tensors and 0.3 MB of header.
 _MAX_FORMAT_HEADER = 100 << 20
-_MAX_HEADER = 8 << 20
+MAX_HEADER = 8 << 20
 _MAX_PICKLE = 4 << 20
 _MAX_TENSORS = 20_000
 _MAX_VALUES = 100_000
@@ -205,10 +205,10 @@ def _read_safetensors(path: Path, wanted: str) -> TensorFile:
 def _check_header_size(path: Path, wanted: str) -> None:
     """The parser takes a second for each 20 MB of header, so absurd ones are refused unread."""
     stated = _read_header_size(path)
-    if _MAX_HEADER < stated <= path.stat().st_size - 8:
+    if MAX_HEADER < stated <= path.stat().st_size - 8:
         raise ValueError(
             f"{path.name} has a safetensors header of {stated} bytes, expected at most "
-            f"{_MAX_HEADER}. It is damaged or not a model; use {wanted}."
+            f"{MAX_HEADER}. It is damaged or not a model; use {wanted}."
         )
 
 

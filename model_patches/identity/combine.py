@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .encode import Encoded
-from .fusion import Fused, fuse
+from .fusion import REJECT_OUTLIERS, Fused, describe_outliers, fuse
 from .identity import Encoding, Identity
 from .provenance import merge_provenance
 
@@ -37,7 +37,10 @@ def combine_identities(identities: Sequence[Identity], fusion: str, weights: str
         thumbnail=_side_by_side([i.thumbnail for i in identities if i.thumbnail is not None]),
         provenance={**merge_provenance([i.provenance for i in identities]), "combined": fusion},
     )
-    return Encoded(identity, _report(fused[families[0]].shares, fusion))
+    report = _report(fused[families[0]].shares, fusion)
+    if fusion == REJECT_OUTLIERS and arcface is not None:
+        report += f"\n{describe_outliers(arcface)}"
+    return Encoded(identity, report)
 
 
 def parse_weights(text: str) -> list[float] | None:

@@ -15,7 +15,7 @@ from ..encoders.whiten import eva_pixels, whitening_used
 from ..face.face import Face, face_key
 from ..files.cache import Statistics, TensorCache
 from ..files.public_files import ANTELOPEV2, where_to_get
-from .fusion import RULES, Fused, agreement, fuse
+from .fusion import REJECT_OUTLIERS, RULES, Fused, agreement, describe_outliers, fuse
 from .identity import Encoding, Identity
 from .provenance import join_distinct, pack_version
 
@@ -210,21 +210,29 @@ def _thumbnail(face: Face) -> Tensor:
     return small[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8)
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _report(faces: Sequence[Face], look: _Look, fused: Fused, fusion: str) -> str:
-    """One line for the whole, one per photo, with a warning where photos may show two people."""
-    count = fused.tokens.shape[1]
+    """One line for the whole, one per face, with a warning where they may show two people."""
+    photos = [(face.photo, face.photo_hash) for face in faces]
     lines = [
-        f"{len(faces)} photo(s) -> {count} identity tokens, fusion: {fusion}, "
-        f"recogniser: {faces[0].recogniser}"
+        f"{_count(len(faces), 'face')} of {_count(len(set(photos)), 'photo')} -> "
+        f"{fused.tokens.shape[1]} identity tokens, fusion: {fusion}"
     ]
-    for face, cosine, share, mode in zip(
-        faces, agreement(look.arcface).tolist(), fused.shares, look.whitened, strict=True
+    for face, photo, cosine, share, mode in zip(
+        faces, photos, agreement(look.arcface).tolist(), fused.shares, look.whitened, strict=True
     ):
-        line = f"photo {face.photo + 1}: whitening {mode}, share {share:.0%}"
+        number = f", face {face.number}" if photos.count(photo) > 1 else ""
+        line = f"photo {face.photo + 1}{number}: whitening {mode}, share {share:.0%}"
         if len(faces) > 1:
-            line += f", agreement with the other photos {cosine:.2f}"
+            line += f", agreement with the others {round(cosine, 2) + 0.0:.2f}"  # no "-0.00"
             line += " - is this the same person?" if cosine < SAME_PERSON else ""
         lines.append(line)
+    if fusion == REJECT_OUTLIERS:
+        lines.append(describe_outliers(look.arcface))
+    lines.append(f"recogniser: {faces[0].recogniser}")
     if "ellipse" in look.whitened:
         lines.append(
             "No face parser was used: the ellipse keeps some background and cuts wide hair. For "

@@ -54,6 +54,11 @@ class Region:
     def is_empty(self) -> bool:
         return not self.mask.any()
 
+    @property
+    def share(self) -> float:
+        """Part of the picture that is covered, however weakly, in [0, 1]."""
+        return (self.mask > 0).float().mean().item()
+
     def cover(
         self, grid: Grid, latent_size: tuple[int, int], area: Sequence[int] | None, batch: int
     ) -> Coverage | None:

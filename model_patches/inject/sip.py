@@ -22,7 +22,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..files.cache import tensor_key
-from ..gates.gate import Gate
+from ..gates.gate import Gate, describe_ends
 from ..gates.numbers import check_weight
 from ..identity.identity import Identity
 from ..sip.projector import Direction, Prompt, SipProjector, direction_for
@@ -33,6 +33,10 @@ from .run import injections_of, payload_of, register, with_payload
 
 SIP = "sip"
 LABEL = "Apply SIP"
+STRONGEST_CONSTANT = 1.0
+"""α from which on a run without a gate is refused: the residual is as long as the token."""
+SOFT = 0.3
+"""α above which a constant residual is pointed out; the paper's α lies in [0.05, 0.15]."""
 CONSTANT = "flexid_sip_constant"
 """Entry of a prompt's options: the Constant that is written into its text."""
 
@@ -94,9 +98,12 @@ def apply_sip(
     weight is α: after norm matching the relative change of a token (0.1 turns it by 5.7 degrees
     when δ is orthogonal to it). Without a gate the text itself is changed and `model` comes back
     as it was. With one, α follows the run through the returned model.
-    Raises ValueError when conditioning, projector, identity, text or model do not fit.
+    Raises ValueError when conditioning, projector, identity, text or model do not fit, and for a
+    constant relative α of 1 or more: so strong a node has lost the gate that held its base.
     """
     _check(conditioning, weight, gate, model)
+    if gate is None:
+        check_constant(weight, norm)
     wording = wording or Wording()
     prompts = [_Entry(entry, number) for number, entry in enumerate(conditioning, 1)]
     if weight == 0.0:
@@ -216,6 +223,17 @@ def _check(conditioning: Sequence, weight: float, gate: Gate | None, model: Any)
         )
 
 
+def check_constant(weight: float, norm: Norm) -> None:
+    """Raise ValueError for a relative α without gate that leaves nothing of the text."""
+    if norm != "none" and abs(weight) >= STRONGEST_CONSTANT:
+        raise ValueError(
+            f"Apply SIP has α {weight:g} and no gate: every token would change by its whole "
+            f"length, expected below {STRONGEST_CONSTANT:g}, normally 0.05 to 0.15. If you "
+            "bypassed a gate that holds alpha_base, set alpha to 0.1, or set bases to nodes on "
+            "that gate. To use this α all the same, connect a constant Make Window Gate."
+        )
+
+
 def _residual(direction: Tensor, weight: float, gate: Gate | None) -> Residual:
     content = repr((tensor_key(direction), weight, gate))
     return Residual(direction, weight, gate, hashlib.sha256(content.encode()).hexdigest())
@@ -292,11 +310,16 @@ def _check_direction(found: Direction, states: Tensor, projector: Any, number: i
 
 
 def _head(projector: Any, weight: float, scope: str, norm: str, gate: Gate | None) -> str:
-    course = "constant, written into the conditioning" if gate is None else "times the gate"
+    options = f"scope {scope}; norm {norm}"
+    if gate is not None:
+        course = f"α {weight:g} times the gate: {describe_ends(gate, weight)}"
+        return f"{projector.name}: {course}; {options}"
     turn = math.degrees(math.atan(abs(weight)))
-    turns = norm == "token" and gate is None
-    angle = f" (turns a token by up to {turn:.1f} degrees)" if turns else ""
-    return f"{projector.name}: α {weight:g} {course}{angle}; scope {scope}; norm {norm}"
+    angle = f" (turns a token by up to {turn:.1f} degrees)" if norm == "token" else ""
+    course = f"α {weight:g} constant, written into the conditioning{angle}"
+    strong = norm != "none" and abs(weight) > SOFT
+    advice = f"\n|α| is above {SOFT:g} all the way: the words may be lost; 0.05 to 0.15 is normal"
+    return f"{projector.name}: {course}; {options}{advice * strong}"
 
 
 def _facts(number: int, states: Tensor, direction: Tensor, mask: Tensor) -> str:
@@ -306,6 +329,7 @@ def _facts(number: int, states: Tensor, direction: Tensor, mask: Tensor) -> str:
     cosine = F.cosine_similarity(texts, found, dim=-1).median().item()
     line = (
         f"prompt {number}: {int(mask.sum())} of {mask.numel()} tokens; median |E| {sizes[0]:.4g}, "
-        f"|δ| {sizes[1]:.4g}, ratio {sizes[1] / max(sizes[0], 1e-30):.4g}, cosine {cosine:+.3f}"
+        f"|δ| {sizes[1]:.4g}, ratio {sizes[1] / max(sizes[0], 1e-30):.4g}, "
+        f"cosine {round(cosine, 3) + 0.0:+.3f}"  # + 0.0: no "-0.000"
     )
     return line if found.any() else f"{line}. δ is 0 here: nothing was changed"

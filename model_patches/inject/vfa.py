@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..adapters.pulid_flux import IdentityAdapter
 from ..files.cache import tensor_key
-from ..gates.gate import OPEN, Gate
+from ..gates.gate import OPEN, Gate, describe_ends
 from ..gates.numbers import check_weight
 from ..identity.identity import Identity, check_tokens, encoding_for
 from .attention import FoldedAttention
@@ -157,6 +157,21 @@ def apply_vfa(
     register(patched, Anchor(positive, folded[negative], weight, gate, region, sites, order))
     wrap_blocks(patched, sites)
     return patched
+
+
+def describe_anchor(weight: float, gate: Gate, mask: Tensor | None) -> str:
+    """What an anchor of these settings does, in one line for the user."""
+    if weight == 0.0:
+        return "weight is 0: the model is unchanged"
+    course = f"w {describe_ends(gate, weight)}"
+    if mask is None:
+        return f"{course} in the whole picture"
+    region = region_of(mask)
+    if region.is_empty:
+        return "the mask covers 0 % of the picture: the model is unchanged"
+    percent = 100 * region.share
+    shown = f"{percent:.0f}" if percent >= 1 else f"{percent:.2g}"
+    return f"{course}; the mask covers {shown} % of the picture"
 
 
 def identity_tokens(identity: Identity, adapter: IdentityAdapter) -> tuple[Tensor, Tensor]:

@@ -165,18 +165,17 @@ class FaceClipProjector:
         return torch.cat(turned, dim=-1)
 
     def _notes(self, prompt: Prompt, share: float) -> list[str]:
-        notes = [f"the face makes {share:.1%} of the fused prompt"]
+        """What is unusual; nothing in an ordinary run."""
+        notes = []
         if share < FAINT:
-            notes[0] += f" (below {FAINT:.0%}: it hardly carries identity)"
+            notes.append(
+                f"the face makes {share:.1%} of the fused prompt (below {FAINT:.0%}: it hardly "
+                "carries identity)"
+            )
         tokens = prompt.states.shape[1]
         if self.family == "faceclip_t5":
             limit = self.model.towers[0].fuser.model.dims.positions
-            if tokens < limit:
-                notes.append(
-                    f"the prompt has {tokens} tokens, FaceT5 was trained with {limit}: set "
-                    f"min_length {limit} with the T5TokenizerOptions node before encoding"
-                )
-            elif tokens > limit:
+            if tokens > limit:
                 notes.append(f"tokens after the first {limit} of {tokens} are left as they are")
         return notes
 

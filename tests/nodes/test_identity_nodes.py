@@ -147,7 +147,7 @@ def test_encode_shows_thumbnail_and_report(home, loaded):
     identity, thumbnail, report = output[0], output[1], output[2]
     assert identity.encodings["pulid_flux"].tokens.shape == (1, 32, 256)
     assert thumbnail.shape == (1, 256, 256, 3) and thumbnail.dtype == torch.float32
-    assert "2 photo(s)" in report
+    assert "2 faces of 2 photos" in report
     assert output.ui["text"] == (report,)
     (preview,) = output.ui["images"]
     assert (home / "temp" / preview["filename"]).is_file()

@@ -85,7 +85,7 @@ def test_the_demo_runs_by_the_button_and_shows_what_it_did(page, tmp_path):
         """() => app.graph._nodes.find(n => n.type == 'FlexIDDetectFaces').widgets
             .map(w => w.element?.textContent ?? '').join('')"""
     )
-    assert "Photo 0 (128x128): 1 found, 1 chosen" in report
+    assert "Photo 1 (128x128): 1 found, 1 chosen" in report
     assert page.prompt().keys() == read(APIS["demo"]).keys(), "the report is not an input"
     page.tab.screenshot(path=tmp_path / "ran.png")
     assert colours(tmp_path / "ran.png") > 200

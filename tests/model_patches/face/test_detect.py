@@ -244,17 +244,17 @@ def nobody(**more):
 
 
 BAD = [
-    (nan_photo, ["photo 1", "200x120", "NaN"]),
-    (nobody, ["photo 0", "60x40", "no face", "lbp cascade", "320 and 512", "antelopev2"]),
-    (lambda: nobody(on_missing="skip photo"), ["photo 0", "no face", "lbp cascade"]),
+    (nan_photo, ["photo 2", "200x120", "NaN"]),
+    (nobody, ["photo 1", "60x40", "no face", "lbp cascade", "320 and 512", "antelopev2"]),
+    (lambda: nobody(on_missing="skip photo"), ["photo 1", "no face", "lbp cascade"]),
     (lambda: nobody(on_missing="ignore"), ["'ignore'", "skip photo"]),
     (
         lambda: detect_faces(TWO, noise(1, 1), FaceChoice()),
-        ["photo 0 (1x1 pixels)", "no face was found by fixed", "tried nothing"],
+        ["photo 1 (1x1 pixels)", "no face was found by fixed", "tried nothing"],
     ),
     (
         lambda: detect_faces(TWO, noise(200, 120), FaceChoice(index="3")),
-        ["photo 0", "face 3", "only 3", "10, 30, 50, 70", "overlay"],
+        ["photo 1", "face 3", "only 3", "10, 30, 50, 70", "overlay"],
     ),
     (
         lambda: detect_faces(
