@@ -48,6 +48,8 @@ def test_a_workflow_opens_without_red_nodes_and_is_its_api_twin(name, page, tmp_
         assert prompt[number]["class_type"] == node["class_type"]
         assert prompt[number]["inputs"] == node["inputs"], node["_meta"]["title"]
     assert page.cut() == [], "widgets stick out of these nodes"
+    page.show_all()
+    assert page.crossed() == []
     page.tab.screenshot(path=tmp_path / f"{name}.png")
     assert colours(tmp_path / f"{name}.png") > 200
     assert page.problems == []
