@@ -79,7 +79,7 @@ class FlexIDApplySIP(io.ComfyNode):
                     step=0.005,
                     tooltip="α, the relative change of each token: 0.05 to 0.15 is a soft hint. "
                     "0: the prompt as it was; below 0: away from the person. Set 1 when the gate "
-                    "already contains α, as that of Context-Aware Gate does.",
+                    "contains α (Context-Aware Gate, bases: gate); without a gate 1 is refused.",
                 ),
                 io.Combo.Input(
                     "scope",

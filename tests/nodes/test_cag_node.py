@@ -118,11 +118,11 @@ def test_graphs_from_before_the_bases_could_lie_in_the_nodes_are_as_they_were():
 def test_bases_in_the_nodes_are_said_in_the_report():
     output = run(LAUGH, bases="nodes")
     report = output.args[3]
-    assert "α × 2.175 → 0.725, w × 0.365 → 1.095" in report
+    assert "α × 2.228 → 0.742, w × 0.355 → 1.064" in report
     assert "times alpha of Apply SIP and weight of Apply VFA; at most α 0.15, w 1.5" in report
     (shown,) = output.ui["flexid_gate"]
     assert shown["bases"] == {"semantic": 1.0, "visual": 1.0}
-    assert shown["courses"]["semantic"] == "α × 2.175 → 0.725"
+    assert shown["courses"]["semantic"] == "α × 2.228 → 0.742"
 
 
 def test_percent_time_serves_models_whose_sigma_is_not_a_share():

@@ -1,5 +1,5 @@
-// Lets a FlexID node be as large as its widgets need. The page does so when it loads a graph, but
-// not when it replaces another pack's node by ours: ours then keeps the old node's size.
+// Lets a FlexID node be as large as its widgets need, and no larger. The page does so when it loads
+// a graph, but not when it replaces another pack's node by ours: ours then keeps the old node's size.
 import { app } from "../../../scripts/app.js";
 
 export function grow(node) {
@@ -9,10 +9,17 @@ export function grow(node) {
   node.setDirtyCanvas?.(true, true);
 }
 
+// Nodes 2.0 folds advanced inputs, but measures a loaded node as if they were open, and a text box
+// fills the rest. The page leaves out what the widget itself calls advanced.
+function foldAdvanced(node) {
+  for (const widget of node.widgets ?? []) widget.advanced ??= widget.options?.advanced;
+}
+
 app.registerExtension({
-  name: "FlexID.Size",
+  name: "flexid.Size",
   nodeCreated(node) {
     if (!node.comfyClass?.startsWith("FlexID")) return;
+    if (window.LiteGraph?.vueNodesMode) foldAdvanced(node);
     // Size and place are given to a new node after its creation, in the same task.
     queueMicrotask(() => {
       // In Nodes 2.0 the elements of the page take the room that they need.

@@ -111,7 +111,7 @@ def test_skip_photo_goes_on_and_the_report_says_so():
     )
     assert [face.photo for face in found.faces] == [1]
     assert found.report.count("SKIPPED") == 2
-    assert "Photo 2 (200x120): 0 found, 0 chosen; SKIPPED, no face was found" in found.report
+    assert "Photo 3 (200x120): 0 found, 0 chosen; SKIPPED, no face was found" in found.report
     assert chosen_boxes(found)[0] == [] and chosen_mask(found)[0].sum() == 0
 
 
