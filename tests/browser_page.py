@@ -55,15 +55,15 @@ class Page:
         self.tab.evaluate(script + " app.canvas.selectNode(n) }", kind)
         self.tab.wait_for_timeout(SECOND)
 
-    def run(self):
-        """Click Run and wait for the end."""
+    def run(self, button="Run"):
+        """Click Run, called `button` in the page's language, and wait for the end."""
         self.tab.evaluate(
             """() => { window.ended = '';
             for (const kind of ['execution_success', 'execution_error'])
                 app.api.addEventListener(kind, event => { window.ended = kind + JSON.stringify(
                     event.detail) }) }"""
         )
-        self.tab.get_by_role("button", name="Run", exact=True).first.click()
+        self.tab.get_by_role("button", name=button, exact=True).first.click()
         self.tab.wait_for_function("window.ended", timeout=300 * SECOND)
         assert self.tab.evaluate("window.ended").startswith("execution_success")
 

@@ -184,6 +184,36 @@ def test_chinese_page_shows_chinese_names(open_page, client):
     assert page.prompt()["10"]["inputs"] == read(APIS["vfa"])["10"]["inputs"]
 
 
+@pytest.mark.parametrize("vue", [False, True], ids=["classic", "Nodes 2.0"])
+def test_chinese_page_shows_chinese_values_and_sends_english_ones(open_page, vue):
+    page = open_page("zh", **{"Comfy.VueNodes.Enabled": vue})
+    page.load(EMPTY)
+    page.add("FlexIDApplyVFA")
+    label, value = page.tab.evaluate(
+        """() => { const widget = app.graph._nodes[0].widgets.find(w => w.name == 'negative');
+            return [widget.options.getOptionLabel(widget.value), widget.value] }"""
+    )
+    assert (label, value) == ("unconditional（无条件）", "unconditional")
+    if vue:
+        page.tab.get_by_text(label).first.wait_for(timeout=10 * SECOND)
+    [sent] = page.prompt().values()
+    assert sent["inputs"]["negative"] == "unconditional"
+    assert page.problems == []
+
+
+def test_chinese_page_draws_the_chart_in_chinese(open_page):
+    page = open_page("zh")
+    page.load(EMPTY)
+    page.tab.evaluate(GATE, "a person laughing out loud")
+    page.run("运行")
+    curve = page.tab.locator("svg[aria-label='采样过程中的门控权重']").first
+    curve.wait_for(state="visible", timeout=30 * SECOND)
+    said = page.tab.inner_text("body")
+    for words in ("噪声", "× 基础权重", "语义", "意图", "(表情 "):
+        assert words in said, words
+    assert page.problems == []
+
+
 def renamed(schema, name):
     parts = {**schema["input"]["required"], **schema["input"].get("optional", {})}
     return "display_name" in parts[name][1]
