@@ -17,7 +17,7 @@ Entry = tuple[Tensor | str, ...]
 
 @dataclass(frozen=True)
 class Statistics:
-    """`runs` entries were computed, `hits` lookups were served without computing."""
+    """`runs`: entries that were computed; `hits`: lookups that needed no computing."""
 
     runs: int
     hits: int

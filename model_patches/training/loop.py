@@ -54,7 +54,7 @@ class Recipe:
     """Decay per step of the exponential average that is kept; 0 keeps the last weights."""
     seed: int = 0
     shares: Mapping[str, float] = field(default_factory=dict)
-    """Part of the module -> the share of the rate that it learns at; the others at the whole."""
+    """Part of the module -> its share of the learning rate; other parts learn at the full rate."""
 
     def share(self, name: str) -> float:
         """Of the parameter of that name."""
@@ -210,7 +210,7 @@ class Training:
 
     @torch.no_grad()
     def _average(self) -> None:
-        """Young averages follow quickly, so that they do not keep the initial weights."""
+        """Follow quickly at first, so that the average does not keep the initial weights."""
         decay = min(self.recipe.average, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(self.averages, self.weights, 1 - decay)
 
