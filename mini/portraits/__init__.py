@@ -1,4 +1,4 @@
-"""Portraits from parameters: who, how shown, drawn, and said in words."""
+"""Portraits from parameters: people, shots, drawings and captions."""
 
 from .captions import caption
 from .drawing import Face, Rendered, render, svg

@@ -309,7 +309,7 @@ def train(
 
 
 def _take_steps(run: Training, loss: Loss, device: torch.device, asked: Callable[[], bool]) -> None:
-    """To the end of the recipe. KeyboardInterrupt, between two steps, once a stop is asked for in
+    """Train to the end. Raises KeyboardInterrupt, between two steps, once a stop is asked for in
     any of the processes."""
     saved = started = time.monotonic()
     rows: list[dict[str, float]] = []
