@@ -1,4 +1,4 @@
-"""Portraits from parameters: people, shots, drawings and captions."""
+"""Portraits from parameters: who, how shown, drawn, and said in words."""
 
 from .captions import caption
 from .drawing import Face, Rendered, render, svg
