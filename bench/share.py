@@ -1,4 +1,4 @@
-"""What the anchors' arithmetic is of a Flux.1 step, from single blocks: quick enough for a CPU.
+"""The anchors' share of a Flux.1 step, timed on single blocks: quick enough for a CPU.
 
 One double block, one single block and one folded cross-attention at Flux.1's width are timed in
 turn; a full step has 19, 38 and 20 of them per identity.

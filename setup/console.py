@@ -1,4 +1,4 @@
-"""What the user reads while waiting: a live clock, and errors that say what to do next."""
+"""What the user reads: a live clock while waiting, and errors that name the next step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SetupError(RuntimeError):
 
 
 def say(text: str = "") -> None:
-    """One line on standard output, at once."""
+    """Print one line and flush it."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 

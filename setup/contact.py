@@ -43,7 +43,7 @@ def prompts() -> list[dict[str, Any]]:
 
 
 def defaults_from(client: Client) -> Defaults:
-    """Ask the server, so that the graph names no value that it does not care about."""
+    """Ask the server for defaults, so that the graph sets only the values that matter here."""
 
     @cache
     def defaults(kind: str) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def paint(
 
 
 def note(own_photo: bool) -> str:
-    """What these pictures do and do not show."""
+    """Say what these pictures show and what they do not."""
     if not is_trained():
         return NOTE
     return PHOTO_NOTE if own_photo else TRAINED_NOTE

@@ -170,6 +170,20 @@ def test_the_pages_extensions_carry_the_packs_id():
     assert all(re.fullmatch(r"flexid\.[A-Z]\w+", name) for name in named), named
 
 
+def test_every_value_of_a_list_has_a_chinese_name():
+    """Names of devices apart, which are the same in every language."""
+    schemas = json.loads((ROOT / "tests/nodes/schemas.json").read_text(encoding="utf-8"))
+    texts = json.loads((ROOT / "locales/zh/main.json").read_text(encoding="utf-8"))["flexid"]
+    values = {
+        value
+        for schema in schemas.values()
+        for each in schema["inputs"]
+        for value in each.get("options") or ()
+    }
+    assert values - texts["options"].keys() <= {"CPU", "CUDA", "ROCM", "CoreML"}
+    assert texts["options"].keys() <= values
+
+
 def test_translations_cover_the_same_nodes():
     english = json.loads((ROOT / "locales/en/nodeDefs.json").read_text(encoding="utf-8"))
     chinese = json.loads((ROOT / "locales/zh/nodeDefs.json").read_text(encoding="utf-8"))

@@ -6,12 +6,11 @@ import json
 import pytest
 from pack import ROOT
 from PIL import Image
+from templates import APIS, FOLDER, PAGES
 
 pytestmark = pytest.mark.pure
 
-FOLDER = ROOT / "workflows"
-GRAPHS = sorted(path for path in FOLDER.glob("*.json") if not path.name.endswith(".api.json"))
-APIS = sorted(FOLDER.rglob("*.api.json"))
+GRAPHS = sorted(FOLDER.glob("*.json"))
 SCHEMAS = json.loads((ROOT / "tests" / "nodes" / "schemas.json").read_text(encoding="utf-8"))
 NOTE = "MarkdownNote"
 ACTIVE, BYPASSED = 0, 4
@@ -37,7 +36,7 @@ def read(path):
 
 
 def read_api(name):
-    return read(FOLDER / "api" / f"{name}.api.json")
+    return read(APIS[name])
 
 
 def by_id(graph):
@@ -45,8 +44,9 @@ def by_id(graph):
 
 
 def test_each_graph_has_an_api_twin_and_each_twin_a_graph():
-    assert {path.stem for path in GRAPHS} == {path.name.split(".")[0] for path in APIS}
-    assert {*REAL, *DEMOS} <= {path.stem for path in GRAPHS}
+    assert set(GRAPHS) == set(PAGES.values())
+    assert set(FOLDER.rglob("*.api.json")) == set(APIS.values())
+    assert {*REAL, *DEMOS} == PAGES.keys()
 
 
 @each_graph
@@ -99,10 +99,9 @@ def as_prompt(graph):
     return prompt
 
 
-@each_graph
-def test_the_api_twin_is_the_same_graph(path):
-    twin = read(next(api for api in APIS if api.name == f"{path.stem}.api.json"))
-    prompt = as_prompt(read(path))
+@pytest.mark.parametrize("name", PAGES)
+def test_the_api_twin_is_the_same_graph(name):
+    twin, prompt = read_api(name), as_prompt(read(PAGES[name]))
     assert prompt.keys() == twin.keys()
     for number, node in twin.items():
         assert prompt[number]["class_type"] == node["class_type"]
@@ -110,7 +109,7 @@ def test_the_api_twin_is_the_same_graph(path):
 
 
 def test_the_vfa_graph_offers_a_gate_that_is_off():
-    nodes = read(FOLDER / "vfa.json")["nodes"]
+    nodes = read(PAGES["vfa"])["nodes"]
     gate = next(node for node in nodes if node["type"] == "FlexIDWindow")
     apply = next(node for node in nodes if node["type"] == "FlexIDApplyVFA")
     assert gate["mode"] == BYPASSED
@@ -127,7 +126,7 @@ def test_real_files_can_be_found_by_the_missing_model_dialog(name):
     from flexid.model_patches.files.public_files import WEIGHTS
 
     known = {row.file: row for row in WEIGHTS}
-    for node in read(FOLDER / f"{name}.json")["nodes"]:
+    for node in read(PAGES[name])["nodes"]:
         if node["type"] == NOTE:
             continue
         values = node.get("widgets_values", [])
@@ -145,7 +144,7 @@ def test_real_files_can_be_found_by_the_missing_model_dialog(name):
 def test_the_note_names_every_file_and_folder_by_its_address(name):
     from flexid.model_patches.files.public_files import ANTELOPEV2, PARSING_BISENET
 
-    nodes = read(FOLDER / f"{name}.json")["nodes"]
+    nodes = read(PAGES[name])["nodes"]
     text = next(node["widgets_values"][0] for node in nodes if node["type"] == NOTE)
     for node in nodes:
         for model in node["properties"].get("models", []):
@@ -173,6 +172,17 @@ def by_kind(name):
     nodes = [n for n in read_api(name).values() if n["_meta"]["title"] != "Negative prompt"]
     assert len({node["class_type"] for node in nodes}) == len(nodes)
     return {node["class_type"]: node["inputs"] for node in nodes}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_prompt_fits_whoever_the_photo_shows(name):
+    texts = [node["inputs"].get("text") for node in read_api(name).values()]
+    texts += [node["inputs"].get("value") for node in read_api(name).values()]
+    words = {
+        word.strip(",.").lower() for text in texts if isinstance(text, str) for word in text.split()
+    }
+    assert "person" in words
+    assert not words & {"woman", "man", "girl", "boy", "lady", "female", "male", "she", "he"}
 
 
 @pytest.mark.parametrize("name", [name for pair in TWINS for name in pair])

@@ -66,13 +66,13 @@ class Adapter(nn.Module):
 
 
 def _keep_present(values: Tensor, present: Tensor) -> Tensor:
-    """Zero in the other rows, whatever stands there."""
+    """Set all other rows to zero."""
     return torch.where(present.reshape(-1, *[1] * (values.ndim - 1)), values, 0.0)
 
 
 @torch.no_grad()
 def _start(tower: EvaTower, encoder: IDFormer) -> None:
-    """What the pack leaves empty because it loads it."""
+    """Initialise what the pack leaves empty, because it loads weights into it."""
     for parameter in (tower.cls_token, tower.pos_embed):
         nn.init.normal_(parameter, std=0.02)
     for block in tower.blocks:

@@ -64,7 +64,7 @@ class LikenessPlan:
 
 
 class Examples:
-    """What a step of an identity recipe is made of."""
+    """Builds the examples of one step of an identity recipe."""
 
     def __init__(self, work: Path, captions: Captions, device: torch.device) -> None:
         self.data, self.inputs = Portraits(work), IdentityInputs(work)

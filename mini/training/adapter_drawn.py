@@ -1,4 +1,4 @@
-"""Third stage of the adapter: it draws whole pictures, and the recogniser says who they show.
+"""Third stage of the adapter: it draws whole pictures, and the recogniser judges their likeness.
 
 The second stage's loss, on one step's prediction, comes to a stand where that is a blur; the early
 steps, which decide who somebody is, hardly learn from it. But what is drawn for the recogniser

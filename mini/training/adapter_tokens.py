@@ -1,4 +1,4 @@
-"""First stage of the adapter: vision tower and IDFormer learn to say who somebody is.
+"""First stage of the adapter: vision tower and IDFormer learn to tell people apart.
 
 The tokens of one picture, damaged and often without its embedding, must tell the renderer's
 identity parameters and the recogniser's mean embedding of that person. The reader on top is

@@ -37,7 +37,7 @@ UNIFORM_SHARE = 0.2
 """Of the noise levels; the others are logit-normal (Esser et al. 2024, arXiv:2403.03206)."""
 SETS = ("singles", "groups")
 TELLING = 0.2
-"""Weight of what the middle layers tell, less at higher noise."""
+"""Weight of the middle layers' loss; less at higher noise."""
 MIDDLE = 0
 """The single block that is watched."""
 LOOKS = 8

@@ -1,4 +1,4 @@
-"""First stage of the semantic projector: its face encoder learns to say who somebody is.
+"""First stage of the semantic projector: its face encoder learns to tell people apart.
 
 It must tell the renderer's identity parameters, which costs little beside a step through the base.
 """
@@ -42,7 +42,7 @@ class Teller(nn.Module):
 
 
 class FaceReader(nn.Module):
-    """The face encoder and who reads it."""
+    """The face encoder and its reader."""
 
     def __init__(self, face: FaceVit, teller: Teller) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""FaceCLIP's fuser: text tokens and face tokens look at each other, text comes back.
+"""FaceCLIP's fuser: text and face tokens attend to each other; the text is returned.
 
 Six stages of (cross-attention both ways, self-attention on text, a layer on the face), the feature
 enhancer of Grounding DINO (arXiv 2303.05499). Only what reaches the text is built: a quarter of

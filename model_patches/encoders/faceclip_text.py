@@ -1,4 +1,4 @@
-"""FaceCLIP's own text towers (MetaCLIP, L and bigG): words -> last states, a face among the words.
+"""FaceCLIP's own text towers (MetaCLIP, L and bigG): words and a face -> last states.
 
 Not the towers of Stable Diffusion checkpoints: other weights, last layer, padding by token 0.
 Key names are those of OpenCLIP. Source: github.com/bytedance/FaceCLIP.

@@ -1,4 +1,4 @@
-"""From an aligned face to the pixels that PuLID and CLIP show their vision towers.
+"""From an aligned face to the pixels that the vision towers of PuLID and CLIP read.
 
 For PuLID everything but face and hair turns white and the rest (by default) loses its colour; CLIP
 sees the head in colour before grey. Clothes and scenery do not become part of the identity.

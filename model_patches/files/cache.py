@@ -18,7 +18,7 @@ Entry = TypeVar("Entry", bound="tuple[Tensor | str, ...]")
 
 @dataclass(frozen=True)
 class Statistics:
-    """`runs` entries were computed, `hits` lookups were served without computing."""
+    """`runs`: entries that were computed; `hits`: lookups that needed no computing."""
 
     runs: int
     hits: int

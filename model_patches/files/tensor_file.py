@@ -1,4 +1,4 @@
-"""Weight files: read the tensors, or say in plain words why that cannot be done.
+"""Weight files: read the tensors, or explain in plain words why that is impossible.
 
 The format is told by content, never by extension: half of all broken downloads are a web page or
 a git-lfs pointer under the right name. Files come from strangers, so what they state is bounded

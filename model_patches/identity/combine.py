@@ -1,4 +1,4 @@
-"""Make one Identity of several: more photos of a person encoded apart, or a blend of people."""
+"""Make one Identity from several: separately encoded photos of a person, or a blend of people."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _common_families(identities: Sequence[Identity]) -> list[str]:
 
 
 def _check_encoders(family: str, encodings: Sequence[Encoding]) -> None:
-    """Tokens of two encoders lie in different spaces: their mean is nobody."""
+    """Raise ValueError when encoders differ: a mean of tokens from two spaces is meaningless."""
     known = [one.encoder for one in encodings]
     if not all(known):  # an identity of version 1 names the adapter's file instead
         known = [one.recipe.get("adapter_digest", "") for one in encodings]

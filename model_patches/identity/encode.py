@@ -1,4 +1,4 @@
-"""Encode faces into one Identity: whiten, look, condense, fuse. Each face is encoded once."""
+"""Encode faces into one Identity: whiten, see, condense, fuse. Each face is encoded once."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def encode_identity(
     whitening: str = "auto",
     grey: bool = True,
 ) -> Encoded:
-    """Encode one person seen on one or several photos.
+    """Encode one person from one or several photos.
 
     `fusion` is a key of FUSIONS, `whitening` one of `whiten.WHITENING`; `grey` takes the colour
     out of the face (how PuLID was trained). Results are cached by content: the same face with the
@@ -198,7 +198,7 @@ def _joint(adapter: IdentityAdapter, look: _Look) -> Fused:
 
 
 def _null_tokens(adapter: IdentityAdapter, look: _Look, photos: int) -> Tensor:
-    """What the encoder makes of nothing: it has biases and learned queries, so not zeros."""
+    """The encoder's tokens for zero features: not zero, for it has biases and learned queries."""
     levels, tokens, width = look.hidden.shape[1:]
     key = (adapter.digest, "null", photos, levels, tokens, width)
     entry = _token_cache.get(key)

@@ -1,4 +1,4 @@
-"""Rules that make one identity of several token sets: pure tensor arithmetic."""
+"""Rules that fuse several token sets into one identity: pure tensor arithmetic."""
 
 from __future__ import annotations
 

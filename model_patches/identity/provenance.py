@@ -22,6 +22,6 @@ def join_distinct(values: Sequence[str]) -> str:
 
 
 def merge_provenance(parts: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """One provenance of several: every key, with the distinct values side by side."""
+    """Merge several provenances into one: every key, with its distinct values side by side."""
     keys = dict.fromkeys(key for part in parts for key in part)
     return {key: join_distinct([part.get(key, "") for part in parts]) for key in keys}

@@ -103,7 +103,7 @@ class Call:
     rows: int
     device: torch.device
     dtype: torch.dtype
-    """What the diffusion model computes in."""
+    """The number format that the diffusion model computes in."""
     added: dict[Site, list[Term]] = field(default_factory=dict)
     """Terms by site, worked out before the blocks run."""
     visits: dict[Site, int] = field(default_factory=dict)

@@ -61,7 +61,7 @@ class CallPrompts(tuple):
 
     @property
     def dtype(self) -> torch.dtype:
-        """ComfyUI asks whatever reaches the model for its type. This should not have got there."""
+        """ComfyUI asks each input of the model for its type. This object must not get there."""
         kinds = sorted({kind for prompt in self for kind in prompt.payloads}) or ["none"]
         raise RuntimeError(
             f"The prompt comes from an Apply node that patches the MODEL as well ({kinds[0]}), but "
@@ -231,7 +231,7 @@ def read_call(
 
 
 def _prompts_by_index(cond_or_uncond: Sequence[int] | None) -> list[PromptRows]:
-    """Outside a guider the only hint is the index: 0 is the prompt, 1 its negative."""
+    """Prompts outside a guider, known by their index alone: 0 is positive, 1 negative."""
     return [PromptRows("negative" if index == 1 else "positive") for index in cond_or_uncond or [0]]
 
 

@@ -80,5 +80,5 @@ def add_terms(terms: Sequence[Term], site: Site, image: Tensor, reads: Tensor) -
 
 
 def missed_sites(call: Call, sites: Collection[Site]) -> list[Site]:
-    """Those that have not run in this call."""
+    """The sites that have not run in this call."""
     return sorted(site for site in sites if not call.visits.get(site))

@@ -59,7 +59,7 @@ class Anchor:
         return self
 
     def check_run(self, prompts: Sequence[PromptRows]) -> None:
-        """Any run will do."""
+        """Accept any run."""
 
     def edit_text(self, call: Call, text: Tensor) -> Tensor:
         return text

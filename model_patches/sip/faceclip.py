@@ -1,7 +1,7 @@
 """FaceCLIP's fuser as a source of δ: what the face adds to the fused prompt.
 
-The fuser does not return a residual but a whole new prompt, in coordinates of its own and at a
-length of its own. Hence three forms of δ, see FORMS.
+The fuser returns a whole new prompt, not a residual, in coordinates of its own and at a
+length of its own. So there are three forms of δ, see FORMS.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class FaceClipProjector:
         return torch.cat(turned, dim=-1)
 
     def _notes(self, prompt: Prompt, share: float) -> list[str]:
-        """What is unusual; nothing in an ordinary run."""
+        """Notes on what is unusual; empty in an ordinary run."""
         notes = []
         if share < FAINT:
             notes.append(

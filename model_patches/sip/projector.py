@@ -1,4 +1,4 @@
-"""What a source of semantic residuals is: faces -> tokens kept in an identity -> δ for a prompt."""
+"""A source of semantic residuals: faces -> tokens kept in an identity -> δ for a prompt."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _directions: TensorCache[tuple[Tensor, str]] = TensorCache(128 << 20)
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """One encoded prompt, as far as a projector may read it."""
+    """The part of an encoded prompt that a projector may read."""
 
     states: Tensor
     """(B, T, D) float32 on the CPU: the text as the diffusion model reads it."""
     text: str = ""
-    """The words; empty when nobody connected them."""
+    """The words; empty when they are not connected."""
 
 
 @dataclass(frozen=True, eq=False)
 class Direction:
-    """δ: where an identity pulls a prompt, not scaled yet."""
+    """δ: the direction in which an identity moves a prompt, before scaling."""
 
     vectors: Tensor
     """(B, T, D) float32 on the CPU."""
@@ -53,7 +53,7 @@ class SipProjector(Protocol):
         ...
 
     def nobody(self) -> Tensor:
-        """(1, N0, C): the same for no face."""
+        """(1, N0, C): the same without a face."""
         ...
 
     def direction(self, tokens: Tensor, prompt: Prompt) -> Direction:

@@ -27,7 +27,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 STEP = timedelta(minutes=30)
-"""A process that is missing from a step for so long is lost."""
+"""A process that misses a step for this long counts as lost."""
 STAGE = timedelta(days=30)
 """How long the others wait while the first process works alone."""
 POLL = 0.1
@@ -182,7 +182,7 @@ def share(examples: int) -> int:
 
 
 def of_first(number: int) -> int:
-    """The first process's number, in all of them."""
+    """Give every process the first process's number."""
     if count() == 1:
         return number
     told = torch.tensor(number)
@@ -222,7 +222,7 @@ def average_gradients(weights: Sequence[nn.Parameter]) -> None:
 
 
 def _join_tensors(tensors: Sequence[Tensor]) -> Tensor:
-    """One message is sent faster than many."""
+    """Join tensors, because one message is sent faster than many."""
     return torch.cat([tensor.flatten() for tensor in tensors])
 
 
@@ -243,7 +243,7 @@ def dealt(costs: Sequence[int]) -> list[int]:
 
 @torch.no_grad()
 def hand_out(tensors: Sequence[Tensor], owners: Sequence[int]) -> None:
-    """Every tensor becomes what its owner holds."""
+    """Give every process each tensor as its owner holds it."""
     if count() == 1:
         return
     for owner in range(count()):

@@ -55,7 +55,7 @@ class Recipe:
     """Decay per step of the exponential average that is kept; 0 keeps the last weights."""
     seed: int = 0
     shares: Mapping[str, float] = field(default_factory=dict)
-    """Part of the module -> the share of the rate that it learns at; the others at the whole."""
+    """Part of the module -> its share of the learning rate; other parts learn at the full rate."""
 
     def share(self, name: str) -> float:
         """Of the parameter of that name."""
@@ -211,7 +211,7 @@ class Training:
 
     @torch.no_grad()
     def _average(self) -> None:
-        """Young averages follow quickly, so that they do not keep the initial weights."""
+        """Follow quickly at first, so that the average does not keep the initial weights."""
         decay = min(self.recipe.average, (1 + self.step) / (10 + self.step))
         get_ema_multi_avg_fn(decay)(self.averages, tuple(self.weights), self.step)
 
@@ -310,7 +310,7 @@ def train(
 
 
 def _take_steps(run: Training, loss: Loss, device: torch.device, asked: Callable[[], bool]) -> None:
-    """To the end of the recipe. KeyboardInterrupt, between two steps, once a stop is asked for in
+    """Train to the end. Raises KeyboardInterrupt, between two steps, once a stop is asked for in
     any of the processes."""
     saved = started = time.monotonic()
     rows: list[dict[str, float]] = []

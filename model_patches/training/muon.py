@@ -1,4 +1,4 @@
-"""Muon (Jordan et al. 2024) at the precision that the device computes fast.
+"""Muon (Jordan et al. 2024) in the number format that the device computes fastest.
 
 torch's own orthogonalises in bfloat16 whatever the processor. On one without bfloat16 units that
 takes fifty times as long as float32.

@@ -10,6 +10,7 @@ import real_names
 from flexid.setup import demo
 from pack import ROOT
 from PIL import Image
+from templates import PAGES
 
 pytestmark = pytest.mark.server
 
@@ -93,7 +94,7 @@ def test_vfa_runs_for_as_many_steps_as_it_says(client, vfa_graph):
 
 
 def test_the_gate_of_the_vfa_graph_works_when_it_is_switched_on(client, vfa_graph):
-    page = json.loads((ROOT / "workflows" / "vfa.json").read_text(encoding="utf-8"))
+    page = json.loads(PAGES["vfa"].read_text(encoding="utf-8"))
     gate = next(node for node in page["nodes"] if node["type"] == "FlexIDWindow")
     names = [one["name"] for one in gate["inputs"] if "widget" in one]
     values = dict(zip(names, gate["widgets_values"], strict=True))

@@ -1,6 +1,7 @@
 // Draws the two gates of Compute Context-Aware Gate over the run (output "flexid_gate"), with the
 // words that were found: the same in the classic page and in Nodes 2.0.
 import { display, onOutput } from "./flexid_display.js";
+import { translate } from "./flexid_language.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 180;
@@ -10,6 +11,7 @@ const STREAMS = [
 ];
 const STEPS = [0.1, 0.25, 0.5, 1, 2, 5, 10, 25, 50];
 const MOST_STEPS = 4;
+const ENDS = ["noise", "× base weight", "picture"];
 
 function html(style, ...children) {
   const element = document.createElement("div");
@@ -47,7 +49,7 @@ function line(points, attributes) {
 // Stretched to the node's width; only lines are inside, so that no letter is stretched or cut.
 function plot(summary, axis) {
   const picture = svg("svg", { viewBox: "0 0 100 100", preserveAspectRatio: "none", role: "img" });
-  picture.setAttribute("aria-label", "Gate weights over the run");
+  picture.setAttribute("aria-label", translate("chart", "Gate weights over the run"));
   Object.assign(picture.style, { flex: "1", minWidth: "0", height: "100%", overflow: "visible" });
   for (const tick of axis.ticks) {
     const y = axis.place(tick);
@@ -78,7 +80,7 @@ function scale(axis) {
 function legend(summary) {
   const style = { display: "flex", flexWrap: "wrap", justifyContent: "space-between", gap: "0 8px" };
   const entries = STREAMS.map(({ key, colour }) =>
-    html({ color: colour }, `${key} ${summary.courses[key]}`),
+    html({ color: colour }, `${translate("chart", key)} ${summary.courses[key]}`),
   );
   return html(style, ...entries);
 }
@@ -91,13 +93,16 @@ function chart(summary) {
     {},
     legend(summary),
     html(row, scale(axis), plot(summary, axis)),
-    html(ends, ...["noise", "× base weight", "picture"].map((text) => html({}, text))),
+    html(ends, ...ENDS.map((text) => html({}, translate("chart", text)))),
   );
 }
 
 function words(summary) {
-  const found = summary.terms.map((term) => `${term.text} (${term.category} ${term.score.toFixed(2)})`);
-  return html({}, `intent ${summary.intent.toFixed(2)}: ${found.join(", ") || "no edit found"}`);
+  const found = summary.terms.map(
+    ({ text, category, score }) => `${text} (${translate("chart", category)} ${score.toFixed(2)})`,
+  );
+  const all = found.join(", ") || translate("chart", "no edit found");
+  return html({}, `${translate("chart", "intent")} ${summary.intent.toFixed(2)}: ${all}`);
 }
 
 onOutput("flexid.Gate", (node, { flexid_gate: gate }) => {

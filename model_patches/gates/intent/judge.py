@@ -1,4 +1,4 @@
-"""Marks -> matches: what a term weighs where it stands.
+"""Marks -> matches: how much a term counts in its context.
 
 A term counts fully when it is neither negated nor part of a compound and the person does it. All
 rules are local to a clause and look at a few words, so a long prompt weighs no more than a short.
@@ -222,7 +222,7 @@ def _judge_place(reading: Reading, i: int) -> Ruling:
 
 
 def _subject(reading: Reading, i: int) -> Ruling:
-    """Who does it? Doubtful terms need a person; others only must not belong to an animal."""
+    """Judge who acts: doubtful terms need a person, others must only not belong to an animal."""
     entry = reading.marks[i].entry
     if entry.category not in _OF_A_PERSON or not (entry.doubtful or reading.has_animals):
         return NOTHING
@@ -241,7 +241,7 @@ def _who(reading: Reading, i: int) -> Ruling:
 
 
 def _acts(mark: Mark, doubtful: bool) -> bool:
-    """Things such as hair and water can do only what is doubtful."""
+    """Whether this noun can do it: hair and water can do only what doubtful terms say."""
     kind = mark.entry.kind
     return kind in ("persons", "animals") or (doubtful and kind == "things")
 
@@ -272,7 +272,7 @@ def _is_right_behind_subject(reading: Reading, i: int) -> bool:
 
 
 def _judge_without_subject(reading: Reading, i: int) -> Ruling:
-    """No subject in the clause: "a woman, running" continues the sentence, a tag stands alone."""
+    """A clause without a subject: "a woman, running" continues the sentence; a tag stands alone."""
     here = reading.marks[i]
     if _is_near_clause_start(reading.tokens, here.start):
         if reading.first_person < i or reading.first_subject >= i:
@@ -291,4 +291,4 @@ _RULES: tuple[tuple[Callable[[Reading, int], Ruling], tuple[str, ...]], ...] = (
     (_judge_place, ("elsewhere", "pictured")),
     (_subject, ("term",)),
 )
-"""Each with the kinds of marks without which it has nothing to say."""
+"""Each rule with the kinds of marks that it needs; without those it is not asked."""

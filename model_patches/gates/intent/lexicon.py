@@ -1,4 +1,4 @@
-"""A dictionary compiled for reading: which phrases of it stand where in a list of tokens."""
+"""A dictionary compiled for reading: it finds its phrases in a list of tokens."""
 
 from __future__ import annotations
 
