@@ -12,6 +12,7 @@ from . import types
 
 MODEL_TOOLTIP = "Flux.1 dev, schnell, Krea, Kontext or Fill. Only the returned model is patched."
 ADAPTER_TOOLTIP = "PuLID-FLUX file, from Load Identity Adapter."
+LARGEST_FACE = FaceChoice()
 
 
 def _strength_inputs() -> list[io.Input]:
@@ -132,8 +133,8 @@ class FlexIDApplyVFAFromPhoto(io.ComfyNode):
             display_name="Apply VFA from Photo",
             category="FlexID/inject",
             description=(
-                "Detect Faces, Encode Identity and Apply VFA in one node, for the largest face "
-                "of each photo. Graphs made for Apply PuLID Flux open with this node."
+                "Detect Faces, Encode Identity and Apply VFA in one node, for one face of each "
+                "photo. Graphs made for Apply PuLID Flux open with this node."
             ),
             search_aliases=["pulid", "apply pulid flux", "face id", "identity", "one click"],
             inputs=[
@@ -154,6 +155,12 @@ class FlexIDApplyVFAFromPhoto(io.ComfyNode):
                 ),
                 *_strength_inputs(),
                 *_optional_inputs(),
+                types.FaceChoice.Input(
+                    "options",
+                    display_name="choice",
+                    optional=True,
+                    tooltip="From Choose Face. Not connected: the largest face of each photo.",
+                ),
             ],
             outputs=[
                 io.Model.Output("model_out", display_name="model"),
@@ -176,8 +183,9 @@ class FlexIDApplyVFAFromPhoto(io.ComfyNode):
         negative,
         gate=OPEN,
         mask=None,
+        options=LARGEST_FACE,
     ) -> io.NodeOutput:
-        detected = detect_faces(face_analysis, image, FaceChoice(), "error")
+        detected = detect_faces(face_analysis, image, options, "error")
         encoded = encode_identity(pulid_flux, eva_clip, detected.faces, "mean", "auto")
         patched = apply_vfa(
             model,
