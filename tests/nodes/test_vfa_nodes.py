@@ -3,9 +3,12 @@
 import pytest
 import tiny
 import torch
+from flexid.model_patches.face.choose import FaceChoice, NoSuchFace
 from flexid.model_patches.gates.gate import Moment
+from flexid.nodes import vfa
+from flexid.nodes.face import FlexIDChooseFace
 from flexid.nodes.gates import FlexIDWindow
-from flexid.nodes.vfa import FlexIDApplyVFA
+from flexid.nodes.vfa import FlexIDApplyVFA, FlexIDApplyVFAFromPhoto
 from identities import identity_of
 
 pytestmark = pytest.mark.comfy
@@ -52,6 +55,21 @@ def test_apply_node_is_gate_times_window(parts):
     assert not torch.equal(
         tiny.sample(through_gate), tiny.sample(FlexIDApplyVFA.execute(**parts, **APPLY)[0])
     )
+
+
+@pytest.mark.parametrize("chosen", [None, ("left to right", 1)])
+def test_from_photo_detects_the_chosen_face(monkeypatch, parts, chosen):
+    seen = []
+
+    def detect(analyser, image, choice, on_missing):
+        seen.append(choice)
+        raise NoSuchFace("stop here")
+
+    monkeypatch.setattr(vfa, "detect_faces", detect)
+    options = {"options": FlexIDChooseFace.execute(*chosen)[0]} if chosen else {}
+    with pytest.raises(NoSuchFace):
+        FlexIDApplyVFAFromPhoto.execute(parts["model"], 0, 0, 0, 0, **APPLY, **options)
+    assert seen == [FaceChoice("left to right", "1") if chosen else FaceChoice()]
 
 
 def _family(family):
