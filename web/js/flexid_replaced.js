@@ -3,7 +3,7 @@
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { display } from "./flexid_display.js";
-import { growAmong } from "./flexid_size.js";
+import { makeRoom, settle } from "./flexid_size.js";
 
 const HEIGHT = [48, 128];
 const STYLE = { whiteSpace: "pre-wrap", userSelect: "text" };
@@ -82,18 +82,32 @@ async function keepOldNodes() {
   }
 }
 
-async function tellLosses(node) {
-  const saved = old.get(node.graph)?.get(String(node.id));
-  if (!saved) return;
-  old.get(node.graph).delete(String(node.id));
+// The old node in whose place the page has put `node`, once.
+function takeOldNode(node) {
+  const kept = old.get(node.graph);
+  const saved = kept?.get(String(node.id));
+  kept?.delete(String(node.id));
+  return saved;
+}
+
+async function tellLosses(node, saved) {
   const entry = (await replacements).get(saved.type);
-  if (entry?.new_node_id !== node.comfyClass) return;
   const lines = await listLosses(saved, entry.old_widget_ids ?? []);
   if (lines.length) lines.unshift(`Not carried over from ${saved.type}:`);
   if (node.comfyClass === "FlexIDApplyVFAFromPhoto" && loadsChroma(allGraphs())) lines.push(CHROMA);
-  if (!lines.length) return;
-  const show = () => display(node, "flexid_replaced", HEIGHT, [lines.join("\n")], STYLE);
-  growAmong(node, show);
+  if (lines.length) display(node, "flexid_replaced", HEIGHT, [lines.join("\n")], STYLE);
+}
+
+async function finishReplacement(node) {
+  const saved = takeOldNode(node);
+  if (!saved) return;
+  // Page 1.58 puts the node into the graph, but would go on drawing the old one from a list that it
+  // renews with the graph's version; with Nodes 2.0 that fails, and nothing is drawn any more.
+  node.graph.incrementVersion?.();
+  await tellLosses(node, saved);
+  await settle(node);
+  if (node.graph) makeRoom(node, saved.size[0]);
+  node.setDirtyCanvas?.(true, true);
 }
 
 // The page carries the old value over and then calls the widget's callback.
@@ -114,6 +128,6 @@ app.registerExtension({
     if (!node.comfyClass?.startsWith("FlexID")) return;
     if (node.comfyClass === "FlexIDChooseFace") translateOrder(node);
     // The page gives a new node its place in the graph after its creation, in the same task.
-    queueMicrotask(() => node.graph && tellLosses(node));
+    queueMicrotask(() => node.graph && finishReplacement(node));
   },
 });
