@@ -39,6 +39,14 @@ COVERED = """() => { const title = LiteGraph.NODE_TITLE_HEIGHT, pairs = []
     return pairs }"""
 TOLD = """() => app.graph._nodes.map(node => node.widgets?.find(
     widget => widget.name == 'flexid_replaced')?.element.textContent ?? '').join('')"""
+SHOWN = """() => [...document.querySelectorAll('[data-node-id="6"] input')].map(
+    input => Number(input.value))"""
+# Pages before 1.47 do not tell a replaced node's widgets whose they are: their call is swallowed.
+UNBOUND = """() => { const create = LiteGraph.createNode.bind(LiteGraph)
+    LiteGraph.createNode = (...given) => { const node = create(...given)
+        for (const widget of node?.widgets ?? []) { if (!widget.setNodeId) continue
+            widget.setNodeId = () => { delete widget.setNodeId } }
+        return node } }"""
 
 
 @pytest.fixture(params=PAGES)
@@ -81,7 +89,17 @@ def test_an_old_graph_becomes_ours_and_loses_nothing(any_page):
     assert prompt["4"]["inputs"] == ANALYSER
     assert prompt["7"]["inputs"] == {"order": "left to right", "index": 1}
     assert page.tab.evaluate(TOLD) == "", "nothing is lost"
+    if page.tab.evaluate("LiteGraph.vueNodesMode"):
+        assert page.tab.evaluate(SHOWN) == [0.9, 0.1, 0.8]
     check_page(page)
+
+
+def test_nodes_2_0_shows_the_values_in_pages_that_do_not_bind_widgets(open_page):
+    page = open_page(**{"Comfy.VueNodes.Enabled": True})
+    page.tab.evaluate(UNBOUND)
+    replace_all(page, masked_graph())
+    assert page.tab.evaluate(SHOWN) == [0.9, 0.1, 0.8]
+    assert page.problems == []
 
 
 def test_graphs_with_fusions_say_what_they_lose(any_page):

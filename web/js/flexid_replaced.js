@@ -98,12 +98,19 @@ async function tellLosses(node, saved) {
   if (lines.length) display(node, "flexid_replaced", HEIGHT, [lines.join("\n")], STYLE);
 }
 
+// What the page itself leaves out when it puts a new node in the old one's place.
+function catchUp(node) {
+  // Page 1.58 goes on drawing the old node, from a list that it renews with the graph's version;
+  // with Nodes 2.0 that fails, and nothing is drawn any more.
+  node.graph.incrementVersion?.();
+  // Pages before 1.47 show 0 and blanks in Nodes 2.0 until the widgets know their node's id.
+  for (const widget of node.widgets ?? []) widget.setNodeId?.(node.id);
+}
+
 async function finishReplacement(node) {
   const saved = takeOldNode(node);
   if (!saved) return;
-  // Page 1.58 puts the node into the graph, but would go on drawing the old one from a list that it
-  // renews with the graph's version; with Nodes 2.0 that fails, and nothing is drawn any more.
-  node.graph.incrementVersion?.();
+  catchUp(node);
   await tellLosses(node, saved);
   await settle(node);
   if (node.graph) makeRoom(node, saved.size[0]);
