@@ -99,7 +99,8 @@ class FlexIDLoadFaceAnalyser(io.ComfyNode):
                     options=["auto", *providers.PROVIDERS],
                     default="auto",
                     tooltip="What runs the pack's models. auto: the best that this onnxruntime "
-                    "offers. CPU takes well under a second per photo.",
+                    "offers. One that it lacks is replaced by the CPU, and the description says "
+                    "so. CPU takes well under a second per photo.",
                     advanced=True,
                 ),
                 io.Combo.Input(
@@ -258,4 +259,41 @@ class FlexIDDetectFaces(io.ComfyNode):
         )
 
 
-NODES = [FlexIDLoadFaceAnalyser, FlexIDDetectFaces]
+class FlexIDChooseFace(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FlexIDChooseFace",
+            display_name="Choose Face",
+            category="FlexID/face",
+            description=(
+                "Which face of each photo Apply VFA from Photo takes, when it is not the largest. "
+                "Graphs made with Pulid Flux Options open with this node."
+            ),
+            search_aliases=["pulid flux options", "face order", "face index", "select face"],
+            inputs=[
+                io.Combo.Input(
+                    "order",
+                    options=list(choose.PLAIN_ORDERS),
+                    default=choose.LARGEST,
+                    tooltip="How the faces of a photo are numbered, by the size or the centre of "
+                    "their boxes.",
+                ),
+                io.Int.Input(
+                    "index",
+                    default=0,
+                    min=0,
+                    max=1000,
+                    tooltip="Which number to take. 0: the first in that order. A number that a "
+                    "photo does not have is an error.",
+                ),
+            ],
+            outputs=[types.FaceChoice.Output("choice")],
+        )
+
+    @classmethod
+    def execute(cls, order: str, index: int) -> io.NodeOutput:
+        return io.NodeOutput(choose.FaceChoice(order, str(index)))
+
+
+NODES = [FlexIDLoadFaceAnalyser, FlexIDDetectFaces, FlexIDChooseFace]

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 FaceAnalyser = io.Custom("FLEXID_FACE_ANALYSER")
 Faces = io.Custom("FLEXID_FACES")
+FaceChoice = io.Custom("FLEXID_FACE_CHOICE")
 VisionEncoder = io.Custom("FLEXID_VISION_ENCODER")
 IdentityAdapter = io.Custom("FLEXID_IDENTITY_ADAPTER")
 Identity = io.Custom("FLEXID_IDENTITY")

@@ -15,6 +15,7 @@ MODEL_TOOLTIP = "Flux.1 dev, schnell, Krea, Kontext or Fill. Only the returned m
 ADAPTER_TOOLTIP = "PuLID-FLUX file, from Load Identity Adapter."
 # What people search for who know another method for the same purpose.
 ALIASES = ["face", "faceid", "face id", "pulid", "instantid", "ipadapter", "ip-adapter"]
+LARGEST_FACE = FaceChoice()
 
 
 def _strength_inputs() -> list[io.Input]:
@@ -141,8 +142,8 @@ class FlexIDApplyVFAFromPhoto(io.ComfyNode):
             display_name="Apply VFA from Photo",
             category="FlexID/inject",
             description=(
-                "Detect Faces, Encode Identity and Apply VFA in one node, for the largest face "
-                "of each photo. Graphs made for Apply PuLID Flux open with this node."
+                "Detect Faces, Encode Identity and Apply VFA in one node, for one face of each "
+                "photo. Graphs made for Apply PuLID Flux open with this node."
             ),
             search_aliases=[*ALIASES, "apply pulid flux", "identity", "one click"],
             inputs=[
@@ -163,6 +164,12 @@ class FlexIDApplyVFAFromPhoto(io.ComfyNode):
                 ),
                 *_strength_inputs(),
                 *_optional_inputs(),
+                types.FaceChoice.Input(
+                    "options",
+                    display_name="choice",
+                    optional=True,
+                    tooltip="From Choose Face. Not connected: the largest face of each photo.",
+                ),
             ],
             outputs=[
                 io.Model.Output("model_out", display_name="model"),
@@ -189,8 +196,9 @@ class FlexIDApplyVFAFromPhoto(io.ComfyNode):
         negative,
         gate=OPEN,
         mask=None,
+        options=LARGEST_FACE,
     ) -> io.NodeOutput:
-        detected = detect_faces(face_analysis, image, FaceChoice(), "error")
+        detected = detect_faces(face_analysis, image, options, "error")
         encoded = encode_identity(pulid_flux, eva_clip, detected.faces, "mean", "auto")
         whole = _gate(start, end, axis, gate)
         patched = apply_vfa(

@@ -13,7 +13,7 @@ from .console import Live, SetupError, run_logged, say
 from .environment import Environment
 from .lock import exclusive
 from .machine import clean_environ
-from .pins import DEFAULT_COMFYUI, ROOT
+from .pins import DEFAULT_COMFYUI, FRONTEND, ROOT
 
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome",
              "msedge", "microsoft-edge")  # fmt: skip
@@ -52,6 +52,9 @@ def run_tests(environment: Environment, arguments: Sequence[str]) -> int:
     browser = find_browser(environment)
     if browser:
         environ["FLEXID_CHROMIUM"] = browser
+    frontend = find_frontend(environment)
+    if frontend:
+        environ["FLEXID_FRONTEND"] = frontend
     tests = module(environment.python, ["pytest", *arguments])
     for command, extra in (*lint(environment), (tests, {})):
         code = subprocess.call(command, cwd=ROOT, env=environ | extra)
@@ -131,6 +134,33 @@ def installed_browser(browsers: Path) -> str:
     places = [Path(place) for place in USUAL_PLACES]
     places += [path for pattern in DOWNLOADED for path in browsers.glob(f"chromium-*/{pattern}")]
     return next((str(path) for path in places if path.is_file()), "")
+
+
+def find_frontend(environment: Environment) -> str:
+    """The files of ComfyUI's newest page, fetched when they are not there; empty on failure.
+
+    They lie in a folder of their own: the environment keeps the page that ComfyUI asks for.
+    """
+    if named := os.environ.get("FLEXID_FRONTEND"):
+        return named
+    folder = environment.cache / f"frontend-{FRONTEND}"
+    static = folder / "comfyui_frontend_package" / "static"
+    log = environment.cache / "frontend.log"
+    with exclusive(environment.cache / "frontend.lock", "page download"):
+        if static.is_dir():
+            return str(static)
+        part = folder.with_name(f"{folder.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        wanted = ["--no-deps", "--target", str(part), f"comfyui-frontend-package=={FRONTEND}"]
+        command = module(environment.python, ["pip", "install", "--no-input", *wanted])
+        try:
+            with Live(f"fetching ComfyUI's page {FRONTEND}") as live:
+                run_logged(command, log, live, clean_environ())
+            part.rename(folder)
+        except (OSError, subprocess.CalledProcessError) as error:
+            say(f"that did not work: {error}; see {log}. The newest page is not tested.")
+            return ""
+    return str(static)
 
 
 def _sources(

@@ -120,14 +120,15 @@ def command(
     return arguments + (["--cpu"] if environment.device == "cpu" else []) + list(extra)
 
 
-def start(environment: Environment, base: Path, models: Mapping[str, Path]) -> Server:
+def start(environment: Environment, base: Path, models: Mapping[str, Path], *extra: str) -> Server:
     """Start a server in `base` on a free port and wait until it answers.
 
-    Raises SetupError with the end of its log when it does not come up.
+    `extra`: more arguments for ComfyUI. Raises SetupError with the end of its log when it does
+    not come up.
     """
     settings = make_base(base, models)
     for attempt in range(ATTEMPTS):
-        server = _launch(environment, base, settings, free_port())
+        server = _launch(environment, base, settings, free_port(), *extra)
         try:
             _await(server)
             return server
@@ -142,7 +143,9 @@ def start(environment: Environment, base: Path, models: Mapping[str, Path]) -> S
     raise AssertionError("unreachable")
 
 
-def _launch(environment: Environment, base: Path, settings: list[Path], port: int) -> Server:
+def _launch(
+    environment: Environment, base: Path, settings: list[Path], port: int, *extra: str
+) -> Server:
     log = base / "server.log"
     # ComfyUI's own choice on a CPU takes three times as long for pictures as small as the demo's.
     faster = ["--use-pytorch-cross-attention"] if environment.device == "cpu" else []
@@ -154,7 +157,7 @@ def _launch(environment: Environment, base: Path, settings: list[Path], port: in
     )
     with log.open("wb") as file:
         process = subprocess.Popen(
-            command(environment, base, settings, port, *faster),
+            command(environment, base, settings, port, *faster, *extra),
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,

@@ -13,12 +13,27 @@ from torch import Tensor
 from .boxes import Box, Detection
 
 LARGEST = "largest"
+SMALLEST = "smallest"
 LEFT_TO_RIGHT = "left to right"
 RIGHT_TO_LEFT = "right to left"
+TOP_TO_BOTTOM = "top to bottom"
+BOTTOM_TO_TOP = "bottom to top"
 NEAREST = "nearest to point"
 IN_BOXES = "overlap with boxes"
 IN_MASK = "overlap with mask"
-ORDERS = (LARGEST, LEFT_TO_RIGHT, RIGHT_TO_LEFT, NEAREST, IN_BOXES, IN_MASK)
+PLAIN_ORDERS = (LARGEST, SMALLEST, LEFT_TO_RIGHT, RIGHT_TO_LEFT, TOP_TO_BOTTOM, BOTTOM_TO_TOP)
+"""Orders that need nothing but the faces."""
+ORDERS = (
+    LARGEST,
+    LEFT_TO_RIGHT,
+    RIGHT_TO_LEFT,
+    NEAREST,
+    IN_BOXES,
+    IN_MASK,
+    SMALLEST,
+    TOP_TO_BOTTOM,
+    BOTTOM_TO_TOP,
+)
 Value = TypeVar("Value")
 COVERED = 0.3
 """Least share of a face's box that must lie in a given box or mask."""
@@ -86,8 +101,11 @@ def rank(
         return _by_mask(faces, _require_input(mask, "mask", "a MASK"), size)
     keys = {
         LARGEST: lambda face: -face.area,
+        SMALLEST: lambda face: face.area,
         LEFT_TO_RIGHT: lambda face: face.centre[0],
         RIGHT_TO_LEFT: lambda face: -face.centre[0],
+        TOP_TO_BOTTOM: lambda face: face.centre[1],
+        BOTTOM_TO_TOP: lambda face: -face.centre[1],
         NEAREST: lambda face: math.dist(
             face.centre, (choice.point[0] * size[0], choice.point[1] * size[1])
         ),

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import real_names
 from browser_page import SECOND
-from old_graphs import pulid_graph
 from pack import ROOT
 from PIL import Image
 from templates import APIS, PAGES, TITLES
@@ -265,39 +264,4 @@ def test_the_gate_shows_its_curves_and_the_words_it_found(open_page, client, vue
     summary = entry["outputs"][str(number)]["flexid_gate"][0]
     assert f"intent {summary['intent']:.2f}" in said
     assert page.prompt().keys() == {str(number), str(int(number) + 1)}
-    assert page.problems == []
-
-
-# Graphs made for another pack
-
-
-def test_an_old_graph_is_offered_our_nodes_and_keeps_its_values(page):
-    page.load(pulid_graph())
-    said = page.errors()
-    for kind in ("FlexIDApplyVFAFromPhoto", "FlexIDLoadEvaClip", "FlexIDLoadIdentityAdapter"):
-        assert f"This node will be replaced by: {kind}" in said
-    page.tab.get_by_role("button", name="Replace All").click()
-    page.tab.wait_for_timeout(2 * SECOND)
-    prompt = page.prompt()
-    assert prompt["6"]["class_type"] == "FlexIDApplyVFAFromPhoto"
-    assert prompt["6"]["inputs"] == {
-        "model": ["1", 0],
-        "pulid_flux": ["2", 0],
-        "eva_clip": ["3", 0],
-        "face_analysis": ["4", 0],
-        "image": ["5", 0],
-        "weight": 0.9,
-        "start": 0.1,
-        "end": 0.8,
-        "axis": "percent",
-        "negative": "same",
-    }
-    assert prompt["2"]["inputs"] == {"file": "pulid_flux_v0.9.1.safetensors"}
-    assert prompt["3"]["inputs"] == {"file": "EVA02_CLIP_L_336_psz14_s6B.pt"}
-    values = {"pack": "antelopev2", "detector": "auto", "provider": "CPU", "parsing": "auto"}
-    assert prompt["4"]["inputs"] == values
-    assert [row for row in page.cut() if row[0].startswith("FlexID")] == []
-    sizes = dict(page.tab.evaluate("app.graph._nodes.map(n => [n.type, [...n.size]])"))
-    assert sizes["FlexIDApplyVFAFromPhoto"][1] > 120, "larger than the node it replaces"
-    assert sizes["FlexIDLoadIdentityAdapter"] == [300, 120], "what has room keeps its size"
     assert page.problems == []

@@ -3,12 +3,17 @@
 import pytest
 import torch
 from flexid.model_patches.face.choose import (
+    BOTTOM_TO_TOP,
     IN_BOXES,
     IN_MASK,
     LARGEST,
     LEFT_TO_RIGHT,
     NEAREST,
+    ORDERS,
+    PLAIN_ORDERS,
     RIGHT_TO_LEFT,
+    SMALLEST,
+    TOP_TO_BOTTOM,
     FaceChoice,
     NoSuchFace,
     boxes_per_photo,
@@ -31,10 +36,21 @@ FACES = [
 
 @pytest.mark.parametrize(
     ("order", "expected"),
-    [(LARGEST, [1, 0, 2]), (LEFT_TO_RIGHT, [1, 0, 2]), (RIGHT_TO_LEFT, [2, 0, 1])],
+    [
+        (LARGEST, [1, 0, 2]),
+        (SMALLEST, [2, 0, 1]),
+        (LEFT_TO_RIGHT, [1, 0, 2]),
+        (RIGHT_TO_LEFT, [2, 0, 1]),
+        (TOP_TO_BOTTOM, [2, 0, 1]),
+        (BOTTOM_TO_TOP, [1, 0, 2]),
+    ],
 )
 def test_orders(order, expected):
     assert rank(FACES, FaceChoice(order), SIZE) == expected
+
+
+def test_plain_orders_are_those_that_need_only_the_faces():
+    assert set(PLAIN_ORDERS) == set(ORDERS) - {NEAREST, IN_BOXES, IN_MASK}
 
 
 def test_equal_faces_keep_the_detectors_order():
