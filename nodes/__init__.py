@@ -1,6 +1,6 @@
 """What the user sees: thin V3 nodes, one file per stage. Each stage file ends in NODES."""
 
-from . import cag, face, flexid, gates, identity, sip, text_encoder, vfa
+from . import cag, face, fetch, flexid, gates, identity, sip, text_encoder, vfa
 
 NODES = [
     *face.NODES,
@@ -11,4 +11,5 @@ NODES = [
     *vfa.NODES,
     *flexid.NODES,
     *text_encoder.NODES,
+    *fetch.NODES,
 ]

@@ -20,7 +20,8 @@ from .model_files import ModelFiles
 
 EXTENSIONS = (".safetensors", ".sft", ".pt", ".pth", ".bin")
 ADAPTERS = ModelFiles(("pulid",), EXTENSIONS, "flux", PULID_FLUX_091)
-TOWERS = ModelFiles(("clip_vision", "text_encoders", "pulid"), EXTENSIONS, "eva", EVA02_CLIP_L_336)
+TOWER_FOLDERS = (EVA02_CLIP_L_336.folder, *EVA02_CLIP_L_336.also)
+TOWERS = ModelFiles(TOWER_FOLDERS, EXTENSIONS, "eva", EVA02_CLIP_L_336)
 
 IDENTITIES = "identities"
 PERSON = "person"
