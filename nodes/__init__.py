@@ -1,6 +1,6 @@
 """What the user sees: thin V3 nodes, one file per stage. Each stage file ends in NODES."""
 
-from . import cag, face, flexid, gates, guidance, identity, sip, text_encoder, vfa
+from . import cag, face, fetch, flexid, gates, guidance, identity, sip, text_encoder, vfa
 
 NODES = [
     *face.NODES,
@@ -12,4 +12,5 @@ NODES = [
     *flexid.NODES,
     *guidance.NODES,
     *text_encoder.NODES,
+    *fetch.NODES,
 ]

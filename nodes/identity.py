@@ -28,9 +28,8 @@ from .validation import validate
 
 EXTENSIONS = (".safetensors", ".sft", ".pt", ".pth", ".bin")
 ADAPTERS = ModelFiles(("pulid",), EXTENSIONS, "flux", PULID_FLUX_091, ("pulid_flux",))
-TOWERS = ModelFiles(
-    ("clip_vision", "text_encoders", "pulid"), EXTENSIONS, "eva", EVA02_CLIP_L_336, ("eva02_clip",)
-)
+TOWER_FOLDERS = (EVA02_CLIP_L_336.folder, *EVA02_CLIP_L_336.also)
+TOWERS = ModelFiles(TOWER_FOLDERS, EXTENSIONS, "eva", EVA02_CLIP_L_336, ("eva02_clip",))
 
 
 def list_choices(table: dict[str, str]) -> str:

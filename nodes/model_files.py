@@ -7,16 +7,17 @@ from pathlib import Path
 
 import folder_paths
 
+from ..model_patches.files import places
 from ..model_patches.files.header import best_first, is_kind
 from ..model_patches.files.public_files import WeightFile, where_to_get
 
-# What the core does not know; extra_model_paths.yaml may add places under the same names.
-FOLDERS = ("pulid", "insightface", "facexlib", "flexid")
-
 
 def register_folders() -> None:
-    """Make the pack's folders below models/ known to ComfyUI."""
-    for name in FOLDERS:
+    """Make the pack's folders below models/ known to ComfyUI.
+
+    extra_model_paths.yaml may add places under the same names.
+    """
+    for name in places.NAMES:
         folder_paths.add_model_folder_path(name, str(Path(folder_paths.models_dir) / name))
 
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from contextlib import suppress
 from pathlib import Path
 
-from .console import say
+from .console import run_in_foreground, say
 from .demo import prepare_photo
 from .environment import Environment
 from .lock import exclusive
-from .machine import clean_environ
 from .pins import ROOT
 from .server import PACK, command, free_port, make_base
 from .world import ensure_world
 
 WORKFLOWS = ROOT / "workflows"
-GRACE_SECONDS = 5
 
 
 def serve(environment: Environment, port: int, existing: bool, extra: list[str]) -> int:
@@ -39,7 +36,9 @@ def serve(environment: Environment, port: int, existing: bool, extra: list[str])
         say(f"workflows:  in the page under Workflows > {PACK}; files in {workflows}")
         say(f"own models: {base / 'models'}")
         say(f"pictures:   {base / 'output'}")
-        return _foreground(command(environment, base, settings, chosen, *extra), base)
+        with suppress(KeyboardInterrupt):
+            return run_in_foreground(command(environment, base, settings, chosen, *extra), base)
+        return 0
 
 
 def _workflows(base: Path) -> Path:
@@ -50,19 +49,3 @@ def _workflows(base: Path) -> Path:
         if not path.name.endswith(".api.json"):
             shutil.copy(path, folder)
     return folder
-
-
-def _foreground(arguments: list[str], base: Path) -> int:
-    """The server shares the terminal, so that Ctrl-C reaches it; it is waited for, then ended."""
-    process = subprocess.Popen(arguments, cwd=base, env=clean_environ())
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        return 0
-    finally:
-        for end in (process.terminate, process.kill):
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(GRACE_SECONDS)
-            if process.poll() is None:
-                end()
-        process.wait()

@@ -131,7 +131,7 @@ def _stack_embeddings(faces: Sequence[Face]) -> Tensor:
         raise ValueError(
             f"{len(without)} of {len(faces)} faces have no recogniser embedding (photo "
             f"{', '.join(map(str, without))}), and an identity is made from it. Open antelopev2 "
-            f"with the Load Face Analyser node. {where_to_get(ANTELOPEV2[:2])}"
+            f"with the Load Face Analyser node. {where_to_get(ANTELOPEV2)}"
         )
     recognisers = join_distinct([face.recogniser for face in faces])
     if len({face.recogniser for face in faces}) > 1:
