@@ -35,6 +35,11 @@ ORDERS = (
     BOTTOM_TO_TOP,
 )
 Value = TypeVar("Value")
+SURE = 0.6
+"""Score from which a face counts with its whole area. Both detectors give true faces more, and most
+of their false hits less."""
+DOUBTFUL = 0.05
+"""Share of its area that a hit at the detector's threshold, 0.5, counts with."""
 COVERED = 0.3
 """Least share of a face's box that must lie in a given box or mask."""
 
@@ -93,14 +98,15 @@ def rank(
 
     size: width, height of the photo. boxes: x0, y0, x1, y1 in pixels; the first ranked face is
     the one in the first box, and so on. mask: (h, w) from 0 to 1, of any size, stretched over the
-    photo. Ties keep the detector's order.
+    photo. The order "largest" weighs the area with the score, so that a doubtful hit comes first
+    only where it is far larger than every sure one. Ties keep the detector's order.
     """
     if choice.order == IN_BOXES:
         return _by_boxes(faces, _require_input(boxes, "boxes", "a BOUNDING_BOX"))
     if choice.order == IN_MASK:
         return _by_mask(faces, _require_input(mask, "mask", "a MASK"), size)
     keys = {
-        LARGEST: lambda face: -face.area,
+        LARGEST: lambda face: -face.area * _trust(face.score),
         SMALLEST: lambda face: face.area,
         LEFT_TO_RIGHT: lambda face: face.centre[0],
         RIGHT_TO_LEFT: lambda face: -face.centre[0],
@@ -112,6 +118,11 @@ def rank(
     }
     key = keys[choice.order]
     return sorted(range(len(faces)), key=lambda index: key(faces[index]))
+
+
+def _trust(score: float) -> float:
+    """The share of a face's area that counts for its rank."""
+    return min(max((score - 0.5) / (SURE - 0.5), DOUBTFUL), 1.0)
 
 
 def pick(ranked: Sequence[int], choice: FaceChoice) -> list[int]:

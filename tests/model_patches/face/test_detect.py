@@ -260,12 +260,16 @@ def nobody(**more):
 
 BAD = [
     (nan_photo, ["photo 2", "200x120", "NaN"]),
-    (nobody, ["photo 1", "60x40", "no face", "lbp cascade", "320 and 512", "antelopev2"]),
+    (nobody, ["photo 1", "60x40", "no face", "lbp cascade", "512, then 1280", "antelopev2"]),
     (lambda: nobody(on_missing="skip photo"), ["photo 1", "no face", "lbp cascade"]),
     (lambda: nobody(on_missing="ignore"), ["'ignore'", "skip photo"]),
     (
-        lambda: detect_faces(TWO, noise(1, 1), FaceChoice()),
-        ["photo 1 (1x1 pixels)", "no face was found by fixed", "tried nothing"],
+        lambda: detect_faces(TWO, noise(3, 2000), FaceChoice()),
+        ["photo 1 (3x2000 pixels)", "short side has 3 pixels", "at least 16"],
+    ),
+    (
+        lambda: detect_faces(TWO, noise(20, 160), FaceChoice()),
+        ["photo 1 (20x160 pixels)", "strip", "by fixed, which tried nothing"],
     ),
     (
         lambda: detect_faces(TWO, noise(200, 120), FaceChoice(index="3")),
