@@ -21,6 +21,7 @@ from .server import COLOURS, PACK, Server, command, free_port, make_base, wait_u
 from .world import ensure_world
 
 WORKFLOWS = ROOT / "workflows"
+GRACE_SECONDS = 5
 
 
 def serve(environment: Environment, port: int, existing: bool, extra: list[str]) -> int:
