@@ -71,8 +71,7 @@ def sha256(content: bytes) -> str:
 def serve_hub() -> Iterator[SmallHub]:
     """A running hub; `hub.url` is for HF_ENDPOINT."""
     hub = SmallHub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"hub": hub}))
-    server.daemon_threads = True
+    server = QuietServer(("127.0.0.1", 0), type("Handler", (Handler,), {"hub": hub}))
     hub.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -82,6 +81,15 @@ def serve_hub() -> Iterator[SmallHub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class QuietServer(ThreadingHTTPServer):
+    """Clients that go away in the middle are what these tests are about."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        pass
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -290,7 +290,10 @@ def where_to_get(files: Sequence[WeightFile]) -> str:
     groups: dict[tuple[str, str, str], list[WeightFile]] = {}
     for row in files:
         groups.setdefault((row.repo, row.folder, row.licence), []).append(row)
-    return " ".join(_describe_group(rows) for rows in groups.values())
+    by_node = (
+        [] if any(row.is_archived for row in files) else ["The Fetch Models node does it, too."]
+    )
+    return " ".join([*(_describe_group(rows) for rows in groups.values()), *by_node])
 
 
 def _describe_group(rows: Sequence[WeightFile]) -> str:

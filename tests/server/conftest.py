@@ -13,6 +13,7 @@ from flexid.setup.client import Client
 from flexid.setup.environment import Environment
 from flexid.setup.probe import device, prefers_bfloat16
 from flexid.setup.server import Server, start
+from small_hub import SmallHub, serve_hub
 
 FLAGS = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
 FLAGS += " --disable-sync --no-first-run --disable-dev-shm-usage"
@@ -39,9 +40,19 @@ def models(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(environment, models, tmp_path_factory) -> Server:
+def hub() -> Iterator[SmallHub]:
+    """What the server takes for the Hugging Face Hub."""
+    with serve_hub() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def server(environment, models, hub, tmp_path_factory) -> Server:
     """One server for all server tests; ended with everything it started."""
-    running = start(environment, tmp_path_factory.mktemp("server"), {"flexid_mini": models})
+    base = tmp_path_factory.mktemp("server")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_ENDPOINT", hub.url)
+        running = start(environment, base, {"flexid_mini": models})
     try:
         yield running
     finally:

@@ -84,12 +84,13 @@ def test_the_sentence_names_files_folder_address_and_terms():
     assert "scrfd_10g_bnkps.onnx (16.9 MB), glintr100.onnx (261 MB)" in said
     assert "models/insightface/models/antelopev2" in said
     assert "https://huggingface.co/DIAMONIK7777/antelopev2" in said
-    assert "non-commercial research" in said
+    assert "non-commercial research" in said and said.endswith("Fetch Models node does it, too.")
 
 
 def test_an_archive_is_to_be_unpacked():
     said = where_to_get(BUFFALO_L)
     assert "releases/download/v0.7/buffalo_l.zip (unpack it)" in said
+    assert "Fetch Models" not in said
 
 
 def test_files_from_several_places_get_a_sentence_each():
