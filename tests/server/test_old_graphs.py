@@ -116,6 +116,9 @@ def test_a_classic_node_has_room_for_its_widgets(open_page):
     page = open_page()
     replace_all(page, masked_graph())
     assert [row for row in page.cut() if row[0].startswith("FlexID")] == []
+    sizes = dict(page.tab.evaluate("app.graph._nodes.map(n => [n.type, [...n.size]])"))
+    assert sizes["FlexIDApplyVFAFromPhoto"][1] > 226, "larger than the node it replaces"
+    assert sizes["FlexIDLoadIdentityAdapter"] == [315, 58], "what has room keeps its size"
 
 
 def test_twins_under_another_name_become_ours(open_page):

@@ -3,7 +3,7 @@
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { display } from "./flexid_display.js";
-import { makeRoom, settle } from "./flexid_size.js";
+import { fit, makeRoom, settle } from "./flexid_size.js";
 
 const HEIGHT = [48, 128];
 const STYLE = { whiteSpace: "pre-wrap", userSelect: "text" };
@@ -20,7 +20,7 @@ const FACE_ORDERS = {
   "bottom-top": "bottom to top",
 };
 
-const losses = fetch(new URL("./flexid_losses.json", import.meta.url)).then((got) => got.json());
+const LOSSES = new URL("./flexid_losses.json", import.meta.url);
 // graph -> Map(node id -> the node as it was saved), of what will be offered to be replaced by ours
 const old = new WeakMap();
 
@@ -60,7 +60,7 @@ function oldValues(saved, names) {
 
 async function listLosses(saved, names) {
   const values = oldValues(saved, names);
-  return Object.entries(await losses)
+  return Object.entries(await (await fetch(LOSSES)).json())
     .filter(([name, { ours }]) => values[name] !== undefined && values[name] !== ours)
     .map(([name, { text }]) => `${name}: ${text}.`);
 }
@@ -112,6 +112,7 @@ async function finishReplacement(node) {
   if (!saved) return;
   catchUp(node);
   await tellLosses(node, saved);
+  fit(node, saved.size);
   await settle(node);
   if (node.graph) makeRoom(node, saved.size[0]);
   node.setDirtyCanvas?.(true, true);

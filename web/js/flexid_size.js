@@ -30,6 +30,14 @@ function drawnSize(node) {
   return [node.size[0], node.flags?.collapsed ? 0 : node.size[1]];
 }
 
+// Give `node` the size that it needs, and at least the `saved` one. The page has stretched the old
+// node to show its values without their widgets, and ours takes its size.
+export function fit(node, saved) {
+  if (byElements()) return;
+  const [width, height] = node.computeSize();
+  node.setSize([Math.max(width, saved[0]), Math.max(height, saved[1])]);
+}
+
 // Wait until the page's elements have given `node` its size.
 export async function settle(node) {
   let [calm, last] = [0, ""];
