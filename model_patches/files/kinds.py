@@ -64,6 +64,12 @@ KINDS = (
         (r"^image_proj\.proj_in\.weight \d+,512$", r"^ip_adapter\.\d+\."),
     ),
     Kind(
+        "flexip",
+        "a FlexIP adapter",
+        "It drives SD 1.5 and SDXL UNets and has no layers for Flux.",
+        (r"^preserve\.detail\.latents ", r"^blocks\.\w+\.\d+\.\d+\.preserve\.to_k\."),
+    ),
+    Kind(
         "ip_adapter_faceid",
         "an IP-Adapter FaceID file for Stable Diffusion",
         "It needs an IP-Adapter node pack.",
