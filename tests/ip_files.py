@@ -148,3 +148,31 @@ def flexip_shapes(
             for part in ("to_k", "to_v"):
                 shapes[f"blocks.{block}.{stream}.{part}.weight"] = (channels, width)
     return shapes
+
+
+def mapping(name, entry, hidden, exit_):
+    return {
+        **linear(f"{name}.0", hidden, entry),
+        **norm(f"{name}.1", hidden),
+        **linear(f"{name}.3", hidden, hidden),
+        **norm(f"{name}.4", hidden),
+        **linear(f"{name}.6", exit_, hidden),
+    }
+
+
+def pulid_v1_shapes(condition=1280, hidden=1024, vision=1024, output=2048):
+    shapes = mapping("body", condition, hidden, 5 * output)
+    for level in range(5):
+        for name in (f"mapping_{level}", f"mapping_patch_{level}"):
+            shapes |= mapping(name, vision, hidden, output)
+    return shapes
+
+
+def pulid_sdxl(encoder, widths=(64,), output=2048):
+    """A PuLID file for SDXL in the authors' layout, seeded by its keys."""
+    shapes = {f"id_adapter.{key}": shape for key, shape in encoder.items()}
+    for index, width in enumerate(widths):
+        for part in ("k", "v"):
+            key = f"id_adapter_attn_layers.{2 * index + 1}.id_to_{part}.weight"
+            shapes[key] = (width, output)
+    return {key: seeded(key, shape) for key, shape in shapes.items()}

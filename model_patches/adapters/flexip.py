@@ -28,6 +28,9 @@ Block = tuple[str, int, int]
 """ComfyUI's name of a cross-attention: "input", "middle" or "output", block, transformer block."""
 
 
+_ENCODERS = {"pooled": "CLIP vision", "patches": "CLIP vision", "face": "a recognised face"}
+
+
 @dataclass(frozen=True, eq=False)
 class Stream:
     """Keys and values of its own for every cross-attention of a UNet. CPU tensors."""
@@ -73,6 +76,19 @@ class FlexIPAdapter:
     def patcher(self) -> comfy.model_patcher.ModelPatcher:
         """Where ComfyUI's caches look for a model's patcher."""
         return self.encoder
+
+    def describe(self) -> str:
+        """What the file is and wants, in one line."""
+        blocks = f"{len(self.preserve.keys)} blocks, text of {self.width} channels"
+        tokens = f"{self.tokens} tokens" if self.tokens else "a token for each of the encoder's"
+        wanted = [_ENCODERS[source] for source in self.reads if source in _ENCODERS]
+        if "context" in self.reads:
+            wanted.append(self.settings.context)
+        streams = "two streams" if self.has_personal else "no personalisation stream"
+        return (
+            f"{self.variant}: {blocks}, {tokens}, {streams}; reads "
+            f"{' and '.join(dict.fromkeys(wanted))}"
+        )
 
     @property
     def has_personal(self) -> bool:

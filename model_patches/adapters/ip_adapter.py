@@ -22,7 +22,8 @@ from ..files.checks import MAX_LAYERS, check_finite, check_floating, shapes_of
 from ..files.kinds import find_kind, require
 from ..files.modules import build
 from ..files.tensor_file import TensorFile, digest, read_weights, tensors_digest
-from .flexip import FlexIPAdapter, Stream
+from .flexip import FAMILY, FlexIPAdapter, Stream
+from .flexip_file import load_flexip
 from .flexip_settings import FlexIPSettings
 from .ip_tokens import Variant, find_variant
 
@@ -39,6 +40,17 @@ _TOKENS, _LAYERS, _ALIAS = "image_proj.", "ip_adapter.", "adapter_modules."
 _KEY_VALUE = re.compile(r"(\d{1,4})\.to_([kv])_ip\.weight")
 _LORA = re.compile(r"(\d{1,4})\.to_(q|k|v|out)_lora\.(down|up)\.weight")
 _PARTS = {"q": "to_q", "k": "to_k", "v": "to_v", "out": "to_out.0"}
+
+
+def load_reference_adapter(path: str | Path, faceid_version: Version = "auto") -> FlexIPAdapter:
+    """Open a FlexIP file, or a public IP-Adapter file as one, told by its tensors.
+
+    Raises FileNotFoundError or ValueError, as the two loaders do.
+    """
+    kind = find_kind(read_weights(path, WANTED).shapes)
+    if kind is not None and kind.key == FAMILY:
+        return load_flexip(path)
+    return load_ip_adapter(path, faceid_version)
 
 
 def load_ip_adapter(path: str | Path, faceid_version: Version = "auto") -> FlexIPAdapter:

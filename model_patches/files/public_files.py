@@ -163,6 +163,14 @@ def _faceclip(file: str) -> WeightFile:
 FACE_T5 = _faceclip("face_t5_encoder.pt")
 FACE_CLIP = _faceclip("face_clip_encoder.pt")
 
+IP_ADAPTER_PLUS_FACE = WeightFile(
+    "ip-adapter-plus-face_sd15.safetensors",
+    "ipadapter",
+    "h94/IP-Adapter",
+    "Apache-2.0",
+    url=f"{HUB}/h94/IP-Adapter/resolve/main/models/ip-adapter-plus-face_sd15.safetensors",
+)
+
 WEIGHTS: tuple[WeightFile, ...] = (
     *ANTELOPEV2,
     *BUFFALO_L,

@@ -42,7 +42,7 @@ class Constant:
         return self.value
 
 
-def balance(value: float, law: Law = "linear") -> Balance:
+def weigh(value: float, law: Law = "linear") -> Balance:
     """The weights at a balance in [0, 1]; exactly 0 and 1 at both ends, and monotone between.
 
     Raises ValueError for another number or an unknown law.
