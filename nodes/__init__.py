@@ -1,6 +1,6 @@
 """What the user sees: thin V3 nodes, one file per stage. Each stage file ends in NODES."""
 
-from . import cag, face, flexid, gates, identity, sip, text_encoder, vfa
+from . import cag, face, flexid, flexip, gates, identity, sip, text_encoder, vfa
 
 NODES = [
     *face.NODES,
@@ -10,5 +10,6 @@ NODES = [
     *sip.NODES,
     *vfa.NODES,
     *flexid.NODES,
+    *flexip.NODES,
     *text_encoder.NODES,
 ]

@@ -10,7 +10,7 @@ import folder_paths
 from ..model_patches.files.public_files import WeightFile, where_to_get
 
 # What the core does not know; extra_model_paths.yaml may add places under the same names.
-FOLDERS = ("pulid", "insightface", "facexlib", "flexid")
+FOLDERS = ("pulid", "insightface", "facexlib", "flexid", "ipadapter")
 
 
 def register_folders() -> None:
