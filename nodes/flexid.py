@@ -14,7 +14,9 @@ from .vfa import ALIASES
 def _value_inputs() -> list[io.Input]:
     return [
         types.IdentityAdapter.Input(
-            "adapter", tooltip="PuLID-FLUX file, from Load Identity Adapter: the visual stream."
+            "adapter",
+            tooltip="PuLID file for this kind of model, from Load Identity Adapter: the visual "
+            "stream.",
         ),
         types.SipProjector.Input(
             "projector",
@@ -98,7 +100,9 @@ class FlexIDApply(io.ComfyNode):
             search_aliases=[*ALIASES, "flexid", "identity", "faceclip", "all in one", "cag"],
             is_output_node=True,  # so that its curves are shown again when it is cached
             inputs=[
-                io.Model.Input("model", tooltip="A Flux.1 model. Only the returned one changes."),
+                io.Model.Input(
+                    "model", tooltip="A Flux.1 or SDXL model. Only the returned one changes."
+                ),
                 io.Conditioning.Input("conditioning", tooltip="The encoded positive prompt."),
                 *_value_inputs(),
                 io.String.Input(

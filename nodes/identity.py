@@ -5,7 +5,7 @@ import os
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..model_patches.adapters.pulid_flux import load_adapter
+from ..model_patches.adapters.pulid import load_identity_adapter
 from ..model_patches.encoders.eva_clip import load_eva_clip
 from ..model_patches.encoders.whiten import WHITENING
 from ..model_patches.files.public_files import EVA02_CLIP_L_336, PULID_FLUX_091
@@ -27,7 +27,8 @@ from .model_files import ModelFiles
 from .validation import validate
 
 EXTENSIONS = (".safetensors", ".sft", ".pt", ".pth", ".bin")
-ADAPTERS = ModelFiles(("pulid",), EXTENSIONS, "flux", PULID_FLUX_091, ("pulid_flux",))
+ADAPTER_KINDS = ("pulid_flux", "pulid_sdxl_v1.1", "pulid_sdxl_v1", "pulid_sdxl_ipadapter")
+ADAPTERS = ModelFiles(("pulid",), EXTENSIONS, "flux", PULID_FLUX_091, ADAPTER_KINDS)
 TOWER_FOLDERS = (EVA02_CLIP_L_336.folder, *EVA02_CLIP_L_336.also)
 TOWERS = ModelFiles(TOWER_FOLDERS, EXTENSIONS, "eva", EVA02_CLIP_L_336, ("eva02_clip",))
 
@@ -49,15 +50,15 @@ class FlexIDLoadIdentityAdapter(io.ComfyNode):
             node_id="FlexIDLoadIdentityAdapter",
             display_name="Load Identity Adapter",
             category="FlexID/loaders",
-            description="Opens a PuLID file for Flux: the encoder that makes identity tokens, and "
-            "the attention layers that Apply VFA adds to the model.",
+            description="Opens a PuLID file for Flux or SDXL: the encoder that makes identity "
+            "tokens, and the attention layers that Apply VFA adds to the model.",
             search_aliases=["pulid", "pulid flux model loader", "identity", "face id", "vfa"],
             inputs=[
                 io.Combo.Input(
                     "file",
                     options=ADAPTERS.labels(),
-                    tooltip=f"A PuLID-FLUX file from models/pulid, {PULID_FLUX_091.file} at best. "
-                    "Other files are refused with what they are.",
+                    tooltip=f"A PuLID file from models/pulid: {PULID_FLUX_091.file} for Flux, or "
+                    "pulid_v1.1.safetensors for SDXL. Other files are refused with what they are.",
                 )
             ],
             outputs=[types.IdentityAdapter.Output("adapter")],
@@ -69,7 +70,7 @@ class FlexIDLoadIdentityAdapter(io.ComfyNode):
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
-        return io.NodeOutput(load_adapter(ADAPTERS.path(file)))
+        return io.NodeOutput(load_identity_adapter(ADAPTERS.path(file)))
 
 
 class FlexIDLoadEvaClip(io.ComfyNode):

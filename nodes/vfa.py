@@ -7,12 +7,14 @@ from ..model_patches.face.detect import detect_faces
 from ..model_patches.gates.gate import OPEN, Gate
 from ..model_patches.gates.window import AXES, Axis, Window
 from ..model_patches.identity.encode import encode_identity
-from ..model_patches.inject.vfa import NEGATIVES, apply_vfa, describe_anchor
+from ..model_patches.inject.vfa import METHODS, NEGATIVES, apply_vfa, describe_anchor
 from . import types
 from .validation import validate
 
-MODEL_TOOLTIP = "Flux.1 dev, schnell, Krea, Kontext or Fill. Only the returned model is patched."
-ADAPTER_TOOLTIP = "PuLID-FLUX file, from Load Identity Adapter."
+MODEL_TOOLTIP = (
+    "Flux.1 dev, schnell, Krea, Kontext or Fill, or SDXL. Only the returned model is patched."
+)
+ADAPTER_TOOLTIP = "PuLID file for this kind of model, from Load Identity Adapter."
 # What people search for who know another method for the same purpose.
 ALIASES = ["face", "faceid", "face id", "pulid", "instantid", "ipadapter", "ip-adapter"]
 LARGEST_FACE = FaceChoice()
@@ -109,6 +111,15 @@ class FlexIDApplyVFA(io.ComfyNode):
                 ),
                 *_strength_inputs(),
                 *_optional_inputs(),
+                io.Combo.Input(
+                    "method",
+                    options=list(METHODS),
+                    default="fidelity",
+                    optional=True,
+                    tooltip="On SDXL only. fidelity: likeness first. style: the prompt keeps more "
+                    "of its own. neutral: the identity is added as it is.",
+                    advanced=True,
+                ),
             ],
             outputs=[io.Model.Output("model_out", display_name="model")],
         )
@@ -119,7 +130,18 @@ class FlexIDApplyVFA(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, adapter, identity, weight, start, end, axis, negative, gate=OPEN, mask=None
+        cls,
+        model,
+        adapter,
+        identity,
+        weight,
+        start,
+        end,
+        axis,
+        negative,
+        gate=OPEN,
+        mask=None,
+        method="fidelity",
     ) -> io.NodeOutput:
         whole = _gate(start, end, axis, gate)
         patched = apply_vfa(
@@ -130,6 +152,7 @@ class FlexIDApplyVFA(io.ComfyNode):
             gate=whole,
             mask=mask,
             negative=negative,
+            method=method,
         )
         return io.NodeOutput(patched, ui=ui.PreviewText(describe_anchor(weight, whole, mask)))
 

@@ -256,6 +256,24 @@ FLUX_BASE = (
     ),
 )
 
+IP_ADAPTER_PLUS_FACE = _hub(
+    "models/ip-adapter-plus-face_sd15.safetensors",
+    "ipadapter",
+    "h94/IP-Adapter",
+    "Apache-2.0",
+    "Load FlexIP Adapter: a photo's face on SD 1.5",
+    listed="98.2 MB",
+)
+
+PULID_SDXL_11 = _hub(
+    "pulid_v1.1.safetensors",
+    "pulid",
+    "guozinan/PuLID",
+    "Apache-2.0",
+    "Load Identity Adapter: identity on SDXL",
+    listed="984 MB",
+)
+
 WEIGHTS: tuple[WeightFile, ...] = (
     PULID_FLUX_091,
     PULID_FLUX_090,
@@ -266,6 +284,8 @@ WEIGHTS: tuple[WeightFile, ...] = (
     FACE_T5,
     FACE_CLIP,
     *FLUX_BASE,
+    PULID_SDXL_11,
+    IP_ADAPTER_PLUS_FACE,
 )
 
 SETS = {
@@ -275,6 +295,11 @@ SETS = {
     ),
     "sip-flux": FileSet("SIP on Flux.1: FaceT5", (FACE_T5,)),
     "sip-sdxl": FileSet("SIP on SDXL and SD 1.5: FaceCLIP", (FACE_CLIP,)),
+    "vfa-sdxl": FileSet(
+        "identity on SDXL: adapter, EVA tower, face pack, parser",
+        (PULID_SDXL_11, EVA02_CLIP_L_336, *ANTELOPEV2, PARSING_BISENET),
+    ),
+    "ip-adapter": FileSet("a photo's face on SD 1.5: IP-Adapter", (IP_ADAPTER_PLUS_FACE,)),
     "flux": FileSet("Flux.1 dev itself: model, text encoders, autoencoder", FLUX_BASE),
 }
 """What can be fetched by one word; a file's own name works as well."""

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..adapters.pulid_flux import IdentityAdapter, encode_tokens
+from ..adapters.pulid import PulidAdapter
+from ..adapters.pulid_flux import encode_tokens
 from ..encoders.eva_clip import VisionEncoder, encode
 from ..encoders.whiten import eva_pixels, whitening_used
 from ..face.face import Face, face_key
@@ -60,7 +61,7 @@ class _Look:
 
 
 def encode_identity(
-    adapter: IdentityAdapter,
+    adapter: PulidAdapter,
     vision: VisionEncoder,
     faces: Sequence[Face],
     fusion: str = "mean",
@@ -142,7 +143,7 @@ def _stack_embeddings(faces: Sequence[Face]) -> Tensor:
     return torch.stack(embeddings)
 
 
-def _check_fit(adapter: IdentityAdapter, vision: VisionEncoder, embedding: int) -> None:
+def _check_fit(adapter: PulidAdapter, vision: VisionEncoder, embedding: int) -> None:
     dims = adapter.encoder.model.dims
     condition = embedding + vision.dims.output
     pairs = [
@@ -176,7 +177,7 @@ def _look(
     return _Look(keys, arcface, pooled, hidden, whitened)
 
 
-def _tokens(adapter: IdentityAdapter, look: _Look, rows: list[int]) -> Tensor:
+def _tokens(adapter: PulidAdapter, look: _Look, rows: list[int]) -> Tensor:
     """Tokens (1, N, D) of one person on the photos `rows`, together."""
     key = (adapter.digest, *(look.keys[row] for row in rows))
     entry = _token_cache.get(key)
@@ -187,17 +188,17 @@ def _tokens(adapter: IdentityAdapter, look: _Look, rows: list[int]) -> Tensor:
     return entry[0]
 
 
-def _separate(adapter: IdentityAdapter, look: _Look, fusion: str) -> Fused:
+def _separate(adapter: PulidAdapter, look: _Look, fusion: str) -> Fused:
     tokens = [_tokens(adapter, look, [row]) for row in range(len(look.keys))]
     return fuse(tokens, fusion, look.arcface)
 
 
-def _joint(adapter: IdentityAdapter, look: _Look) -> Fused:
+def _joint(adapter: PulidAdapter, look: _Look) -> Fused:
     rows = list(range(len(look.keys)))
     return Fused(_tokens(adapter, look, rows), (1 / len(rows),) * len(rows))
 
 
-def _null_tokens(adapter: IdentityAdapter, look: _Look, photos: int) -> Tensor:
+def _null_tokens(adapter: PulidAdapter, look: _Look, photos: int) -> Tensor:
     """The encoder's tokens for zero features: not zero, for it has biases and learned queries."""
     levels, tokens, width = look.hidden.shape[1:]
     key = (adapter.digest, "null", photos, levels, tokens, width)

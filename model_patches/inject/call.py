@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..gates.gate import Moment
-from .attention import Activation, FoldedAttention
+from .attention import Activation, BaseAttention, FoldedAttention
+from .ortho import OrthoAttention
 from .region import Grid
 
 CALL = "flexid_call"
@@ -29,6 +30,8 @@ class Site:
     """Transformer block within a UNet's block."""
     cell: int = 2
     """Latent pixels a side of one image token."""
+    inside: bool = False
+    """Whether it lies inside the attention, before the output projection."""
 
     def __str__(self) -> str:
         inner = f".{self.depth}" if self.depth else ""
@@ -39,7 +42,7 @@ class Site:
 class Term:
     """What some rows and tokens receive from one identity, at every site it has a layer for."""
 
-    layers: Mapping[Site, FoldedAttention]
+    layers: Mapping[Site, FoldedAttention | BaseAttention | OrthoAttention]
     rows: slice
     index: Tensor | None
     """(K,) positions of the image tokens that are covered; None: all."""
@@ -104,6 +107,10 @@ class Call:
     device: torch.device
     dtype: torch.dtype
     """The number format that the diffusion model computes in."""
+    diffusion_model: Any = None
+    """The network itself, with LoRA patches in its weights."""
+    has_hooks: bool = False
+    """Whether weight hooks of the call's prompts are in them: other prompts have other weights."""
     added: dict[Site, list[Term]] = field(default_factory=dict)
     """Terms by site, worked out before the blocks run."""
     visits: dict[Site, int] = field(default_factory=dict)

@@ -32,6 +32,12 @@ class Coverage:
     weights: Tensor | None
     """(1 or B, K or L) weights of those tokens; None: all exactly 1."""
 
+    def of_rows(self, rows: slice) -> Coverage:
+        """The same for some rows of the batch that it was made for."""
+        if self.weights is None or len(self.weights) == 1:
+            return self
+        return Coverage(self.index, self.weights[rows])
+
     def to(self, device: torch.device, dtype: torch.dtype) -> Coverage:
         index, weights = self.index, self.weights
         return Coverage(

@@ -227,7 +227,10 @@ def read_call(
     moments = moments_of(run, base_model.model_sampling, t.tolist(), options.get("sample_sigmas"))
     size = (x.shape[-2], x.shape[-1])
     dtype = base_model.get_dtype_inference()
-    return Call(run, tuple(prompts), moments, size, x.shape[0], x.device, dtype)
+    network = getattr(base_model, "diffusion_model", None)
+    hooks = getattr(getattr(base_model, "current_patcher", None), "current_hooks", None)
+    facts = (moments, size, x.shape[0], x.device, dtype, network, hooks is not None)
+    return Call(run, tuple(prompts), *facts)
 
 
 def _prompts_by_index(cond_or_uncond: Sequence[int] | None) -> list[PromptRows]:

@@ -15,14 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import comfy.utils
-import torch
 import torch.nn.functional as F
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..files.cache import tensor_key
-from ..gates.gate import Gate, describe_ends
+from ..gates.gate import Gate, Moment, describe_ends
 from ..gates.numbers import check_weight
 from ..identity.identity import Identity
 from ..sip.projector import Direction, Prompt, SipProjector, direction_for
@@ -30,6 +28,7 @@ from ..sip.residual import Norm, add_all, match_norms
 from ..sip.scope import Scope, scope_mask, scope_used
 from .call import Call, PromptRows, Site, Term
 from .run import injections_of, payload_of, register, with_payload
+from .text import Edit, edit_rows
 
 SIP = "sip"
 LABEL = "Apply SIP"
@@ -163,54 +162,14 @@ class TextResiduals:
 
     def edit_text(self, call: Call, text: Tensor) -> Tensor:
         """The call's text (R, T, D) with every residual at this moment's α; itself if all are 0."""
-        rows = [call.rows_of(number) for number in range(len(call.prompts))]
-        edited = [
-            _edit_rows(call, prompt, call.moments[span], text[span])
-            for prompt, span in zip(call.prompts, rows, strict=True)
-        ]
-        if all(part is None for part in edited):
-            return text
-        parts = [
-            text[span] if part is None else part for part, span in zip(edited, rows, strict=True)
-        ]
-        return torch.cat(parts)
+        return edit_rows(call, text, _edits_of, LABEL)
 
 
-def _edit_rows(call: Call, prompt: PromptRows, moments: Sequence, text: Tensor) -> Tensor | None:
-    """One prompt's rows (B, T, D), one moment per row; None when nothing is added."""
-    residuals = []
-    for one in prompt.payloads.get(SIP, ()):
-        alphas = [one.gate.weight(moment, one.weight) for moment in moments]
-        if any(alphas):
-            residuals.append((_fit_direction(call, prompt, one, text), _alpha(alphas, text.device)))
-    return add_all(text, residuals) if residuals else None
-
-
-def _alpha(alphas: Sequence[float], device: torch.device) -> float | Tensor:
-    if len(set(alphas)) == 1:
-        return alphas[0]
-    return torch.tensor(alphas, dtype=torch.float32, device=device)[:, None, None]
-
-
-def _fit_direction(call: Call, prompt: PromptRows, residual: Residual, text: Tensor) -> Tensor:
-    """Δ on the call's device, once per run: zeros for tokens appended behind the prompt, repeated
-    as ComfyUI repeats prompts of unequal length into one batch."""
-    key = (SIP, residual, tuple(text.shape), text.device)
-    if key in call.run.cache:
-        return call.run.cache[key]
-    direction, (tokens, width) = residual.direction, text.shape[1:]
-    length = prompt.length or tokens
-    if direction.shape[-1] != width or tokens % length:
-        raise RuntimeError(
-            f"{LABEL} made a residual for a prompt of {length} tokens x {direction.shape[-1]}; the "
-            f"model reads {tokens} x {width}. Another node changes the text inside the model: "
-            f"remove it, or use {LABEL} without gate."
-        )
-    beyond = max(0, length - direction.shape[1])
-    direction = F.pad(direction[:, :length], (0, 0, 0, beyond)).repeat(1, tokens // length, 1)
-    direction = comfy.utils.repeat_to_batch_size(direction, text.shape[0])
-    call.run.cache[key] = direction.to(text.device)
-    return call.run.cache[key]
+def _edits_of(prompt: PromptRows, moments: Sequence[Moment]) -> list[Edit]:
+    return [
+        Edit(one.direction, [one.gate.weight(moment, one.weight) for moment in moments])
+        for one in prompt.payloads.get(SIP, ())
+    ]
 
 
 def _check(conditioning: Sequence, weight: float, gate: Gate | None, model: Any) -> None:

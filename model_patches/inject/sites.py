@@ -36,15 +36,15 @@ def inject_at(
     site: Site,
     image: Tensor,
     earlier: int | None = None,
-    reads: Tensor | None = None,
+    reads: Callable[[], Tensor] | None = None,
 ) -> None:
     """Add the call's residuals at `site` to the picture's tokens, in place.
 
     image (R, L, D) begins with those tokens; reference tokens may follow and are left alone.
-    reads: what the terms attend from, where that is not `image` itself. earlier: visits before
-    what is wrapped here ran. Where there are more by now, a wrapper inside has injected already,
-    and nothing is added. Kept out of compiled graphs: ComfyUI drops guards on transformer_options
-    there, so a gate that opens later would stay as it was when traced.
+    reads: makes what the terms attend from, where that is not `image` itself. earlier: visits
+    before what is wrapped here ran. Where there are more by now, a wrapper inside has injected
+    already, and nothing is added. Kept out of compiled graphs: ComfyUI drops guards on
+    transformer_options there, so a gate that opens later would stay as it was when traced.
     """
     call: Call | None = options.get(CALL)
     if call is None:
@@ -58,7 +58,7 @@ def inject_at(
         tokens = call.grid(site.cell).tokens
         _check_tokens(call, site, image, tokens)
         picture = image[:, :tokens]
-        add_terms(terms, site, picture, picture if reads is None else reads[:, :tokens])
+        add_terms(terms, site, picture, picture if reads is None else reads()[:, :tokens])
 
 
 def _check_tokens(call: Call, site: Site, image: Tensor, tokens: int) -> None:

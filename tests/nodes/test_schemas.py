@@ -11,7 +11,9 @@ from schemas import FILE_COMBOS, LOCALES, SNAPSHOT, english_texts, nodes, read, 
 pytestmark = pytest.mark.comfy
 
 NODES = nodes()
-VERBS = set("Align Apply Choose Combine Compute Convert Detect Encode Fetch Load Make Save".split())
+VERBS = set(
+    "Align Apply Balance Choose Combine Compute Convert Detect Encode Fetch Load Make Save".split()
+)
 DOCS = ROOT / "web" / "docs"
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 NOT_TRANSLATED = {"t5", "clip_l", "CLIP"}
