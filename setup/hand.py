@@ -10,6 +10,7 @@ from .console import run_in_foreground, say
 from .demo import prepare_photo
 from .environment import Environment
 from .lock import exclusive
+from .machine import clean_environ
 from .pins import ROOT
 from .server import PACK, command, free_port, make_base
 from .world import ensure_world
@@ -36,8 +37,9 @@ def serve(environment: Environment, port: int, existing: bool, extra: list[str])
         say(f"workflows:  in the page under Workflows > {PACK}; files in {workflows}")
         say(f"own models: {base / 'models'}")
         say(f"pictures:   {base / 'output'}")
+        words = command(environment, base, settings, chosen, *extra)
         with suppress(KeyboardInterrupt):
-            return run_in_foreground(command(environment, base, settings, chosen, *extra), base)
+            return run_in_foreground(words, base, clean_environ())
         return 0
 
 
