@@ -99,7 +99,7 @@ def say(line):
 
 
 def ignore_progress(done, total):
-    """huggingface_hub draws a bar of its own on the terminal."""
+    """huggingface_hub draws a bar on the terminal; elsewhere fetch says each tenth."""
 
 
 def accept(rows):

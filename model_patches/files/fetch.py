@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -94,12 +95,30 @@ def fetch(
     jobs = [_plan(row, folders) for row in missing]
     _require_space(jobs)
     total, before, lines = sum(job.size for job in jobs), 0, {}
+    progress = _tell_tenths(progress, say)
     for number, job in enumerate(jobs, 1):
         say(f"file {number} of {len(jobs)}: {job.row.file}, {format_bytes(job.size)}, {job.target}")
         watch = _shift(progress, before, total)
         lines[job.row] = f"{_fetch_one(job, say, watch)}: {job.row.file}, {job.target}"
         before += job.size
     return "\n".join(lines.get(row) or _describe_row(row, find_file(row, folders)) for row in rows)
+
+
+def _tell_tenths(progress: Progress, say: Say) -> Progress:
+    """Say each tenth as well where huggingface_hub draws no bar: its bar needs a terminal."""
+    if sys.stderr.isatty():
+        return progress
+    told = 0
+
+    def show(done: int, total: int) -> None:
+        nonlocal told
+        tenths = 10 * done // total if total else 0
+        if tenths > told:
+            told = tenths
+            say(f"{tenths}0 %: {format_bytes(done)} of {format_bytes(total)}")
+        progress(done, total)
+
+    return show
 
 
 def _shift(progress: Progress, before: int, total: int) -> Watch:

@@ -1,7 +1,6 @@
 """`start.py models` fetches and checks in the model folders of a real ComfyUI."""
 
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -95,7 +94,7 @@ def test_without_a_terminal_terms_need_the_option(hub, base):
 @pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals")
 @pytest.mark.parametrize(("answer", "code"), [("yes", 0), ("no", 2)])
 def test_on_a_terminal_it_shows_the_terms_and_asks(hub, base, answer, code):
-    ours, theirs = pty.openpty()
+    ours, theirs = os.openpty()
     process = subprocess.Popen(
         arguments("fetch", FACE_T5.file, base=base),
         env=environ(hub),

@@ -37,6 +37,7 @@ pytestmark = pytest.mark.pure
 BLOCK = 64 << 10
 CONTENT = bytes(range(256)) * 4096
 """1 MiB: sixteen blocks."""
+TENTHS = sorted({10 * block // 16 for block in range(1, 17)} - {0})
 ROW = WeightFile(
     "adapter.safetensors",
     "pulid",
@@ -112,6 +113,17 @@ def test_progress_runs_over_all_files(hub, folders):
     done = [one for one, _ in watcher.progress]
     assert done == sorted(done) and done[-1] == 2 * len(CONTENT)
     assert {total for _, total in watcher.progress} == {2 * len(CONTENT)}
+
+
+def test_each_tenth_is_said_where_there_is_no_terminal(hub, folders, monkeypatch):
+    watcher = Watcher()
+    run([ROW], folders, watcher=watcher)
+    assert [line.split(":")[0] for line in watcher.lines[1:]] == [f"{n}0 %" for n in TENTHS]
+    assert watcher.lines[-1] == "100 %: 1.05 MB of 1.05 MB"
+    monkeypatch.setattr("sys.stderr", namedtuple("terminal", "isatty")(lambda: True))
+    silent = Watcher()
+    fetching._tell_tenths(silent.progressed, silent.lines.append)(5, 10)
+    assert silent.progress == [(5, 10)] and silent.lines == []
 
 
 def test_the_tables_hash_goes_before_the_hubs(hub, folders):
