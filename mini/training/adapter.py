@@ -66,7 +66,7 @@ class Adapter(nn.Module):
 
 
 def _only(values: Tensor, present: Tensor) -> Tensor:
-    """Set all other rows to zero."""
+    """Zero in the other rows, whatever stands there."""
     return torch.where(present.reshape(-1, *[1] * (values.ndim - 1)), values, 0.0)
 
 

@@ -272,7 +272,7 @@ def _is_right_behind_subject(reading: Reading, i: int) -> bool:
 
 
 def _unnamed(reading: Reading, i: int) -> Ruling:
-    """A clause without a subject: "a woman, running" continues the sentence; a tag stands alone."""
+    """No subject in the clause: "a woman, running" continues the sentence, a tag stands alone."""
     here = reading.marks[i]
     if _is_near_clause_start(reading.tokens, here.start):
         if reading.first_person < i or reading.first_subject >= i:
