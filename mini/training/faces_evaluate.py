@@ -1,4 +1,4 @@
-"""What the face networks' files are worth on held-out people, through the pack's own loaders."""
+"""Measures the face networks' files on held-out people, through the pack's own loaders."""
 
 from __future__ import annotations
 
