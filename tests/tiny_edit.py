@@ -9,9 +9,9 @@ from typing import Any
 import comfy.model_patcher
 import comfy.sample
 import comfy.supported_models
-import tiny
 import tiny_unet
 import torch
+from flexid.mini.flux_layout import LAYOUT
 from torch import Tensor
 
 
@@ -65,8 +65,9 @@ class Kind:
         )  # fmt: skip
 
 
+_FLUX = {**LAYOUT, "image_model": "flux", "vec_in_dim": 32}
 _FLUX2 = {
-    **tiny.FLUX,
+    **_FLUX,
     "image_model": "flux2",
     "in_channels": 128,
     "out_channels": 128,
@@ -120,7 +121,7 @@ _OMNIGEN2 = {
 }
 
 KINDS = {
-    "flux": Kind("Flux", {**tiny.FLUX, "image_model": "flux"}, 64, extra={"guidance": 4.0}),
+    "flux": Kind("Flux", _FLUX, 64, extra={"guidance": 4.0}),
     "flux2": Kind("Flux2", _FLUX2, 64, channels=128, extra={"guidance": 4.0}),
     "qwen": Kind("QwenImage", _QWEN, 64, frames=True),
     "krea2": Kind("Krea2", _KREA2, 64, frames=True, extra={"reference_latents_method": "index"}),
