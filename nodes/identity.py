@@ -1,7 +1,6 @@
 """Identities: load the encoders, encode, combine, save and load a person."""
 
 import os
-from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import io, ui
@@ -9,7 +8,6 @@ from comfy_api.latest import io, ui
 from ..model_patches.adapters.pulid_flux import load_adapter
 from ..model_patches.encoders.eva_clip import load_eva_clip
 from ..model_patches.encoders.whiten import WHITENING
-from ..model_patches.files.header import best_first, is_kind
 from ..model_patches.files.public_files import EVA02_CLIP_L_336, PULID_FLUX_091
 from ..model_patches.files.tensor_file import digest
 from ..model_patches.identity.combine import combine_identities, parse_weights
@@ -17,6 +15,14 @@ from ..model_patches.identity.encode import FUSIONS, encode_identity
 from ..model_patches.identity.fusion import RULES
 from ..model_patches.identity.store import load_identity, save_numbered
 from . import types
+from .identity_files import (
+    IDENTITIES,
+    PERSON,
+    check_prefix,
+    identity_labels,
+    identity_path,
+    normalise_prefix,
+)
 from .model_files import ModelFiles
 from .validation import validate
 
@@ -24,13 +30,6 @@ EXTENSIONS = (".safetensors", ".sft", ".pt", ".pth", ".bin")
 ADAPTERS = ModelFiles(("pulid",), EXTENSIONS, "flux", PULID_FLUX_091, ("pulid_flux",))
 TOWERS = ModelFiles(
     ("clip_vision", "text_encoders", "pulid"), EXTENSIONS, "eva", EVA02_CLIP_L_336, ("eva02_clip",)
-)
-
-IDENTITIES = "identities"
-PERSON = "person"
-NO_IDENTITIES = (
-    "none found. Save one with the Save Identity node, or put a file into "
-    "models/flexid/identities or input/identities. Then press R."
 )
 
 
@@ -257,13 +256,13 @@ class FlexIDSaveIdentity(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
-        return validate(_check_prefix, filename_prefix)
+        return validate(check_prefix, filename_prefix)
 
     @classmethod
     def execute(cls, identity, filename_prefix: str, with_features: bool) -> io.NodeOutput:
         output = folder_paths.get_output_directory()
         root = os.path.join(output, IDENTITIES)
-        prefix = _normalise_prefix(filename_prefix)
+        prefix = normalise_prefix(filename_prefix)
         folder, name, number, *_ = folder_paths.get_save_image_path(prefix, root)
         path = save_numbered(identity, folder, name, number, with_features)
         text = f"Saved {path.relative_to(output).as_posix()} [output]"
@@ -282,7 +281,7 @@ class FlexIDLoadIdentity(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=best_first(_identity_labels(), _find_identity, [is_kind("identity")]),
+                    options=identity_labels(),
                     tooltip="A file of Save Identity: from output/identities, input/identities "
                     "or models/flexid/identities.",
                 )
@@ -295,62 +294,13 @@ class FlexIDLoadIdentity(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file: str) -> str:
-        return digest(_identity_path(file))
+        return digest(identity_path(file))
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
-        identity = load_identity(_identity_path(file))
+        identity = load_identity(identity_path(file))
         picture = identity.picture
         return io.NodeOutput(identity, picture, ui=ui.PreviewImage(picture, cls=cls))
-
-
-def _normalise_prefix(prefix: str) -> str:
-    """The prefix as ComfyUI's numbering needs it: with "ann/" or "" it would always begin at 1."""
-    plain = os.path.normpath(prefix)
-    return PERSON if plain.strip() in ("", ".") else plain
-
-
-def _check_prefix(prefix: str) -> None:
-    """Raise ValueError for a place outside of the output folder, before anything is encoded."""
-    root = os.path.abspath(os.path.join(folder_paths.get_output_directory(), IDENTITIES))
-    target = os.path.abspath(os.path.join(root, _normalise_prefix(prefix)))
-    if os.path.commonpath((root, target)) != root:
-        raise ValueError(
-            f"filename_prefix is {prefix!r}, which leads out of output/{IDENTITIES}. Give a name "
-            "below it, such as family/ann."
-        )
-
-
-def _identity_labels() -> list[str]:
-    """Files below the three identity folders; those of input and output carry core's suffix."""
-    labels = [
-        name
-        for name in folder_paths.get_filename_list("flexid")
-        if Path(name).parts[0] == IDENTITIES and name.endswith(".safetensors")
-    ]
-    for kind in ("output", "input"):
-        base = Path(folder_paths.get_directory_by_type(kind))
-        files = (path.relative_to(base).as_posix() for path in base.glob(f"{IDENTITIES}/**/*"))
-        labels += [f"{name} [{kind}]" for name in sorted(files) if name.endswith(".safetensors")]
-    return labels or [NO_IDENTITIES]
-
-
-def _identity_path(label: str) -> str:
-    if label == NO_IDENTITIES:
-        raise FileNotFoundError(f"There is no identity to load: {NO_IDENTITIES}")
-    if label not in _identity_labels():  # older ComfyUI lets an annotated name leave its folder
-        raise FileNotFoundError(
-            f"{label!r} is not among the saved identities below output/identities, "
-            "input/identities and models/flexid/identities. Press R and choose one."
-        )
-    return _find_identity(label)
-
-
-def _find_identity(label: str) -> str:
-    """Where a label points; nothing is checked."""
-    if label.endswith(("[output]", "[input]")):
-        return folder_paths.get_annotated_filepath(label)
-    return folder_paths.get_full_path("flexid", label) or ""
 
 
 NODES = [

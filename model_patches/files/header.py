@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from .checks import Shapes
 from .kinds import find_kind
-from .tensor_file import MAX_HEADER, check_regular, read_weights
+from .tensor_file import MAX_HEADER, MAX_TENSORS, check_regular, read_weights
 
 _ZIP = b"PK\x03\x04"
 
@@ -48,14 +47,25 @@ def _read_header(path: Path, size: int, changed: int) -> Header | None:
         check_regular(path)
         with path.open("rb") as file:
             head = file.read(8)
-        if head.startswith(_ZIP):  # torch maps the content of a zip and reads none of it
-            return Header(read_weights(path, "a weight file").shapes, {})
-        if int.from_bytes(head, "little") > min(MAX_HEADER, size):
+            if head.startswith(_ZIP):  # torch maps the content of a zip and reads none of it
+                return Header(read_weights(path, "a weight file").shapes, {})
+            length = int.from_bytes(head, "little")
+            text = file.read(length) if length <= min(MAX_HEADER, size) else b""
+        return _parse_header(json.loads(text), size - 8 - length)
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _parse_header(entries: dict, content: int) -> Header | None:
+    """`content`: bytes behind the header; None when they are too few, or the header is none."""
+    try:
+        if len(entries) > MAX_TENSORS:
             return None
-        with safe_open(path, framework="pt") as file:
-            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
-            return Header(shapes, file.metadata() or {})
-    except (OSError, ValueError, SafetensorError):
+        metadata = {str(key): str(value) for key, value in entries.pop("__metadata__", {}).items()}
+        shapes = {key: tuple(map(int, entry["shape"])) for key, entry in entries.items()}
+        end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+        return Header(shapes, metadata) if end <= content else None
+    except (AttributeError, LookupError, TypeError, ValueError, OverflowError):
         return None
 
 

@@ -51,7 +51,7 @@ _PATH_KINDS = {
 _MAX_FORMAT_HEADER = 100 << 20
 MAX_HEADER = 8 << 20
 _MAX_PICKLE = 4 << 20
-_MAX_TENSORS = 20_000
+MAX_TENSORS = 20_000
 _MAX_VALUES = 100_000
 _MAX_DEPTH = 16
 _MAX_NAME = 1_000
@@ -218,9 +218,9 @@ def _read_header_size(path: Path) -> int:
 
 
 def _check_number(count: int, path: Path, wanted: str) -> None:
-    if count > _MAX_TENSORS:
+    if count > MAX_TENSORS:
         raise ValueError(
-            f"{path.name} has {count} tensors, expected at most {_MAX_TENSORS}. It is damaged or "
+            f"{path.name} has {count} tensors, expected at most {MAX_TENSORS}. It is damaged or "
             f"not a model; use {wanted}."
         )
 

@@ -47,6 +47,27 @@ def test_window_nodes_multiply():
     assert [both.weight(at(p)) for p in (0.3, 0.7)] == [0.25, 0.0]
 
 
+def said(parts, **changes):
+    (text,) = FlexIDApplyVFA.execute(**parts, **{**APPLY, **changes}).ui.as_dict()["text"]
+    return text
+
+
+def test_the_node_says_what_the_mask_covers(parts):
+    mask = torch.zeros(8, 8)
+    assert said(parts, mask=mask) == "the mask covers 0 % of the picture: the model is unchanged"
+    mask[:2] = 0.5
+    assert said(parts, mask=mask) == "w 1.000 → 1.000; the mask covers 25 % of the picture"
+    thin = torch.zeros(20, 100)
+    thin[0, 0] = 1
+    assert "covers 0.05 % of" in said(parts, mask=thin)
+
+
+def test_the_node_says_its_weight_over_the_run(parts):
+    assert said(parts, weight=0.0) == "weight is 0: the model is unchanged"
+    fade = FlexIDWindow.execute(**{**WINDOW, "shape": "linear", "weight_end": 0.0})[0]
+    assert said(parts, weight=0.8, gate=fade) == "w 0.800 → 0.000 in the whole picture"
+
+
 def test_apply_node_is_gate_times_window(parts):
     gate = FlexIDWindow.execute(**{**WINDOW, "end": 0.5})[0]
     through_gate = FlexIDApplyVFA.execute(**parts, **APPLY, gate=gate)[0]

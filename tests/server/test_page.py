@@ -255,7 +255,11 @@ def test_the_gate_shows_its_curves_and_the_words_it_found(open_page, client, vue
         points = curve.locator(f".flexid-{stream}").get_attribute("points").split()
         heights = {float(point.split(",")[1]) for point in points}
         assert len(points) == 51 and len(heights) > 10, "a curve, not a flat line"
-    said = curve.locator("xpath=..").inner_text()
+    said = page.tab.evaluate(
+        """id => app.graph.getNodeById(id).widgets.find(w => w.name == 'flexid_gate_curve')
+            .element.innerText""",
+        number,
+    )
     assert "laughing" in said and "(expression " in said and "(style " in said
     entry = next(iter(client.get("/history?max_items=1").values()))
     summary = entry["outputs"][str(number)]["flexid_gate"][0]

@@ -1,12 +1,13 @@
 """From photos to Faces: batches, odd photos, what is missing, and the overlay."""
 
 import numpy as np
+import people
 import pytest
 import torch
 from flexid.model_patches.face.align import arcface_crop, ffhq_crop
 from flexid.model_patches.face.analyser import load_analyser
 from flexid.model_patches.face.choose import IN_BOXES, IN_MASK, LEFT_TO_RIGHT, FaceChoice
-from flexid.model_patches.face.detect import detect_faces
+from flexid.model_patches.face.detect import _line, detect_faces
 from flexid.model_patches.face.overlay import (
     CHOSEN,
     DIM,
@@ -113,6 +114,20 @@ def test_skip_photo_goes_on_and_the_report_says_so():
     assert found.report.count("SKIPPED") == 2
     assert "Photo 3 (200x120): 0 found, 0 chosen; SKIPPED, no face was found" in found.report
     assert chosen_boxes(found)[0] == [] and chosen_mask(found)[0].sum() == 0
+
+
+def test_the_report_names_faces_first_and_the_analyser_last():
+    found = detect_faces(TWO, noise(200, 120, photos=2), FaceChoice(index="1,0"))
+    lines = found.report.splitlines()
+    assert lines[0].startswith("Photo 1 (200x120): ") and lines[3].startswith("Photo 2 ")
+    assert [line.split(":")[0] for line in lines[1:3]] == ["  face 1", "  face 0"]
+    assert [(face.photo, face.number) for face in found.faces] == [(0, 1), (0, 0), (1, 1), (1, 0)]
+    assert found.report.endswith(TWO.description)
+
+
+def test_angles_that_round_to_nothing_have_no_minus():
+    face = people.face(angles=(-0.3, -0.0, 0.4))
+    assert "yaw +0, pitch +0, roll +0 degrees" in _line(face)
 
 
 def test_skip_photo_also_covers_a_face_that_cannot_be_chosen():
