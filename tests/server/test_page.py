@@ -136,8 +136,8 @@ def test_templates_list_our_workflows_with_thumbnails(page, client):
         )
     page.load(EMPTY)
     page.tab.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-    page.tab.get_by_text("flexid", exact=True).first.click(timeout=30 * SECOND)
-    page.tab.get_by_text(TITLES["vfa"], exact=True).first.click(timeout=30 * SECOND)
+    page.tab.get_by_text("flexid", exact=True).first.click(timeout=120 * SECOND)
+    page.tab.get_by_text(TITLES["vfa"], exact=True).first.click(timeout=120 * SECOND)
     count = len(read(PAGES["vfa"])["nodes"])
     page.tab.wait_for_function(f"app.graph._nodes.length == {count}", timeout=30 * SECOND)
 
