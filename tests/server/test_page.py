@@ -188,16 +188,16 @@ def test_chinese_page_shows_chinese_names(open_page, client):
 def test_chinese_page_shows_chinese_values_and_sends_english_ones(open_page, vue):
     page = open_page("zh", **{"Comfy.VueNodes.Enabled": vue})
     page.load(EMPTY)
-    page.add("FlexIDApplyVFA")
+    page.add("FlexIDDetectFaces")
     label, value = page.tab.evaluate(
-        """() => { const widget = app.graph._nodes[0].widgets.find(w => w.name == 'negative');
+        """() => { const widget = app.graph._nodes[0].widgets.find(w => w.name == 'order');
             return [widget.options.getOptionLabel(widget.value), widget.value] }"""
     )
-    assert (label, value) == ("unconditional（无条件）", "unconditional")
+    assert (label, value) == ("largest（最大）", "largest")
     if vue:
-        page.tab.get_by_text(label).first.wait_for(timeout=10 * SECOND)
+        page.tab.get_by_text(label).first.wait_for(timeout=30 * SECOND)
     [sent] = page.prompt().values()
-    assert sent["inputs"]["negative"] == "unconditional"
+    assert sent["inputs"]["order"] == "largest"
     assert page.problems == []
 
 
