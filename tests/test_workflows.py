@@ -16,6 +16,8 @@ NOTE = "MarkdownNote"
 ACTIVE, BYPASSED = 0, 4
 TITLE = 30
 """Height of a node's title, which lies above its position."""
+ERROR_BAR = 60
+"""Pixels, as measured in the page."""
 UPLOAD = "upload"
 """The button of Load Image: a widget with a value that is never sent."""
 SEED = "seed"
@@ -255,6 +257,21 @@ def test_nothing_overlaps_and_groups_hold_whole_nodes(path):
     for one, other in itertools.combinations(graph["groups"], 2):
         frames = [(x, y, x + w, y + h) for x, y, w, h in (one["bounding"], other["bounding"])]
         assert apart(*frames), f"{one['title']} overlaps {other['title']}"
+
+
+@each_graph
+def test_groups_leave_room_for_the_bar_of_an_error(path):
+    """Nodes 2.0 draws it below a loader whose file is missing; our nodes have a badge as well."""
+    graph = read(path)
+    for node in graph["nodes"]:
+        needed = ERROR_BAR if node["type"].startswith("FlexIDLoad") else 30
+        if "models" not in node["properties"]:
+            continue
+        _, top, _, bottom = box(node)
+        for group in graph["groups"]:
+            x, y, width, height = group["bounding"]
+            if x <= node["pos"][0] < x + width and y <= top < y + height:
+                assert y + height - bottom >= needed, (node["type"], group["title"])
 
 
 @each_graph

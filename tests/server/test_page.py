@@ -135,8 +135,8 @@ def test_templates_list_our_workflows_with_thumbnails(page, client):
         )
     page.load(EMPTY)
     page.tab.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-    page.tab.get_by_text("flexid", exact=True).first.click(timeout=30 * SECOND)
-    page.tab.get_by_text(TITLES["vfa"], exact=True).first.click(timeout=30 * SECOND)
+    page.tab.get_by_text("flexid", exact=True).first.click(timeout=120 * SECOND)
+    page.tab.get_by_text(TITLES["vfa"], exact=True).first.click(timeout=120 * SECOND)
     count = len(read(PAGES["vfa"])["nodes"])
     page.tab.wait_for_function(f"app.graph._nodes.length == {count}", timeout=30 * SECOND)
 
@@ -187,16 +187,16 @@ def test_chinese_page_shows_chinese_names(open_page, client):
 def test_chinese_page_shows_chinese_values_and_sends_english_ones(open_page, vue):
     page = open_page("zh", **{"Comfy.VueNodes.Enabled": vue})
     page.load(EMPTY)
-    page.add("FlexIDApplyVFA")
+    page.add("FlexIDDetectFaces")
     label, value = page.tab.evaluate(
-        """() => { const widget = app.graph._nodes[0].widgets.find(w => w.name == 'negative');
+        """() => { const widget = app.graph._nodes[0].widgets.find(w => w.name == 'order');
             return [widget.options.getOptionLabel(widget.value), widget.value] }"""
     )
-    assert (label, value) == ("unconditional（无条件）", "unconditional")
+    assert (label, value) == ("largest（最大）", "largest")
     if vue:
-        page.tab.get_by_text(label).first.wait_for(timeout=10 * SECOND)
+        page.tab.get_by_text(label).first.wait_for(timeout=30 * SECOND)
     [sent] = page.prompt().values()
-    assert sent["inputs"]["negative"] == "unconditional"
+    assert sent["inputs"]["order"] == "largest"
     assert page.problems == []
 
 
