@@ -243,7 +243,7 @@ class FlexIDContextAwareGate(io.ComfyNode):
         dictionary: str,
         external_score: float | None = None,
         gate=OPEN,
-        bases: str = "gate",
+        bases: cag.Bases = "gate",
     ) -> io.NodeOutput:
         knobs = cag.Knobs(
             mode=mode,

@@ -2,12 +2,12 @@
 
 from comfy_api.latest import io, ui
 
-from ..model_patches.adapters.ip_adapter import VERSIONS, load_reference_adapter
+from ..model_patches.adapters.ip_adapter import VERSIONS, Version, load_reference_adapter
 from ..model_patches.files.public_files import IP_ADAPTER_PLUS_FACE
 from ..model_patches.files.tensor_file import digest
-from ..model_patches.gates.balance import LAWS, weigh
+from ..model_patches.gates.balance import LAWS, Law, weigh
 from ..model_patches.gates.gate import OPEN
-from ..model_patches.identity.reference import VIEWS, Encoders, encode_reference
+from ..model_patches.identity.reference import VIEWS, Encoders, View, encode_reference
 from ..model_patches.inject.flexip import apply_flexip
 from . import types
 from .model_files import ModelFiles
@@ -71,7 +71,7 @@ class FlexIDLoadFlexIP(io.ComfyNode):
         return f"{digest(ADAPTERS.path(file))} {faceid_version}"
 
     @classmethod
-    def execute(cls, file: str, faceid_version: str) -> io.NodeOutput:
+    def execute(cls, file: str, faceid_version: Version) -> io.NodeOutput:
         adapter = load_reference_adapter(ADAPTERS.path(file), faceid_version)
         report = adapter.describe()
         return io.NodeOutput(adapter, report, ui=ui.PreviewText(report))
@@ -127,7 +127,7 @@ class FlexIDEncodeFlexIP(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, adapter, image, view: str, clip_vision=None, dino=None, faces=()
+        cls, adapter, image, view: View, clip_vision=None, dino=None, faces=()
     ) -> io.NodeOutput:
         done = encode_reference(adapter, Encoders(clip_vision, dino), image, faces, view)
         picture = done.identity.picture
@@ -269,7 +269,7 @@ class FlexIDBalance(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, balance: float, law: str, gate=OPEN) -> io.NodeOutput:
+    def execute(cls, balance: float, law: Law, gate=OPEN) -> io.NodeOutput:
         weights = weigh(balance, law)
         preserve, personalise = (one * gate for one in weights.gates)
         report = (

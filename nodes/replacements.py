@@ -56,9 +56,7 @@ def _set(new: str, value: object) -> dict[str, Any]:
     return {"new_id": new, "set_value": value}
 
 
-def _replace(
-    old: str, new: str, widgets: list[str], inputs: list[dict[str, Any]]
-) -> io.NodeReplace:
+def _replace(old: str, new: str, widgets: list[str], inputs: list[Any]) -> io.NodeReplace:
     return io.NodeReplace(
         new_node_id=new,
         old_node_id=old,
@@ -170,7 +168,7 @@ def _translate_node(number: str, node: Node) -> Node:
     """The node of ours. Its output has the old place, so links to it stay right."""
     old, replacement = node["inputs"], OURS[node["class_type"]]
     inputs = {}
-    for mapping in replacement.input_mapping:
+    for mapping in replacement.input_mapping or ():
         if "set_value" in mapping:
             inputs[mapping["new_id"]] = mapping["set_value"]
         elif mapping["old_id"] in old:

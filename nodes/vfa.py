@@ -7,7 +7,7 @@ from ..model_patches.face.detect import detect_faces
 from ..model_patches.gates.gate import OPEN, Gate
 from ..model_patches.gates.window import AXES, Axis, Window
 from ..model_patches.identity.encode import encode_identity
-from ..model_patches.inject.vfa import METHODS, NEGATIVES, apply_vfa, describe_anchor
+from ..model_patches.inject.vfa import METHODS, NEGATIVES, Method, apply_vfa, describe_anchor
 from . import types
 from .validation import validate
 
@@ -141,7 +141,7 @@ class FlexIDApplyVFA(io.ComfyNode):
         negative,
         gate=OPEN,
         mask=None,
-        method="fidelity",
+        method: Method = "fidelity",
     ) -> io.NodeOutput:
         whole = _gate(start, end, axis, gate)
         patched = apply_vfa(

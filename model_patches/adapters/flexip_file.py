@@ -204,9 +204,7 @@ def _check_together(
             f"{overall.query}"
         )
     if personal is not None and personal.blocks != preserve.blocks:
-        problems.append(
-            f"personal has {len(personal.blocks)} blocks, preserve {len(preserve.blocks)}"
-        )
+        problems.append(f"personal has {len(personal.keys)} blocks, preserve {len(preserve.keys)}")
     tokens, null = _count_tokens(dims), file.tensors.get(_NULL)
     if settings.fusion == "tokens" and tokens != CHUNK:
         problems.append(f"fusion=tokens with {tokens} preservation tokens, expected {CHUNK}")

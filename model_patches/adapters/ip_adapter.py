@@ -105,11 +105,20 @@ def lora_patches(lora: Mapping[str, Tensor], attention: list[str]) -> dict[str, 
         )
     targets, weights = {}, {}
     for key, tensor in lora.items():
-        number, part, side = _LORA.fullmatch(key).groups()
+        number, part, side = _split_key(key)
         name = f"{number}.{part}"
         targets[name] = f"{attention[int(number)]}.{_PARTS[part]}.weight"
         weights[f"{name}.lora_{side}.weight"] = tensor
     return comfy.lora.load_lora(weights, targets)
+
+
+def _split_key(key: str) -> tuple[str, str, str]:
+    """Number, projection and side of a LoRA tensor, such as ("0", "q", "down")."""
+    found = _LORA.fullmatch(key)
+    if found is None:
+        raise ValueError(f"{key!r} is no LoRA tensor of FaceID. Use the unmodified file.")
+    number, part, side = found.groups()
+    return number, part, side
 
 
 def _open_file(path: str | Path) -> TensorFile:

@@ -141,7 +141,8 @@ def _read_stage(stage: ElementTree.Element, cells: Sequence[tuple[int, ...]]) ->
         below, above = (float(word) for word in stump.findtext("leafValues", "").split())
         bits = np.array(words, np.int64)[:, None] >> np.arange(32) & 1
         votes = np.where(bits.reshape(-1), below, above).astype(np.float32)
-        stumps.append(Stump(*cells[feature], votes))
+        x, y, width, height = cells[feature]
+        stumps.append(Stump(x, y, width, height, votes))
     return Stage(tuple(stumps), float(stage.findtext("stageThreshold", "")) - TOLERANCE)
 
 

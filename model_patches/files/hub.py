@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from .public_files import WeightFile, format_bytes
 
@@ -105,7 +105,7 @@ def download(source: Source, part: Path, watch: Watch) -> None:
             done = 0
         http_get(
             source.url,
-            _Watched(file, watch),
+            cast(BinaryIO, _Watched(file, watch)),
             resume_size=done,
             headers=source.headers,
             expected_size=source.size,

@@ -65,8 +65,9 @@ def encode_reference(
     mean = tokens.mean(0, keepdim=True)
     encoding = Encoding(FAMILY, adapter.encoder_digest, mean, null, extra, recipe)
     features = {}
-    if faces and all(face.embedding is not None for face in faces):
-        features["arcface"] = torch.stack([face.embedding.float() for face in faces])
+    embeddings = [face.embedding.float() for face in faces if face.embedding is not None]
+    if faces and len(embeddings) == len(faces):
+        features["arcface"] = torch.stack(embeddings)
     identity = Identity(
         {FAMILY: encoding},
         features,
@@ -147,7 +148,7 @@ def _features(
 ) -> Features:
     """What the adapter reads of one picture."""
     reads, found = adapter.reads, Features()
-    if "face" in reads:
+    if "face" in reads and face is not None and face.embedding is not None:
         found["face"] = face.embedding.float()[None]
         if "patches" in reads:
             picture = _cut_aligned(photos[face.photo], face)
@@ -160,7 +161,7 @@ def _features(
         projected = adapter.settings.cls == "projected"
         found["pooled"] = seen.pooled if projected else seen.patches[:, 0]
         found.setdefault("context", seen.patches)
-    found = {source: value for source, value in found.items() if source in reads}
+    found: Features = {source: value for source, value in found.items() if source in reads}
     _check_widths(adapter, found)
     return found
 
@@ -192,17 +193,17 @@ def _cut_aligned(photo: Tensor, face: Face) -> Tensor:
 
 def _null_features(adapter: FlexIPAdapter, encoders: Encoders, seen: Features) -> Features:
     """What the adapter reads of nobody: zeros, or what encoders make of pixels of zeros."""
-    null = {source: torch.zeros_like(value[:1]) for source, value in seen.items()}
+    null: Features = {source: torch.zeros_like(value[:1]) for source, value in seen.items()}
     if "patches" in null:
         null["patches"] = look_at_nothing(encoders.clip, CLIP_SIZE).patches
     if "context" in null and adapter.settings.null == "pixels":
-        blank = look_at_nothing(encoders.clip, CLIP_SIZE) if encoders.clip else None
         if _reads_dino(adapter):
             size = adapter.settings.context_size
             null["context"] = look_at_nothing(encoders.dino, size).patches[:, 1:]
         else:
-            null["context"] = blank.patches
+            null["context"] = look_at_nothing(encoders.clip, CLIP_SIZE).patches
         if "pooled" in null:
+            blank = look_at_nothing(encoders.clip, CLIP_SIZE)
             projected = adapter.settings.cls == "projected"
             null["pooled"] = blank.pooled if projected else blank.patches[:, 0]
     return null
@@ -223,7 +224,7 @@ def _check_null(adapter: FlexIPAdapter, null: Tensor) -> None:
 
 def _hashes(photos: Tensor) -> list[str]:
     pixels = (photos[..., :3] * 255).round().clamp(0, 255).to(torch.uint8).cpu()
-    return [hashlib.sha256(one.contiguous().numpy()).hexdigest() for one in pixels]
+    return [hashlib.sha256(one.contiguous().numpy().tobytes()).hexdigest() for one in pixels]
 
 
 def _thumbnail(picture: Tensor) -> Tensor:

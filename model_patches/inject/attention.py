@@ -17,7 +17,7 @@ import comfy.model_management
 import comfy.ops
 import torch
 import torch.nn.functional as F
-from comfy.ldm.modules.attention import optimized_attention
+from comfy.ldm.modules.attention import CrossAttention, optimized_attention
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
@@ -135,7 +135,7 @@ class BaseAttention:
     where folding does not pay. Nothing of the base is stored beyond a sampling run.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, attention: nn.Module):
+    def __init__(self, keys: Tensor, values: Tensor, attention: CrossAttention):
         self.keys, self.values = keys.unsqueeze(0), values.unsqueeze(0)
         self.attention = attention
         self.bias = attention.to_out(values.new_zeros(1, values.shape[-1]))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import comfy.model_management
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..adapters.flexip import Stream
 from ..files.cache import TensorCache, tensor_key
@@ -25,7 +25,7 @@ from .attention import (
     place_folded,
 )
 from .call import Call, Site
-from .unet import cross_attention_of, in_diffusers_order
+from .unet import UNetModel, cross_attention_of, in_diffusers_order
 
 Layers = Mapping[Site, FoldedAttention | BaseAttention]
 
@@ -62,7 +62,7 @@ class Table:
 
 
 def match_sites(
-    name: str, stream: Stream, sites: Sequence[Site], unet: nn.Module, label: str
+    name: str, stream: Stream, sites: Sequence[Site], unet: UNetModel, label: str
 ) -> list[Site]:
     """The sites of a stream's layers, in the order of its layers.
 
@@ -164,4 +164,4 @@ def _make_layers(call: Call, tables: Sequence[Table], always_fold: bool) -> list
             else:
                 pair = (keys.to(call.dtype), values.to(call.dtype))
                 layers[site] = BaseAttention(*pair, attention)
-    return made
+    return list[Layers](made)

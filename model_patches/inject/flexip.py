@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -29,7 +29,7 @@ from .flexip_fusion import Share, make_terms
 from .region import Region, region_of
 from .run import payload_of, register, with_payload
 from .text import Edit, edit_rows
-from .unet import attention_names, patch_attention, unet_sites
+from .unet import UNetModel, attention_names, patch_attention, unet_sites
 
 FLEXIP = FAMILY
 LABEL = "Apply FlexIP"
@@ -132,17 +132,17 @@ def apply_flexip(
     nothing to add is handed on as it came.
     Raises ValueError when model, prompts, adapter, identity or numbers do not fit each other.
     """
-    law = adapter.settings.law if law == "auto" else law
-    weights = weigh(value, law)
+    chosen: Law = adapter.settings.law if law == "auto" else law
+    weights = weigh(value, chosen)
     check_number(f"The strength of {LABEL}", strength, 0.0, STRONGEST)
     check_weight(f"The LoRA strength of {LABEL}", lora_strength)
     sites = unet_sites(model, LABEL)
-    unet = model.get_model_object("diffusion_model")
+    unet = _unet_of(model)
     layers = match_sites(adapter.name, adapter.preserve, sites, unet, LABEL)
     encoding = _find_encoding(identity, adapter)
     region = None if mask is None else region_of(mask)
     patched = _patch_weights(model, adapter, lora_strength)
-    report = _report(adapter, value, law, weights, strength)
+    report = _report(adapter, value, chosen, weights, strength)
     streams = Balance(weights.preserve, weights.personal if adapter.has_personal else 0.0)
     closed = strength == 0.0 or not (streams.preserve or streams.personal)
     if closed or (region is not None and region.is_empty):
@@ -155,14 +155,20 @@ def apply_flexip(
     ]
     if patched is model:
         patched = model.clone()
-    gates = [a * b for a, b in zip(streams.gates, (preserve_gate, personal_gate), strict=True)]
+    preserve, personal = streams.gates
+    gates = (preserve * preserve_gate, personal * personal_gate)
     contents = [tensor_key(encoding.tokens), tensor_key(encoding.null)]
     contents += ["" if region is None else tensor_key(region.mask)]
     order = hashlib.sha256(repr((adapter.digest, *contents, strength, gates)).encode()).hexdigest()
     fusion = adapter.settings.fusion
     register(patched, Streams(binding, strength, *gates, fusion, region, layers, order))
     patch_attention(patched, sites)
-    return Applied(patched, *bound, report)
+    return Applied(patched, bound[0], bound[1], report)
+
+
+def _unet_of(model: ModelPatcher) -> UNetModel:
+    """The network of a model that `unet_sites` has accepted."""
+    return cast(UNetModel, model.get_model_object("diffusion_model"))
 
 
 def _find_encoding(identity: Identity, adapter: FlexIPAdapter) -> Encoding:
@@ -184,7 +190,7 @@ def _patch_weights(model: ModelPatcher, adapter: FlexIPAdapter, strength: float)
     if not adapter.lora or strength == 0.0:
         return model
     patched = model.clone()
-    names = attention_names(model.get_model_object("diffusion_model"))
+    names = attention_names(_unet_of(model))
     patches = lora_patches(adapter.lora, names)
     missed = patches.keys() - set(patched.add_patches(patches, strength))
     if missed:
@@ -215,7 +221,7 @@ class _ShareMaker:
         return [text, with_payload(extra, FLEXIP, (*held, share))]
 
     def _check(self, text: Any, number: int, name: str) -> None:
-        shape = tuple(getattr(text, "shape", ()))
+        shape: tuple[int, ...] = tuple(getattr(text, "shape", ()))
         width = self.adapter.width
         if not isinstance(text, Tensor) or text.ndim != 3 or shape[-1] != width:
             raise ValueError(

@@ -102,18 +102,24 @@ def _split_outputs(call: Call, group: _Group) -> Iterator[_Part]:
             yield _Part(group, table, weight)
 
 
-def _is_one_stream(group: _Group) -> bool:
-    return group.preserve is None or group.personal is None or not all(group.weights)
+def _both_tables(group: _Group) -> tuple[Table, Table] | None:
+    """Of both streams; None while one is alone."""
+    if group.preserve is None or group.personal is None or not all(group.weights):
+        return None
+    return group.preserve, group.personal
 
 
 def _split_joint(call: Call, group: _Group) -> Iterator[_Part]:
-    if _is_one_stream(group):
+    tables = _both_tables(group)
+    if tables is None:
         yield from _split_outputs(call, group)
         return
-    key = ("joint", group.preserve, group.personal)
+    preserve, personal = tables
+    key = ("joint", *tables)
     if key not in call.run.cache:
-        call.run.cache[key] = group.preserve.join(group.personal)
-    activate = partial(_add_bias, _joint_bias(call, group))
+        call.run.cache[key] = preserve.join(personal)
+    counts = (preserve.tokens, personal.tokens)
+    activate = partial(_add_bias, _joint_bias(call, counts, group.weights))
     yield _Part(group, call.run.cache[key], sum(group.weights), activate)
 
 
@@ -121,15 +127,14 @@ def _add_bias(bias: Tensor, scores: Tensor) -> tuple[Tensor, float]:
     return scores + bias, 1.0
 
 
-def _joint_bias(call: Call, group: _Group) -> Tensor:
+def _joint_bias(call: Call, counts: tuple[int, int], weights: Weights) -> Tensor:
     """(N_P + N_S,) logarithm of each token's share, once per run and gate."""
-    counts = (group.preserve.tokens, group.personal.tokens)
-    key = ("joint bias", counts, group.weights, call.device)
+    key = ("joint bias", counts, weights, call.device)
     if key not in call.run.cache:
-        total = sum(group.weights)
+        total = sum(weights)
         values = [
             math.log(weight / total / count)
-            for weight, count in zip(group.weights, counts, strict=True)
+            for weight, count in zip(weights, counts, strict=True)
             for _ in range(count)
         ]
         call.run.cache[key] = torch.tensor(values, device=call.device, dtype=call.dtype)
@@ -137,14 +142,16 @@ def _joint_bias(call: Call, group: _Group) -> Tensor:
 
 
 def _split_tokens(call: Call, group: _Group) -> Iterator[_Part]:
-    if _is_one_stream(group):
+    tables = _both_tables(group)
+    if tables is None:
         yield from _split_outputs(call, group)
         return
+    preserve, personal = tables
     total = sum(group.weights)
     part = group.weights[0] / total
-    key = ("mixed", group.preserve, group.personal, part)
+    key = ("mixed", *tables, part)
     if key not in call.run.cache:
-        call.run.cache[key] = group.preserve.mix(group.personal, part)
+        call.run.cache[key] = preserve.mix(personal, part)
     yield _Part(group, call.run.cache[key], total)
 
 

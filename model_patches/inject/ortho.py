@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .attention import Activation
+
 Projection = Literal["none", "ortho", "ortho_v2"]
 """none: z as it is. ortho: without what lies along y. ortho_v2: that only where an image token does
 not attend to the first identity tokens."""
@@ -38,7 +40,7 @@ class OrthoAttention:
         self.keys, self.values = (self._split(x.unsqueeze(0)) for x in (keys, values))
 
     def __call__(
-        self, image: Tensor, weight: float | Tensor = 1.0, activate: None = None
+        self, image: Tensor, weight: float | Tensor = 1.0, activate: Activation | None = None
     ) -> Tensor:
         """image (R, L, 2C): the base's queries and the text's attention side by side.
 

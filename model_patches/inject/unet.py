@@ -13,7 +13,11 @@ from dataclasses import replace
 from typing import Any, cast
 
 import torch
-from comfy.ldm.modules.attention import SpatialTransformer, optimized_attention
+from comfy.ldm.modules.attention import (
+    CrossAttention,
+    SpatialTransformer,
+    optimized_attention,
+)
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel, Upsample
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
@@ -39,7 +43,7 @@ def unet_sites(model: ModelPatcher, label: str) -> list[Site]:
     return [site for site, _ in cross_attention_of(unet)]
 
 
-def cross_attention_of(unet: UNetModel) -> Iterator[tuple[Site, nn.Module]]:
+def cross_attention_of(unet: UNetModel) -> Iterator[tuple[Site, CrossAttention]]:
     """Every site with its attention layer (to_q, to_out)."""
     cell = 1
     stages = (
@@ -57,7 +61,7 @@ def cross_attention_of(unet: UNetModel) -> Iterator[tuple[Site, nn.Module]]:
                 elif isinstance(layer, SpatialTransformer):
                     for depth, transformer in enumerate(layer.transformer_blocks):
                         attention = transformer.attn2
-                        if isinstance(attention, nn.Module):
+                        if isinstance(attention, CrossAttention):
                             yield Site(kind, number, depth, cell), attention
 
 
@@ -135,16 +139,17 @@ class InsideAttention:
         return out
 
     def to(self, device_or_dtype: Any) -> InsideAttention:
-        if not hasattr(self.previous, "to"):
-            return self
-        return InsideAttention(self.site, self.previous.to(device_or_dtype))
+        move = getattr(self.previous, "to", None)
+        return self if move is None else InsideAttention(self.site, move(device_or_dtype))
 
     def models(self) -> list[ModelPatcher]:
-        return self.previous.models() if hasattr(self.previous, "models") else []
+        models = getattr(self.previous, "models", None)
+        return [] if models is None else models()
 
     def cleanup(self) -> None:
-        if hasattr(self.previous, "cleanup"):
-            self.previous.cleanup()
+        cleanup = getattr(self.previous, "cleanup", None)
+        if cleanup is not None:
+            cleanup()
 
 
 def inside_of(sites: Iterable[Site]) -> list[Site]:

@@ -24,7 +24,16 @@ from .region import region_of
 from .vfa_flux import patch_flux
 from .vfa_unet import METHODS, Method, orthogonality, patch_unet, sdxl_sites
 
-__all__ = ["LABEL", "METHODS", "NEGATIVES", "VFA", "apply_vfa", "identity_tokens"]
+__all__ = [
+    "LABEL",
+    "METHODS",
+    "NEGATIVES",
+    "VFA",
+    "Method",
+    "apply_vfa",
+    "describe_anchor",
+    "identity_tokens",
+]
 
 
 def apply_vfa(
@@ -46,9 +55,9 @@ def apply_vfa(
     Raises ValueError when model, adapter, identity, weight or mask do not fit each other.
     """
     check_weight(f"The weight of {LABEL}", weight)
-    is_sdxl = isinstance(adapter, SdxlAdapter)
-    how = orthogonality(method, adapter.version) if is_sdxl else None
-    if is_sdxl:
+    how = None
+    if isinstance(adapter, SdxlAdapter):
+        how = orthogonality(method, adapter.version)
         sites = sdxl_sites(model, adapter)
     else:
         sites = flux_sites(model, adapter.count, adapter.dim, adapter.name, LABEL)
@@ -62,7 +71,7 @@ def apply_vfa(
     facts = (adapter.digest, *contents, weight, gate, negative, how)
     order = hashlib.sha256(repr(facts).encode()).hexdigest()
     anchor = Anchor(weight, gate, region, negative, order)
-    if is_sdxl:
+    if isinstance(adapter, SdxlAdapter) and how is not None:
         patch_unet(patched, sites, adapter, anchor, tokens, null, how)
     else:
         patch_flux(patched, sites, adapter, anchor, tokens, null)

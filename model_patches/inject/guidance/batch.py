@@ -46,7 +46,9 @@ class Batch:
     def options(self) -> dict[str, Any]:
         return self.model_options["transformer_options"]
 
-    def predict(self, conds: list | None = None, **options: Any) -> list[Tensor]:
+    def predict(
+        self, conds: list | None = None, options: Mapping[str, Any] | None = None
+    ) -> list[Tensor]:
         """A prediction for each list, of other prompts or with more transformer_options."""
         given = self.model_options
         if options:
@@ -65,7 +67,7 @@ def guide_batch(
 ) -> list[Tensor]:
     """CALC_COND_BATCH wrapper: predictions with the weights of this moment."""
     batch = Batch(executor, model, conds, x, timestep, model_options)
-    found = (one for one in injections_of(batch.options) if one.kind == GUIDANCE)
+    found = (one for one in injections_of(batch.options) if isinstance(one, ReferenceGuidance))
     guidance = next(found, None)
     if guidance is None:  # a later node has set every weight back to 1
         return batch.predict()
@@ -93,7 +95,7 @@ def _predict_subsets(
             plan.split(number, count, guidance.shares(count, moment, batch.x, run))
     if not plan.is_changed:
         return batch.predict()
-    outputs = batch.predict(plan.lists, **{ORIGINALS: tuple(plan.originals)})
+    outputs = batch.predict(plan.lists, {ORIGINALS: tuple(plan.originals)})
     return plan.combine(outputs, len(batch.conds))
 
 
@@ -105,7 +107,7 @@ def _weigh_attention(
         return batch.predict()
     previous = batch.options.get(OVERRIDE)
     weigh = WeighKeys(lambda number: guidance.weight(number, moment), previous)
-    outputs = batch.predict(**{OVERRIDE: weigh})
+    outputs = batch.predict(options={OVERRIDE: weigh})
     seen = GUIDANCE, "weighed"
     if not weigh.calls and seen not in run.cache:
         raise RuntimeError(

@@ -95,7 +95,7 @@ class ReferenceGuidance:
         setting = self.setting(number)
         return _snap(setting.gate.weight(moment, setting.weight))
 
-    def shares(self, count: int, moment: Moment, x: Tensor, run: Run) -> dict[Subset, Share]:
+    def shares(self, count: int, moment: Moment, x: Tensor, run: Run) -> Mapping[Subset, Share]:
         """How much each subset of `count` references counts at this moment for a latent x."""
         settings = [self.setting(number) for number in range(count)]
         weights = tuple(self.weight(number, moment) for number in range(count))
@@ -123,7 +123,7 @@ def _snap(weight: float) -> float:
 
 def _field(setting: Setting, weight: float, x: Tensor) -> Tensor:
     """(batch, h, w) weights of one reference."""
-    batch, size = x.shape[0], tuple(x.shape[-2:])
+    batch, size = x.shape[0], (x.shape[-2], x.shape[-1])
     if setting.region is None:
         return torch.full((batch, *size), weight)
     return setting.region.on_latent(size, batch).expand(batch, *size) * weight
