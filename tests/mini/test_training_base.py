@@ -16,6 +16,7 @@ import torch
 from flexid.mini import train as command
 from flexid.mini import world
 from flexid.mini.seeded import Seeded
+from flexid.mini.study import rows
 from flexid.mini.training import (
     base,
     base_model,
