@@ -16,6 +16,7 @@ import torch
 from flexid.mini import train as command
 from flexid.mini import world
 from flexid.mini.seeded import Seeded
+from flexid.mini.study import rows
 from flexid.mini.training import (
     base,
     base_model,
@@ -247,8 +248,8 @@ def test_training_learns_and_can_be_watched(work, examples, tmp_path, monkeypatc
     before = measure_error(work, examples)
     base.train_base(work, CPU, Options(batch=6))
     assert measure_error(work, examples) < 0.97 * before
-    rows = (curves(work) / "base.csv").read_text().splitlines()
-    assert rows[0].startswith("step,seconds per step,loss") and rows[-1].startswith("12,")
+    curve = (curves(work) / "base.csv").read_text().splitlines()
+    assert curve[0].startswith("step,seconds per step,loss") and curve[-1].startswith("12,")
     assert (models(work) / world.FLUX).stat().st_size < 20e6
     for name, value in (("ALONE", 1), ("TOGETHER", 1), ("SAMPLING", rows.settings(steps=3))):
         monkeypatch.setattr(base_preview, name, value)
