@@ -16,7 +16,7 @@ SHOWN = """() => Object.fromEntries(app.graph._nodes.filter(n => n.comfyClass?.s
     .map(n => [n.id, n.widgets?.filter(w => w.name.startsWith('flexid_'))
         .map(w => w.element.innerText).join('\\n') ?? '']).filter(([, text]) => text))"""
 PICTURES = """() => app.graph._nodes.filter(n => n.comfyClass?.startsWith('FlexID')
-    && n.imgs?.length).map(n => Number(n.id))"""
+    && app.nodeOutputs[n.id]?.images?.length).map(n => Number(n.id))"""
 UNDO = "() => app.extensionManager.command.execute('Comfy.Undo')"
 CHANGE = """([id, name, value]) => {
     app.graph.getNodeById(id).widgets.find(w => w.name == name).value = value;
@@ -89,7 +89,7 @@ def test_what_nodes_show_survives_undo_and_reload(open_page, graph, vue):
     page.tab.reload()
     page.tab.wait_for_function(
         f"window.app?.graph?.getNodeById?.({GATE})?.widgets?.some(w => w.name == 'flexid_report')",
-        timeout=120 * SECOND,
+        timeout=300 * SECOND,
     )
     page.tab.wait_for_timeout(2 * SECOND)
     assert page.tab.evaluate(SHOWN) == first
