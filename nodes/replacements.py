@@ -30,19 +30,12 @@ APPLY_WIDGETS = {
 }
 """The widgets of Apply PuLID Flux in saved order; packs without fusions have the first three."""
 
-FACE_ORDERS = {
-    "large-small": "largest",
-    "small-large": "smallest",
-    "left-right": "left to right",
-    "right-left": "right to left",
-    "top-bottom": "top to bottom",
-    "bottom-top": "bottom to top",
-}
-"""Values of the old combo by those of Choose Face. The page does the same (flexid_replaced.js)."""
-
-LOSSES: dict[str, dict[str, Any]] = json.loads(
-    (Path(__file__).parents[1] / "web" / "js" / "flexid_losses.json").read_text(encoding="utf-8")
-)
+FACTS = Path(__file__).parents[1] / "web" / "js" / "flexid_old_graphs.json"
+"""What the page and the server both have to know."""
+_facts = json.loads(FACTS.read_text(encoding="utf-8"))
+FACE_ORDERS: dict[str, str] = _facts["face_orders"]
+"""Value of the old combo -> value of Choose Face."""
+LOSSES: dict[str, dict[str, Any]] = _facts["losses"]
 """Old inputs that no input of ours stands for: the value that ours equals, and what ours does."""
 
 Node = dict[str, Any]

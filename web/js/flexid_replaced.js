@@ -10,17 +10,6 @@ const STYLE = { whiteSpace: "pre-wrap", userSelect: "text" };
 const CHROMA =
   "This graph loads Chroma. Apply VFA needs Flux.1, because PuLID-FLUX files were trained for it, " +
   "and refuses Chroma: load a Flux.1 model, or keep the pack that this graph was made with.";
-// As in nodes/replacements.py.
-const FACE_ORDERS = {
-  "large-small": "largest",
-  "small-large": "smallest",
-  "left-right": "left to right",
-  "right-left": "right to left",
-  "top-bottom": "top to bottom",
-  "bottom-top": "bottom to top",
-};
-
-const LOSSES = new URL("./flexid_losses.json", import.meta.url);
 // graph -> Map(node id -> the node as it was saved), of what will be offered to be replaced by ours
 const old = new WeakMap();
 
@@ -35,7 +24,17 @@ async function fetchReplacements() {
   return new Map(ours.filter(([, entry]) => entry.new_node_id.startsWith("FlexID")));
 }
 
-let replacements; // asked for once, when a graph has missing nodes
+async function fetchFacts() {
+  return (await fetch(new URL("./flexid_old_graphs.json", import.meta.url))).json();
+}
+
+// Asked for once, when a graph has missing nodes: what replaces what, and what the server knows.
+let [replacements, facts] = [new Map(), { face_orders: {}, losses: {} }];
+let asked;
+
+async function ask() {
+  [replacements, facts] = await Promise.all([fetchReplacements(), fetchFacts()]);
+}
 
 function loadsChroma(graphs) {
   return graphs.some((graph) =>
@@ -49,18 +48,18 @@ function loadsChroma(graphs) {
   );
 }
 
-// The values of an old node by the names of its inputs; what is connected is `true`.
+// The values of an old node by the names of its inputs.
 function oldValues(saved, names) {
   const values = Object.fromEntries(
     names.map((name, place) => [name, saved.widgets_values?.[place]]),
   );
-  for (const input of saved.inputs ?? []) if (input.link != null) values[input.name] = true;
+  for (const input of saved.inputs ?? []) if (input.link != null) values[input.name] = "connected";
   return values;
 }
 
-async function listLosses(saved, names) {
+function listLosses(saved, names) {
   const values = oldValues(saved, names);
-  return Object.entries(await (await fetch(LOSSES)).json())
+  return Object.entries(facts.losses)
     .filter(([name, { ours }]) => values[name] !== undefined && values[name] !== ours)
     .map(([name, { text }]) => `${name}: ${text}.`);
 }
@@ -68,11 +67,10 @@ async function listLosses(saved, names) {
 async function keepOldNodes() {
   const graphs = allGraphs();
   if (!graphs.some((graph) => graph._nodes.some((node) => node.last_serialization))) return;
-  replacements ??= fetchReplacements();
-  const known = await replacements;
+  await (asked ??= ask());
   let some = false;
   for (const graph of graphs) {
-    const found = graph._nodes.filter((node) => known.has(node.last_serialization?.type));
+    const found = graph._nodes.filter((node) => replacements.has(node.last_serialization?.type));
     old.set(graph, new Map(found.map((node) => [String(node.id), node.last_serialization])));
     some ||= found.length > 0;
   }
@@ -90,9 +88,8 @@ function takeOldNode(node) {
   return saved;
 }
 
-async function tellLosses(node, saved) {
-  const entry = (await replacements).get(saved.type);
-  const lines = await listLosses(saved, entry.old_widget_ids ?? []);
+function tellLosses(node, saved) {
+  const lines = listLosses(saved, replacements.get(saved.type).old_widget_ids ?? []);
   if (lines.length) lines.unshift(`Not carried over from ${saved.type}:`);
   if (node.comfyClass === "FlexIDApplyVFAFromPhoto" && loadsChroma(allGraphs())) lines.push(CHROMA);
   if (lines.length) display(node, "flexid_replaced", HEIGHT, [lines.join("\n")], STYLE);
@@ -111,10 +108,11 @@ async function finishReplacement(node) {
   const saved = takeOldNode(node);
   if (!saved) return;
   catchUp(node);
-  await tellLosses(node, saved);
-  fit(node, saved.size);
+  tellLosses(node, saved);
+  const size = saved.size ?? node.size;
+  fit(node, size);
   await settle(node);
-  if (node.graph) makeRoom(node, saved.size[0]);
+  if (node.graph) makeRoom(node, size[0]);
   node.setDirtyCanvas?.(true, true);
 }
 
@@ -124,7 +122,7 @@ function translateOrder(node) {
   if (!widget) return;
   const callback = widget.callback;
   widget.callback = function (value, ...rest) {
-    if (value in FACE_ORDERS) widget.value = value = FACE_ORDERS[value];
+    if (Object.hasOwn(facts.face_orders, value)) widget.value = value = facts.face_orders[value];
     return callback?.call(this, value, ...rest);
   };
 }
