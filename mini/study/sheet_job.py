@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+import torch
+from PIL import Image
 from torch import Tensor
 
-from ...model_patches.face.align import arcface_crop
 from ...model_patches.face.analyser import load_analyser
 from .. import world
-from .judge import Judge, hits, largest, open_judge
+from .judge import Judge, hits, open_judge
 from .prompts import Prompt, choose
 from .sheet import Cell, Line, compose
 
@@ -24,15 +24,14 @@ def make(manifest: Path) -> None:
     models = Path(wanted["models"])
     analyser = load_analyser((models / world.RECOGNISER).parent, "auto", ["CPU"], None)
     judge = open_judge(analyser, models)
-    photo = ImageOps.exif_transpose(_open(wanted["reference"]))
-    embedding = _embedding(judge, photo) if wanted["similarity"] else None
+    embedding = torch.tensor(wanted["embedding"]) if wanted["embedding"] else None
     lines = []
     for entry in wanted["lines"]:
         (prompt,) = choose([entry["prompt"]])
         cells = [_cell(judge, _open(path), prompt, embedding) for path in entry["pictures"]]
         lines.append(Line(prompt.text, wish(prompt), cells))
     words = (wanted[key] for key in ("title", "subtitle", "columns"))
-    sheet = compose(*words, lines, _square(photo), wanted["foot"])
+    sheet = compose(*words, lines, _open(wanted["face"]), wanted["foot"])
     sheet.save(wanted["output"])
 
 
@@ -43,22 +42,13 @@ def _open(path: str) -> Image.Image:
         return picture.convert("RGB")
 
 
-def _square(photo: Image.Image) -> Image.Image:
-    return ImageOps.fit(photo, (min(photo.size),) * 2, centering=(0.5, 0.35))
-
-
-def _embedding(judge: Judge, photo: Image.Image) -> Tensor | None:
-    rgb = np.array(photo)
-    face = largest(judge.analyser.detector.find(rgb))
-    return face and judge.analyser.recogniser.embed(arcface_crop(rgb, face.points))
-
-
 def _cell(judge: Judge, picture: Image.Image, prompt: Prompt, embedding: Tensor | None) -> Cell:
-    if embedding is None and judge.estimator is None:
+    """A tick says that the person obeys the prompt: without a likeness to measure there is none."""
+    if embedding is None:
         return Cell(picture)
     seen = judge.look(np.array(picture), embedding)
     told: dict[str, Any] = {name: hit for name, hit in hits(prompt, seen).items() if name != "edit"}
-    return Cell(picture, None if embedding is None else seen.similarity, told)
+    return Cell(picture, seen.similarity, told)
 
 
 def wish(prompt: Prompt) -> str:

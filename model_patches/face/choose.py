@@ -18,6 +18,11 @@ NEAREST = "nearest to point"
 IN_BOXES = "overlap with boxes"
 IN_MASK = "overlap with mask"
 ORDERS = (LARGEST, LEFT_TO_RIGHT, RIGHT_TO_LEFT, NEAREST, IN_BOXES, IN_MASK)
+SURE = 0.6
+"""Score from which a face counts with its whole area. Both detectors give true faces more, and most
+of their false hits less."""
+DOUBTFUL = 0.05
+"""Share of its area that a hit at the detector's threshold, 0.5, counts with."""
 COVERED = 0.3
 """Least share of a face's box that must lie in a given box or mask."""
 
@@ -75,7 +80,8 @@ def rank(
     """Indices into `faces` in the chosen order; with boxes or a mask only those that lie in them.
 
     size: width, height of the photo. boxes: x0, y0, x1, y1 in pixels; the first ranked face is
-    the one in the first box, and so on. mask: (h, w) from 0 to 1, of any size, stretched over the
+    the one in the first box, and so on. The order "largest" weighs the area with the score, so
+    that a doubtful hit comes first only where it is far larger than every sure one. mask: (h, w) from 0 to 1, of any size, stretched over the
     photo. Ties keep the detector's order.
     """
     if choice.order == IN_BOXES:
@@ -83,7 +89,7 @@ def rank(
     if choice.order == IN_MASK:
         return _by_mask(faces, _require_input(mask, "mask", "a MASK"), size)
     keys = {
-        LARGEST: lambda face: -face.area,
+        LARGEST: lambda face: -face.area * _trust(face.score),
         LEFT_TO_RIGHT: lambda face: face.centre[0],
         RIGHT_TO_LEFT: lambda face: -face.centre[0],
         NEAREST: lambda face: math.dist(
@@ -92,6 +98,11 @@ def rank(
     }
     key = keys[choice.order]
     return sorted(range(len(faces)), key=lambda index: key(faces[index]))
+
+
+def _trust(score: float) -> float:
+    """The share of a face's area that counts for its rank."""
+    return min(max((score - 0.5) / (SURE - 0.5), DOUBTFUL), 1.0)
 
 
 def pick(ranked: Sequence[int], choice: FaceChoice) -> list[int]:

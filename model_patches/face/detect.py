@@ -27,6 +27,10 @@ from .face import Face
 from .pixels import check_images, photo_hash, to_uint8
 
 ON_MISSING = ("error", "skip photo")
+LEAST_SIDE = 16
+"""Pixels. A photo that is thinner holds no face that could be told from another."""
+STRIP = 8
+"""Ratio of the sides from which a photo is called a strip: detectors see it shrunk to one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +120,9 @@ def _choose(
     mask: Tensor | None,
 ) -> PhotoFaces:
     size = rgb.shape[1], rgb.shape[0]
+    if min(size) < LEAST_SIDE:
+        thin = f"its short side has {min(size)} pixels and a face needs at least {LEAST_SIDE}"
+        return PhotoFaces(size, (), (), (), thin)
     detections = tuple(analyser.detector.find(rgb))
     ranked = tuple(rank(detections, choice, size, boxes, mask))
     if not detections:
@@ -157,6 +164,10 @@ def _explain_missing(photo: int, found: PhotoFaces, analyser: FaceAnalyser) -> s
             f"{where}. {len(found.detections)} found at x0, y0, x1, y1 = {boxes}. Look at the "
             "overlay, then change the order, the index, the boxes or the mask"
         )
+    if min(width, height) < LEAST_SIDE:
+        return f"{where}. Connect the photo itself, not a strip of it"
+    if max(width, height) >= STRIP * min(width, height):
+        where = f"{where} in this strip (crop it around the face)"
     return (
         f"{where} by {analyser.detector.name}, which tried {analyser.detector.tried}. Use a photo "
         "with an upright face at least 5 % as wide as the photo (crop to it), or a stronger "

@@ -42,6 +42,16 @@ def test_equal_faces_keep_the_detectors_order():
     assert rank(twins, FaceChoice(LARGEST), SIZE) == [0, 1]
 
 
+def test_a_doubtful_hit_counts_less_than_a_sure_face():
+    """A table's corner is large and hardly a face; among sure faces only the size decides."""
+    corner, face = face_at((0, 0, 150, 150), 0.52), face_at((200, 0, 300, 100), 0.7)
+    assert rank([corner, face], FaceChoice(LARGEST), SIZE) == [1, 0]
+    sure, surer = face_at((0, 0, 110, 110), 0.62), face_at((200, 0, 300, 100), 0.95)
+    assert rank([surer, sure], FaceChoice(LARGEST), SIZE) == [1, 0]
+    lone = [face_at((0, 0, 10, 10), 0.5), face_at((0, 0, 30, 30), 0.5)]
+    assert rank(lone, FaceChoice(LARGEST), SIZE) == [1, 0]
+
+
 @pytest.mark.parametrize(
     ("point", "first"), [((0, 1), 1), ((0.9, 0.1), 2), ((0.5, 0.5), 0), ((0.55, 0.35), 0)]
 )

@@ -245,7 +245,7 @@ def nobody(**more):
 
 BAD = [
     (nan_photo, ["photo 1", "200x120", "NaN"]),
-    (nobody, ["photo 0", "60x40", "no face", "lbp cascade", "320 and 512", "antelopev2"]),
+    (nobody, ["photo 0", "60x40", "no face", "lbp cascade", "512, then 1280", "antelopev2"]),
     (lambda: nobody(on_missing="skip photo"), ["photo 0", "no face", "lbp cascade"]),
     (lambda: nobody(on_missing="ignore"), ["'ignore'", "skip photo"]),
     (
