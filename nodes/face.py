@@ -160,7 +160,9 @@ class FlexIDDetectFaces(io.ComfyNode):
                     options=list(choose.ORDERS),
                     default=choose.LARGEST,
                     tooltip="How faces are numbered. The overlap orders keep only faces that lie "
-                    "in the connected boxes or mask by at least 30 %.",
+                    "in the connected boxes or mask by at least 30 %. The order largest goes by "
+                    "area, but a doubtful hit (score under 0.6) counts with a part of its area "
+                    "only.",
                 ),
                 io.String.Input(
                     "index",

@@ -180,9 +180,10 @@ def compose(
     output: Path,
     own_photo: bool,
 ) -> None:
-    """Lay the pictures out as one labelled PNG at `output`, in whose folder they are put meanwhile.
+    """Lay the pictures out as one labelled PNG at `output`; they are put beside it meanwhile.
 
-    found: the face that was used, as setup/face.py returns it. Raises SetupError with the tool's last words.
+    found: the face that was used, as setup/face.py returns it. Raises SetupError with the tool's
+    last words.
     """
     folder = output.parent
     paths: list[list[str]] = [[""] * len(COLUMNS) for _ in PROMPTS]

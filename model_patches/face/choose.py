@@ -80,9 +80,9 @@ def rank(
     """Indices into `faces` in the chosen order; with boxes or a mask only those that lie in them.
 
     size: width, height of the photo. boxes: x0, y0, x1, y1 in pixels; the first ranked face is
-    the one in the first box, and so on. The order "largest" weighs the area with the score, so
-    that a doubtful hit comes first only where it is far larger than every sure one. mask: (h, w) from 0 to 1, of any size, stretched over the
-    photo. Ties keep the detector's order.
+    the one in the first box, and so on. mask: (h, w) from 0 to 1, of any size, stretched over the
+    photo. The order "largest" weighs the area with the score, so that a doubtful hit comes first
+    only where it is far larger than every sure one. Ties keep the detector's order.
     """
     if choice.order == IN_BOXES:
         return _by_boxes(faces, _require_input(boxes, "boxes", "a BOUNDING_BOX"))

@@ -69,6 +69,7 @@ def test_a_server_that_dies_is_reported_with_its_last_words(tmp_path, monkeypatc
     monkeypatch.setattr(demo, "ensure_world", lambda _: tmp_path)
     monkeypatch.setattr(demo, "start", lambda *_: gone)
     monkeypatch.setattr(demo, "prepare_photo", lambda *_: None)
+    monkeypatch.setattr(demo, "find_face", lambda *_: {})
     code = demo.demo(here, None, None, tmp_path / "out", demo.Phases({}))
     assert code == 1 and "Killed" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()

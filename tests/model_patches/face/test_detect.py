@@ -249,8 +249,12 @@ BAD = [
     (lambda: nobody(on_missing="skip photo"), ["photo 0", "no face", "lbp cascade"]),
     (lambda: nobody(on_missing="ignore"), ["'ignore'", "skip photo"]),
     (
-        lambda: detect_faces(TWO, noise(1, 1), FaceChoice()),
-        ["photo 0 (1x1 pixels)", "no face was found by fixed", "tried nothing"],
+        lambda: detect_faces(TWO, noise(3, 2000), FaceChoice()),
+        ["photo 0 (3x2000 pixels)", "short side has 3 pixels", "at least 16"],
+    ),
+    (
+        lambda: detect_faces(TWO, noise(20, 160), FaceChoice()),
+        ["photo 0 (20x160 pixels)", "strip", "by fixed, which tried nothing"],
     ),
     (
         lambda: detect_faces(TWO, noise(200, 120), FaceChoice(index="3")),
