@@ -17,7 +17,9 @@ from .. import world
 def find(manifest: Path) -> None:
     """`manifest` is what setup/face.py writes. Writes the crop, and as JSON what was found."""
     wanted = json.loads(manifest.read_text(encoding="utf-8"))
-    pack = (Path(wanted["models"]) / world.RECOGNISER).parent
+    # No likeness is measured of what the small world did not draw: its pack is then not needed.
+    own = wanted["detector"] != "bundled"
+    pack = (Path(wanted["models"]) / world.RECOGNISER).parent if own else None
     analyser = load_analyser(pack, wanted["detector"], ["CPU"], None)
     with Image.open(wanted["photo"]) as photo:
         rgb = np.array(ImageOps.exif_transpose(photo).convert("RGB"))
@@ -26,13 +28,14 @@ def find(manifest: Path) -> None:
     found = {"size": size, "count": len(faces)}
     if faces:
         face = faces[rank(faces, FaceChoice(), size)[0]]
-        embedding = analyser.recogniser.embed(arcface_crop(rgb, face.points))
+        recogniser = analyser.recogniser
+        embedding = recogniser and recogniser.embed(arcface_crop(rgb, face.points)).tolist()
         Image.fromarray(ffhq_crop(rgb, face.points)).save(wanted["crop"])
         found |= {
             "number": 0,
             "score": face.score,
             "share": face.area / (size[0] * size[1]),
             "box": face.box,
-            "embedding": embedding.tolist(),
+            "embedding": embedding,
         }
     Path(wanted["found"]).write_text(json.dumps(found), encoding="utf-8")

@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from ...model_patches.face.analyser import load_analyser
 from .. import world
-from .judge import Judge, hits, open_judge
+from .judge import Seen, hits, open_judge
 from .prompts import Prompt, choose
 from .sheet import Cell, Line, compose
+
+Look = Callable[[Image.Image], Seen | None]
 
 
 def make(manifest: Path) -> None:
     """`manifest` is what setup/contact.py writes. Raises ValueError for files that are missing."""
     wanted = json.loads(manifest.read_text(encoding="utf-8"))
-    models = Path(wanted["models"])
-    analyser = load_analyser((models / world.RECOGNISER).parent, "auto", ["CPU"], None)
-    judge = open_judge(analyser, models)
-    embedding = torch.tensor(wanted["embedding"]) if wanted["embedding"] else None
+    look = _make_looking(Path(wanted["models"]), wanted["embedding"])
     lines = []
     for entry in wanted["lines"]:
         (prompt,) = choose([entry["prompt"]])
-        cells = [_cell(judge, _open(path), prompt, embedding) for path in entry["pictures"]]
+        cells = [_cell(look, _open(path), prompt) for path in entry["pictures"]]
         lines.append(Line(prompt.text, wish(prompt), cells))
     words = (wanted[key] for key in ("title", "subtitle", "columns"))
     sheet = compose(*words, lines, _open(wanted["face"]), wanted["foot"])
@@ -42,11 +41,20 @@ def _open(path: str) -> Image.Image:
         return picture.convert("RGB")
 
 
-def _cell(judge: Judge, picture: Image.Image, prompt: Prompt, embedding: Tensor | None) -> Cell:
-    """A tick says that the person obeys the prompt: without a likeness to measure there is none."""
+def _make_looking(models: Path, embedding: Sequence[float] | None) -> Look:
+    """What tells whom a picture shows; without an embedding to compare with, nothing does."""
     if embedding is None:
+        return lambda picture: None
+    analyser = load_analyser((models / world.RECOGNISER).parent, "auto", ["CPU"], None)
+    judge = open_judge(analyser, models)
+    return lambda picture: judge.look(np.array(picture), torch.tensor(embedding))
+
+
+def _cell(look: Look, picture: Image.Image, prompt: Prompt) -> Cell:
+    """A tick says that the person obeys the prompt: without a likeness to measure there is none."""
+    seen = look(picture)
+    if seen is None:
         return Cell(picture)
-    seen = judge.look(np.array(picture), embedding)
     told: dict[str, Any] = {name: hit for name, hit in hits(prompt, seen).items() if name != "edit"}
     return Cell(picture, seen.similarity, told)
 

@@ -45,7 +45,7 @@ AGREEING = 40
 """Windows that make a score of one half."""
 PROMISING = 8
 """Windows at the best of every second roll, below which a candidate is given up."""
-SHARP = 30
+SHARP = 40
 """Side below which more must agree: a small patch is smooth, and agrees with itself."""
 
 

@@ -80,7 +80,7 @@ class LbpCascade:
         places, sums = [], []
         start = 0
         for index, stack in enumerate(stacks):
-            if min(stack.shape[1:]) < WINDOW:
+            if not len(stack) or min(stack.shape[1:]) < WINDOW:
                 continue
             integral = _integrate(stack)
             picture, y, x = np.nonzero(self._pass_fronts(integral, step))

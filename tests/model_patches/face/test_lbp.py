@@ -21,7 +21,7 @@ def cascade(path):
 
 def grey(name, long_side):
     photo = getattr(need("skimage.data"), name)()
-    return need("cv2").cvtColor(shrink(photo, long_side)[0], need("cv2").COLOR_RGB2GRAY)
+    return shrink(need("cv2").cvtColor(photo, need("cv2").COLOR_RGB2GRAY), long_side)[0]
 
 
 def corners(hits):
