@@ -144,7 +144,11 @@ def _is_old(node: Any) -> bool:
     if not isinstance(node, dict) or not isinstance(node.get("inputs"), dict):
         return False
     kind = node.get("class_type")
-    if not isinstance(kind, str) or kind not in OURS or kind in nodes.NODE_CLASS_MAPPINGS:
+    if (
+        not isinstance(kind, str)
+        or kind not in OURS
+        or kind in getattr(nodes, "NODE_CLASS_MAPPINGS", {})
+    ):
         return False
     return _first_replacement(kind) == OURS[kind].new_node_id
 

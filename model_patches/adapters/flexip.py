@@ -138,6 +138,8 @@ class FlexIPMaker(nn.Module):
 
         Raises ValueError when the text is not whole chunks.
         """
+        if self.personal is None:
+            raise ValueError("This file has no personalisation stream. Use balance 1.")
         if text.shape[1] % CHUNK:
             raise ValueError(
                 f"The prompt has {text.shape[1]} tokens, expected a multiple of {CHUNK}. Use a "

@@ -25,11 +25,11 @@ from ..gates.numbers import check_number, check_weight
 from ..identity.identity import Encoding, Identity, check_tokens, encoding_for
 from .call import Call, PromptRows, Site, Term
 from .decoupled import Table, match_sites, project_tokens
-from .flexip_fusion import Share, make_terms
+from .flexip_fusion import Fusion, Share, make_terms
 from .region import Region, region_of
 from .run import payload_of, register, with_payload
 from .text import Edit, edit_rows
-from .unet import UNetModel, attention_names, patch_attention, unet_sites
+from .unet import attention_names, patch_attention, unet_of, unet_sites
 
 FLEXIP = FAMILY
 LABEL = "Apply FlexIP"
@@ -57,7 +57,7 @@ class Streams:
     strength: float
     preserve: Gate
     personal: Gate
-    fusion: Literal["outputs", "joint", "tokens"]
+    fusion: Fusion
     region: Region | None
     sites: Sequence[Site]
     order: str
@@ -132,12 +132,12 @@ def apply_flexip(
     nothing to add is handed on as it came.
     Raises ValueError when model, prompts, adapter, identity or numbers do not fit each other.
     """
-    chosen: Law = adapter.settings.law if law == "auto" else law
+    chosen = cast(Law, adapter.settings.law) if law == "auto" else law
     weights = weigh(value, chosen)
     check_number(f"The strength of {LABEL}", strength, 0.0, STRONGEST)
     check_weight(f"The LoRA strength of {LABEL}", lora_strength)
     sites = unet_sites(model, LABEL)
-    unet = _unet_of(model)
+    unet = unet_of(model)
     layers = match_sites(adapter.name, adapter.preserve, sites, unet, LABEL)
     encoding = _find_encoding(identity, adapter)
     region = None if mask is None else region_of(mask)
@@ -160,15 +160,10 @@ def apply_flexip(
     contents = [tensor_key(encoding.tokens), tensor_key(encoding.null)]
     contents += ["" if region is None else tensor_key(region.mask)]
     order = hashlib.sha256(repr((adapter.digest, *contents, strength, gates)).encode()).hexdigest()
-    fusion = adapter.settings.fusion
+    fusion = cast(Fusion, adapter.settings.fusion)
     register(patched, Streams(binding, strength, *gates, fusion, region, layers, order))
     patch_attention(patched, sites)
     return Applied(patched, bound[0], bound[1], report)
-
-
-def _unet_of(model: ModelPatcher) -> UNetModel:
-    """The network of a model that `unet_sites` has accepted."""
-    return cast(UNetModel, model.get_model_object("diffusion_model"))
 
 
 def _find_encoding(identity: Identity, adapter: FlexIPAdapter) -> Encoding:
@@ -190,7 +185,7 @@ def _patch_weights(model: ModelPatcher, adapter: FlexIPAdapter, strength: float)
     if not adapter.lora or strength == 0.0:
         return model
     patched = model.clone()
-    names = attention_names(_unet_of(model))
+    names = attention_names(unet_of(model))
     patches = lora_patches(adapter.lora, names)
     missed = patches.keys() - set(patched.add_patches(patches, strength))
     if missed:
@@ -221,12 +216,12 @@ class _ShareMaker:
         return [text, with_payload(extra, FLEXIP, (*held, share))]
 
     def _check(self, text: Any, number: int, name: str) -> None:
-        shape: tuple[int, ...] = tuple(getattr(text, "shape", ()))
+        shape = [int(size) for size in getattr(text, "shape", ())]
         width = self.adapter.width
         if not isinstance(text, Tensor) or text.ndim != 3 or shape[-1] != width:
             raise ValueError(
-                f"The {name} prompt {number} holds text of shape {shape}; '{self.adapter.name}' "
-                f"reads (batch, tokens, {width}). Encode it with this model's CLIP."
+                f"The {name} prompt {number} holds text of shape {tuple(shape)}; "
+                f"'{self.adapter.name}' reads (batch, tokens, {width}). Encode it with this model's CLIP."
             )
         single = self.adapter.settings.fusion == "tokens"
         if self.weights.personal and (shape[1] % CHUNK or (single and shape[1] != CHUNK)):

@@ -43,6 +43,11 @@ def unet_sites(model: ModelPatcher, label: str) -> list[Site]:
     return [site for site, _ in cross_attention_of(unet)]
 
 
+def unet_of(model: ModelPatcher) -> UNetModel:
+    """The network of a model that `unet_sites` has accepted."""
+    return cast(UNetModel, model.get_model_object("diffusion_model"))
+
+
 def cross_attention_of(unet: UNetModel) -> Iterator[tuple[Site, CrossAttention]]:
     """Every site with its attention layer (to_q, to_out)."""
     cell = 1

@@ -13,6 +13,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..adapters.pulid import PulidAdapter
+from ..adapters.pulid_flux import IdentityAdapter
 from ..adapters.pulid_sdxl import SdxlAdapter
 from ..files.cache import tensor_key
 from ..gates.gate import OPEN, Gate, describe_ends
@@ -73,7 +74,7 @@ def apply_vfa(
     anchor = Anchor(weight, gate, region, negative, order)
     if isinstance(adapter, SdxlAdapter) and how is not None:
         patch_unet(patched, sites, adapter, anchor, tokens, null, how)
-    else:
+    elif isinstance(adapter, IdentityAdapter):
         patch_flux(patched, sites, adapter, anchor, tokens, null)
     return patched
 

@@ -19,7 +19,7 @@ from .decoupled import Table, match_sites, project_tokens
 from .ortho import OrthoAttention, Orthogonality
 from .region import Coverage
 from .run import register
-from .unet import cross_attention_of, inside_of, unet_sites, wrap_attention
+from .unet import cross_attention_of, inside_of, unet_of, unet_sites, wrap_attention
 
 Method = Literal["fidelity", "style", "neutral"]
 METHODS: tuple[Method, ...] = ("fidelity", "style", "neutral")
@@ -131,7 +131,7 @@ def sdxl_sites(model: ModelPatcher, adapter: SdxlAdapter) -> list[Site]:
     width.
     """
     sites = unet_sites(model, LABEL)
-    unet = model.get_model_object("diffusion_model")
+    unet = unet_of(model)
     return inside_of(match_sites(adapter.name, adapter.stream, sites, unet, LABEL))
 
 
