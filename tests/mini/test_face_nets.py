@@ -306,7 +306,7 @@ def test_the_aligned_crop_has_the_points_on_the_template():
     picture = np.zeros((128, 128, 3), np.uint8)
     for x, y in points.round().astype(int):
         picture[y - 1 : y + 2, x - 1 : x + 2] = 255
-    crop = recogniser.jittered_crop(np.random.default_rng(0), picture, points)
+    crop = recogniser.jitter_crop(np.random.default_rng(0), picture, points)
     assert crop.shape == (112, 112, 3)
     for x, y in recogniser.ARCFACE_112.round().astype(int):
         assert crop[y - 8 : y + 9, x - 8 : x + 9].max() > 150
@@ -389,7 +389,7 @@ def test_the_stages_leave_files_that_the_pack_loads(work):
     assert "det_mini.onnx" in analyser.detector.name and analyser.recogniser is not None
     portraits = data.Portraits(work)
     analyser.detector.find(np.array(portraits.images[0]))
-    crop = recogniser.jittered_crop(
+    crop = recogniser.jitter_crop(
         np.random.default_rng(0), np.array(portraits.images[0]), portraits.points[0]
     )
     assert analyser.recogniser.embed(crop).norm() > 1

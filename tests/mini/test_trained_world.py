@@ -14,7 +14,7 @@ from flexid.mini.study.judge import largest, open_judge
 from flexid.mini.study.studio import Studio
 from flexid.mini.training import faces_evaluate, faces_held_out
 from flexid.mini.training.install import EVALUATION
-from flexid.mini.training.judges import Finder, read_detector
+from flexid.mini.training.frozen_faces import Finder, read_detector
 from flexid.model_patches.evaluate.statistics import Figure
 from flexid.model_patches.face.align import arcface_crop
 from flexid.model_patches.face.analyser import load_analyser
