@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ...model_patches.face.align import arcface_crop
 from ...model_patches.face.analyser import load_analyser
 from .. import world
-from .judge import Judge, hits, largest, open_judge
+from .judge import Judge, hits
+from .judges import open_judges
 from .prompts import Prompt, choose
 from .sheet import Cell, Line, compose
 
@@ -23,13 +23,13 @@ def make(manifest: Path) -> None:
     wanted = json.loads(manifest.read_text(encoding="utf-8"))
     models = Path(wanted["models"])
     analyser = load_analyser((models / world.RECOGNISER).parent, "auto", ["CPU"], None)
-    judge = open_judge(analyser, models)
+    judge = next(iter(open_judges(analyser, models).values()))
     photo = ImageOps.exif_transpose(_open(wanted["reference"]))
-    embedding = _embedding(judge, photo) if wanted["similarity"] else None
+    known = judge.remember(np.array(photo)) if wanted["similarity"] else None
     lines = []
     for entry in wanted["lines"]:
         (prompt,) = choose([entry["prompt"]])
-        cells = [_cell(judge, _open(path), prompt, embedding) for path in entry["pictures"]]
+        cells = [_cell(judge, _open(path), prompt, known) for path in entry["pictures"]]
         lines.append(Line(prompt.text, wish(prompt), cells))
     words = (wanted[key] for key in ("title", "subtitle", "columns"))
     sheet = compose(*words, lines, _square(photo), wanted["foot"])
@@ -47,18 +47,12 @@ def _square(photo: Image.Image) -> Image.Image:
     return ImageOps.fit(photo, (min(photo.size),) * 2, centering=(0.5, 0.35))
 
 
-def _embedding(judge: Judge, photo: Image.Image) -> Tensor | None:
-    rgb = np.array(photo)
-    face = largest(judge.analyser.detector.find(rgb))
-    return face and judge.analyser.recogniser.embed(arcface_crop(rgb, face.points))
-
-
-def _cell(judge: Judge, picture: Image.Image, prompt: Prompt, embedding: Tensor | None) -> Cell:
-    if embedding is None and judge.estimator is None:
+def _cell(judge: Judge, picture: Image.Image, prompt: Prompt, known: Tensor | None) -> Cell:
+    if known is None and judge.estimate is None:
         return Cell(picture)
-    seen = judge.look(np.array(picture), embedding)
+    seen = judge.look(np.array(picture), known)
     told: dict[str, Any] = {name: hit for name, hit in hits(prompt, seen).items() if name != "edit"}
-    return Cell(picture, None if embedding is None else seen.similarity, told)
+    return Cell(picture, None if known is None else seen.similarity, told)
 
 
 def wish(prompt: Prompt) -> str:
