@@ -7,6 +7,7 @@ python3 start.py serve       ComfyUI with this pack, for use by hand
 python3 start.py bench       speed and memory, as ratios
 python3 start.py evaluate    the small world's figures: who is kept, what is obeyed
 python3 start.py train NAME  train models; without NAME: what can be trained
+python3 start.py models      the public model files: list, fetch, check
 """
 
 import sys
@@ -80,6 +81,18 @@ def parser() -> argparse.ArgumentParser:
     )
     train.add_argument("name", nargs="?", metavar="NAME", help="its own options follow")
     commands.add_parser("mini-train", parents=[common], help="the same as: train mini")
+    models = commands.add_parser(
+        "models",
+        parents=[common],
+        help="public model files: list them, fetch them, check which workflows can run",
+    )
+    models.add_argument("action", nargs="?", choices=["list", "fetch", "check"], default="list")
+    models.add_argument("names", nargs="*", metavar="NAME", help="sets, files; workflows to check")
+    models.add_argument(
+        "--accept-licences",
+        action="store_true",
+        help="you have read and accept the terms of files that do not allow any use",
+    )
     return main
 
 
@@ -91,7 +104,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if unknown and options.command not in PASS_ON:
         main.error(f"unrecognised: {' '.join(unknown)}")
     options.rest = unknown + arguments[cut + 1 :]
-    if options.rest and options.command in ("demo", "evaluate"):
+    if options.rest and options.command in ("demo", "evaluate", "models"):
         main.error(f"{options.command} takes nothing after --: {' '.join(options.rest)}")
     if options.command == "evaluate":
         options.rest = _evaluation(main, options)
@@ -115,8 +128,10 @@ def _evaluation(main: argparse.ArgumentParser, options: argparse.Namespace) -> l
 
 def run(options: argparse.Namespace) -> int:
     """Set up what the command needs, then do it; the exit code."""
-    from setup import checks, demo, environment, existing, hand, pins, study, training
+    from setup import checks, demo, environment, existing, hand, models, pins, study, training
 
+    if options.command == "models":
+        return models.manage_models(options)
     if options.command == "demo":  # mistakes that need no set-up to be found
         options.photo = options.photo and demo.find_photo(options.photo)
         if options.workflow:

@@ -91,7 +91,7 @@ def step_seconds(model: ModelPatcher, size: Size) -> float:
     """Seconds of the model's call in one step, the wrappers of its patches included."""
     times: list[float] = []
 
-    def timed(executor, *args, **kwargs):
+    def time_call(executor, *args, **kwargs):
         started = now()
         out = executor(*args, **kwargs)
         times.append(now() - started)
@@ -100,7 +100,7 @@ def step_seconds(model: ModelPatcher, size: Size) -> float:
     watched = model.clone()
     kind = comfy.patcher_extension.WrappersMP.APPLY_MODEL
     ours = watched.wrappers.pop(kind, {})
-    watched.add_wrapper_with_key(kind, "bench", timed)
+    watched.add_wrapper_with_key(kind, "bench", time_call)
     for key, wrappers in ours.items():
         for wrapper in wrappers:
             watched.add_wrapper_with_key(kind, key, wrapper)

@@ -40,13 +40,13 @@ def watch_sites() -> Iterator[Inside]:
     """Count while the body samples."""
     inside, add_terms = Inside(), sites.add_terms
 
-    def watched(*args):
+    def time_terms(*args):
         started = now()
         with inside:
             add_terms(*args)
         inside.times.append(now() - started)
 
-    sites.add_terms = watched
+    sites.add_terms = time_terms
     try:
         yield inside
     finally:

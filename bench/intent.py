@@ -24,7 +24,7 @@ GATE_CALLS = 100
 
 def prepare(options: Namespace, allowance: Allowance) -> Plan:
     compiled = seconds_of(lambda: read_intent("a smile"))
-    groups = _groups()
+    groups = _group_prompts()
     seconds = seconds_of(lambda: [_read(group) for group in groups.values()])
     rounds = rounds_in(allowance.left(), seconds, options.rounds)
 
@@ -38,23 +38,23 @@ def prepare(options: Namespace, allowance: Allowance) -> Plan:
     return Plan(rounds * seconds, f"{rounds} rounds of {count} prompts", measure)
 
 
-def _groups() -> dict[str, list[str]]:
-    prompts = {language: _prompts(language) for language in ("en", "zh")}
+def _group_prompts() -> dict[str, list[str]]:
+    prompts = {language: _read_prompts(language) for language in ("en", "zh")}
     everything = [prompt for each in prompts.values() for prompt in each]
     return {
         "English": [prompt for prompt in prompts["en"] if len(prompt) < LONG],
         "Chinese": prompts["zh"],
         "no edit found": [p for p in everything if not read_intent(p).matches],
-        "joined to 600 characters": _joined(prompts["en"], 600),
+        "joined to 600 characters": _join_prompts(prompts["en"], 600),
     }
 
 
-def _prompts(language: str) -> list[str]:
+def _read_prompts(language: str) -> list[str]:
     text = (DATA / f"intent_{language}.json").read_text(encoding="utf-8")
     return [prompt["text"] for prompt in json.loads(text)]
 
 
-def _joined(prompts: list[str], length: int) -> list[str]:
+def _join_prompts(prompts: list[str], length: int) -> list[str]:
     text = ". ".join(prompts)
     return [text[i : i + length] for i in range(0, len(text) - length, length)]
 

@@ -90,5 +90,5 @@ def rounds_in(seconds: float, one: float, most: int) -> int:
 
 
 def duration(seconds: float) -> str:
-    """In words: "2 s", "4 min"."""
+    """The time in words: "2 s", "4 min"."""
     return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"

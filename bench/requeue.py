@@ -1,4 +1,4 @@
-"""What is computed again when only a slider moves: the encoders must not be."""
+"""Counts what is computed again when only a slider moves: no encoder may run."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _runs() -> int:
 
 
 def _face(seed: int) -> Face:
-    """A face made of noise: only its content's sameness matters here."""
+    """A face made of noise: only identical content matters here."""
     generator = torch.Generator().manual_seed(seed)
     crop = torch.randint(0, 256, (512, 512, 3), generator=generator, dtype=torch.uint8)
     return Face(

@@ -1,4 +1,4 @@
-"""What the anchors' arithmetic is of a Flux.1 step, from single blocks: quick enough for a CPU.
+"""The anchors' share of a Flux.1 step, timed on single blocks: quick enough for a CPU.
 
 One double block, one single block and one folded cross-attention at Flux.1's width are timed in
 turn; a full step has 19, 38 and 20 of them per identity.
@@ -74,10 +74,10 @@ class _Modules:
         self.made = {"dtype": dtype, "device": comfy.model_management.get_torch_device()}
         ops = self.made | {"operations": comfy.ops.disable_weight_init}
         shape = (flux.WIDTH, flux.HEADS, 4.0)
-        self.double = _filled(layers.DoubleStreamBlock(*shape, qkv_bias=True, **ops))
-        self.single = _filled(layers.SingleStreamBlock(*shape, **ops))
+        self.double = _fill_weights(layers.DoubleStreamBlock(*shape, qkv_bias=True, **ops))
+        self.single = _fill_weights(layers.SingleStreamBlock(*shape, **ops))
         self.anchors = [
-            _filled(FoldedAttention(flux.WIDTH, HEADS, TOKENS, **ops)) for _ in range(4)
+            _fill_weights(FoldedAttention(flux.WIDTH, HEADS, TOKENS, **ops)) for _ in range(4)
         ]
 
     def work(self, size: flux.Size) -> Work:
@@ -109,7 +109,7 @@ class _Modules:
             image.index_add_(1, index, residual, alpha=0.0)
 
 
-def _filled(module: torch.nn.Module) -> torch.nn.Module:
+def _fill_weights(module: torch.nn.Module) -> torch.nn.Module:
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
     return module

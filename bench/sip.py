@@ -43,7 +43,7 @@ def prepare(options: Namespace, allowance: Allowance) -> Plan:
     model = flux.open_flux(blocks, options.dtype)
     flux.sample_step(model, flux.WARM_UP)
     tried = flux.step_seconds(model, flux.TRIED)
-    prompts = {tokens: _applied(model, tokens) for tokens in TOKENS}
+    prompts = {tokens: _apply_residual(model, tokens) for tokens in TOKENS}
     residual_seconds(prompts[TOKENS[0]], STEPS)  # opens the model
     wrapped = seconds_of(lambda: [residual_seconds(one, STEPS) for one in prompts.values()])
 
@@ -79,7 +79,7 @@ def _row(tokens: int, seconds: float, found: Row, full: float) -> Row:
     }
 
 
-def _applied(model, tokens: int) -> list:
+def _apply_residual(model, tokens: int) -> list:
     generator = torch.Generator().manual_seed(0)
     text = torch.randn(1, tokens, flux.TEXT_WIDTH, generator=generator)
     prompt = [[text, {"pooled_output": torch.zeros(1, flux.POOLED), "guidance": 3.5}]]

@@ -1,8 +1,9 @@
 """`python mini/evaluate.py --models DIR --cache DIR [options]` measures the small world.
 
 COMFYUI_PATH names the ComfyUI tree. `python mini/evaluate.py sheet FILE` lays out the demo's
-contact sheet, `python mini/evaluate.py reference FILE` draws its person again. Run as a file;
-`start.py evaluate` and `start.py demo` do it.
+contact sheet, `python mini/evaluate.py face FILE` finds the face of its photo, `python
+mini/evaluate.py reference FILE` draws its person again. Run as a file; `start.py evaluate` and
+`start.py demo` do it.
 """
 
 import argparse
@@ -36,7 +37,11 @@ def say(text: str) -> None:
 def main() -> None:
     bootstrap = runpy.run_path(str(Path(__file__).resolve().parents[1] / "setup" / "pack.py"))
     bootstrap["open_pack"]()
-    verbs = {"sheet": "sheet_job:make", "reference": "people:draw_reference"}
+    verbs = {
+        "sheet": "sheet_job:make",
+        "face": "face_job:find",
+        "reference": "people:draw_reference",
+    }
     if len(sys.argv) == 3 and sys.argv[1] in verbs:
         module, name = verbs[sys.argv[1]].split(":")
         getattr(importlib.import_module(f"flexid.mini.study.{module}"), name)(Path(sys.argv[2]))

@@ -1,4 +1,4 @@
-"""A small Flux with random weights that still paints something, in the file layout of FLUX.1.
+"""A small Flux with random weights that still paints pictures, in the file layout of FLUX.1.
 
 An untrained transformer of the usual initialisation returns noise. Three choices avoid that:
 

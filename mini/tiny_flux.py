@@ -6,33 +6,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import comfy.ldm.flux.model
 import comfy.model_patcher
-import comfy.ops
 import comfy.sample
 import comfy.sd
 import torch
 from torch import Tensor
 
 from ..model_patches.adapters.pulid_flux import IdentityAdapter, attention_shapes
+from .flux_layout import make_flux
 
-FLUX = {
-    "in_channels": 16,
-    "out_channels": 16,
-    "vec_in_dim": 32,
-    "context_in_dim": 64,
-    "hidden_size": 256,
-    "mlp_ratio": 4.0,
-    "num_heads": 2,
-    "depth": 2,
-    "depth_single_blocks": 4,
-    "axes_dim": [16, 56, 56],
-    "theta": 10000,
-    "patch_size": 2,
-    "qkv_bias": True,
-    "guidance_embed": True,
-    "txt_ids_dims": [],
-}
+VECTOR, CONTEXT = 32, 64
+"""Widths of the pooled text and of the text tokens."""
 TOKEN_DIM = 64
 
 
@@ -55,11 +39,7 @@ def flux(dtype: torch.dtype = torch.float32, **changes: Any) -> comfy.model_patc
 
 def flux_state(**changes: Any) -> dict[str, Tensor]:
     """Its tensors under the file's names, float32."""
-    known = comfy.ldm.flux.model.FluxParams.__dataclass_fields__
-    config = {name: value for name, value in {**FLUX, **changes}.items() if name in known}
-    model = comfy.ldm.flux.model.Flux(
-        **config, dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init
-    )
+    model = make_flux(**{"vec_in_dim": VECTOR, "context_in_dim": CONTEXT, **changes})
     fill(model)
     return model.state_dict()
 
@@ -96,8 +76,8 @@ def adapter(dim: int = 256, layers: int = 2, seed: int = 1, **changes: Any) -> I
 
 def conditioning(seed: int, length: int = 16, **extra: Any) -> list:
     generator = torch.Generator().manual_seed(seed)
-    text = torch.randn(1, length, FLUX["context_in_dim"], generator=generator)
-    pooled = torch.randn(1, FLUX["vec_in_dim"], generator=generator)
+    text = torch.randn(1, length, CONTEXT, generator=generator)
+    pooled = torch.randn(1, VECTOR, generator=generator)
     return [[text, {"pooled_output": pooled, "guidance": 4.0, **extra}]]
 
 

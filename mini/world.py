@@ -17,7 +17,7 @@ WEIGHTS = Path(__file__).with_name("weights")
 CARD = "README.md"
 SEED = 20240607
 ADAPTER_STRENGTH = 0.08
-"""Enough to change the picture plainly, little enough to leave it one."""
+"""Enough to change the picture clearly, and little enough to leave it a picture."""
 
 FLUX = "diffusion_models/flexid_mini_flux.safetensors"
 VAE = "vae/flexid_mini_vae.safetensors"

@@ -1,6 +1,18 @@
 """What the user sees: thin V3 nodes, one file per stage. Each stage file ends in NODES."""
 
-from . import cag, face, flexid, gates, identity, sip, text_encoder, vfa
+from . import (
+    cag,
+    face,
+    fetch,
+    flexid,
+    flexip,
+    gates,
+    guidance,
+    identity,
+    sip,
+    text_encoder,
+    vfa,
+)
 
 NODES = [
     *face.NODES,
@@ -10,5 +22,8 @@ NODES = [
     *sip.NODES,
     *vfa.NODES,
     *flexid.NODES,
+    *flexip.NODES,
+    *guidance.NODES,
     *text_encoder.NODES,
+    *fetch.NODES,
 ]

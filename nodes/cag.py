@@ -41,6 +41,7 @@ def _equation_inputs() -> list[io.Input]:
             default="auto",
             tooltip="I(P). graded: from 0 to 1, by the strongest words. binary: 0 or 1, as in the "
             "paper. auto: binary in literal mode, else graded.",
+            advanced=True,
         ),
         _float(
             "alpha_base",
@@ -62,6 +63,7 @@ def _equation_inputs() -> list[io.Input]:
             5.0,
             "How much an edit strengthens the semantic stream, paper: λ_up in γ_sem = 1 + λ_up I(P)"
             "; no value given there, 0.5 takes 0.10 to 0.15. 0: the prompt changes nothing.",
+            advanced=True,
         ),
         _float(
             "lambda_down",
@@ -69,6 +71,7 @@ def _equation_inputs() -> list[io.Input]:
             1.0,
             "How much an edit weakens the visual stream, paper: λ_down in γ_vis = 1 - λ_down I(P); "
             "no value given there, 0.3 takes 1.0 to 0.7. 0: the prompt changes nothing.",
+            advanced=True,
         ),
         _float(
             "kappa_sem",
@@ -76,6 +79,7 @@ def _equation_inputs() -> list[io.Input]:
             1.0,
             "Steepness of T_sem(t) ∝ t, strong early. 0: the same all the way; 1: twice the base "
             "at first, none at the end.",
+            advanced=True,
         ),
         _float(
             "kappa_vis",
@@ -83,6 +87,7 @@ def _equation_inputs() -> list[io.Input]:
             1.0,
             "Steepness of T_vis(t) ∝ 1 - t, strong late. 0: the same all the way; 1: none at "
             "first, twice the base at the end.",
+            advanced=True,
         ),
     ]
 
@@ -101,6 +106,7 @@ def _category_inputs() -> list[io.Input]:
             2.0,
             f"Factor on the score of the category {category} ({examples[category]}), part of I(P). "
             "0: such words are no edit.",
+            advanced=True,
         )
         for category in CATEGORIES
     ]
@@ -153,6 +159,15 @@ def _other_inputs() -> list[io.Input]:
             optional=True,
             tooltip="Another gate that multiplies both. Not connected: factor 1.",
         ),
+        io.Combo.Input(
+            "bases",
+            optional=True,
+            options=list(cag.BASES),
+            default="gate",
+            tooltip="Where the base weights are set. gate: here; alpha of Apply SIP and weight of "
+            "Apply VFA are then 1. nodes: there, so that both stay at their base when this gate is "
+            "bypassed; alpha_base and w_base are not used.",
+        ),
     ]
 
 
@@ -186,12 +201,12 @@ class FlexIDContextAwareGate(io.ComfyNode):
                 types.Gate.Output(
                     "semantic_gate",
                     display_name="semantic_gate",
-                    tooltip="α(t, P), alpha_base included: for SIP, whose own alpha is then 1.",
+                    tooltip="α(t, P) for SIP. It holds alpha_base unless bases is nodes.",
                 ),
                 types.Gate.Output(
                     "visual_gate",
                     display_name="visual_gate",
-                    tooltip="w(t, P), w_base included: for VFA, whose own weight is then 1.",
+                    tooltip="w(t, P) for VFA. It holds w_base unless bases is nodes.",
                 ),
                 io.Float.Output("intent", display_name="intent", tooltip="I(P) in [0, 1]."),
                 io.String.Output(
@@ -209,8 +224,8 @@ class FlexIDContextAwareGate(io.ComfyNode):
     def execute(
         cls,
         prompt: str,
-        mode: str,
-        intent_mode: str,
+        mode: cag.Mode,
+        intent_mode: cag.IntentMode,
         alpha_base: float,
         w_base: float,
         lambda_up: float,
@@ -224,10 +239,11 @@ class FlexIDContextAwareGate(io.ComfyNode):
         override_intent: float,
         alpha_max: float,
         w_max: float,
-        time: str,
+        time: cag.Time,
         dictionary: str,
         external_score: float | None = None,
         gate=OPEN,
+        bases: str = "gate",
     ) -> io.NodeOutput:
         knobs = cag.Knobs(
             mode=mode,
@@ -241,6 +257,7 @@ class FlexIDContextAwareGate(io.ComfyNode):
             alpha_max=alpha_max,
             w_max=w_max,
             time=time,
+            bases=bases,
         )
         found = cag.compute_gates(
             prompt,

@@ -13,6 +13,7 @@ from ..model_patches.face import pack as packs
 from ..model_patches.files.public_files import ANTELOPEV2, BUFFALO_L, PARSING_BISENET, where_to_get
 from ..model_patches.files.tensor_file import digest
 from . import types
+from .validation import validate
 
 BoundingBox = io.Custom("BOUNDING_BOX")
 # Without it the page draws a box editor, whose value would be sent when nothing is connected.
@@ -91,13 +92,16 @@ class FlexIDLoadFaceAnalyser(io.ComfyNode):
                     tooltip="auto: the pack's detector, or the bundled one when the pack has none. "
                     "pack: insist on the pack's. bundled: scikit-image's frontal cascade, whose "
                     "five face points are estimated from the box.",
+                    advanced=True,
                 ),
                 io.Combo.Input(
                     "provider",
                     options=["auto", *providers.PROVIDERS],
                     default="auto",
                     tooltip="What runs the pack's models. auto: the best that this onnxruntime "
-                    "offers. CPU takes well under a second per photo.",
+                    "offers. One that it lacks is replaced by the CPU, and the description says "
+                    "so. CPU takes well under a second per photo.",
+                    advanced=True,
                 ),
                 io.Combo.Input(
                     "parsing",
@@ -106,6 +110,7 @@ class FlexIDLoadFaceAnalyser(io.ComfyNode):
                     tooltip="auto: use models/facexlib/parsing_bisenet.pth when it is there, so "
                     "that the background is whitened as PuLID was trained on; the description "
                     "says when it is not. off: never.",
+                    advanced=True,
                 ),
             ],
             outputs=[
@@ -153,14 +158,17 @@ class FlexIDDetectFaces(io.ComfyNode):
                 io.Image.Input(
                     "image",
                     tooltip="One photo or a batch; the choice applies to each. Load Image has "
-                    "already turned it upright by its EXIF tag. Transparency is laid over white.",
+                    "already turned it upright by its EXIF tag and dropped transparency; behind "
+                    "Join Image with Alpha, what is transparent becomes white.",
                 ),
                 io.Combo.Input(
                     "order",
                     options=list(choose.ORDERS),
                     default=choose.LARGEST,
                     tooltip="How faces are numbered. The overlap orders keep only faces that lie "
-                    "in the connected boxes or mask by at least 30 %.",
+                    "in the connected boxes or mask by at least 30 %. The order largest goes by "
+                    "area, but a doubtful hit (score under 0.6) counts with a part of its area "
+                    "only.",
                 ),
                 io.String.Input(
                     "index",
@@ -175,6 +183,7 @@ class FlexIDDetectFaces(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="For the order nearest to point: share of the width. 0: left edge.",
+                    advanced=True,
                 ),
                 io.Float.Input(
                     "point_y",
@@ -183,6 +192,7 @@ class FlexIDDetectFaces(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="For the order nearest to point: share of the height. 0: upper edge.",
+                    advanced=True,
                 ),
                 io.Combo.Input(
                     "on_missing",
@@ -230,6 +240,10 @@ class FlexIDDetectFaces(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, index: str | None = None) -> bool | str:
+        return validate(choose.parse_index, index)
+
+    @classmethod
     def execute(
         cls, analyser, image, order, index, point_x, point_y, on_missing, boxes=None, mask=None
     ) -> io.NodeOutput:
@@ -247,4 +261,41 @@ class FlexIDDetectFaces(io.ComfyNode):
         )
 
 
-NODES = [FlexIDLoadFaceAnalyser, FlexIDDetectFaces]
+class FlexIDChooseFace(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FlexIDChooseFace",
+            display_name="Choose Face",
+            category="FlexID/face",
+            description=(
+                "Which face of each photo Apply VFA from Photo takes, when it is not the largest. "
+                "Graphs made with Pulid Flux Options open with this node."
+            ),
+            search_aliases=["pulid flux options", "face order", "face index", "select face"],
+            inputs=[
+                io.Combo.Input(
+                    "order",
+                    options=list(choose.PLAIN_ORDERS),
+                    default=choose.LARGEST,
+                    tooltip="How the faces of a photo are numbered, by the size or the centre of "
+                    "their boxes.",
+                ),
+                io.Int.Input(
+                    "index",
+                    default=0,
+                    min=0,
+                    max=1000,
+                    tooltip="Which number to take. 0: the first in that order. A number that a "
+                    "photo does not have is an error.",
+                ),
+            ],
+            outputs=[types.FaceChoice.Output("choice")],
+        )
+
+    @classmethod
+    def execute(cls, order: str, index: int) -> io.NodeOutput:
+        return io.NodeOutput(choose.FaceChoice(order, str(index)))
+
+
+NODES = [FlexIDLoadFaceAnalyser, FlexIDDetectFaces, FlexIDChooseFace]

@@ -5,15 +5,18 @@ from comfy_api.latest import io
 from ..model_patches.gates import cag
 from ..model_patches.gates.gate import OPEN
 from ..model_patches.inject.sip import Wording, apply_sip
-from ..model_patches.inject.vfa import NEGATIVES, apply_vfa
+from ..model_patches.inject.vfa import NEGATIVES, apply_vfa, describe_anchor
 from ..model_patches.sip.scope import SCOPES
 from . import types
+from .vfa import ALIASES
 
 
 def _value_inputs() -> list[io.Input]:
     return [
         types.IdentityAdapter.Input(
-            "adapter", tooltip="PuLID-FLUX file, from Load Identity Adapter: the visual stream."
+            "adapter",
+            tooltip="PuLID file for this kind of model, from Load Identity Adapter: the visual "
+            "stream.",
         ),
         types.SipProjector.Input(
             "projector",
@@ -60,6 +63,7 @@ def _knob_inputs() -> list[io.Input]:
             default="recommended",
             tooltip="recommended: weights whose mean over a run is the base. literal: the paper's "
             "words, T_sem = t and T_vis = 1 - t.",
+            advanced=True,
         ),
         io.Combo.Input(
             "scope",
@@ -67,6 +71,7 @@ def _knob_inputs() -> list[io.Input]:
             default="auto",
             tooltip="Which text tokens move. auto: the written ones where clip is connected, "
             "otherwise all, as in the paper.",
+            advanced=True,
         ),
         io.Combo.Input(
             "negative",
@@ -74,6 +79,7 @@ def _knob_inputs() -> list[io.Input]:
             default="unconditional",
             tooltip="What the negative prompt gets from the visual stream when CFG is above 1: "
             "the encoder's answer to no face, the same face, or nothing.",
+            advanced=True,
         ),
     ]
 
@@ -91,10 +97,12 @@ class FlexIDApply(io.ComfyNode):
                 "person sets the weight of both over the run (CAG). The same as the three nodes "
                 "with their default settings; use both outputs."
             ),
-            search_aliases=["flexid", "identity", "pulid", "faceclip", "all in one", "cag"],
+            search_aliases=[*ALIASES, "flexid", "identity", "faceclip", "all in one", "cag"],
             is_output_node=True,  # so that its curves are shown again when it is cached
             inputs=[
-                io.Model.Input("model", tooltip="A Flux.1 model. Only the returned one changes."),
+                io.Model.Input(
+                    "model", tooltip="A Flux.1 or SDXL model. Only the returned one changes."
+                ),
                 io.Conditioning.Input("conditioning", tooltip="The encoded positive prompt."),
                 *_value_inputs(),
                 io.String.Input(
@@ -163,9 +171,15 @@ class FlexIDApply(io.ComfyNode):
             model=model,
         )
         anchored = apply_vfa(
-            edited.model, adapter, identity, gate=found.visual, mask=mask, negative=negative
+            edited.model or model,  # a model came in, so one comes back
+            adapter,
+            identity,
+            gate=found.visual,
+            mask=mask,
+            negative=negative,
         )
-        report = f"{found.report()}\n{edited.report}"
+        anchor = describe_anchor(1.0, found.visual, mask)
+        report = "\n".join((found.report(), anchor, edited.report))
         return io.NodeOutput(
             anchored,
             edited.conditioning,

@@ -3,8 +3,9 @@
 from comfy_api.latest import io
 
 from ..model_patches.gates.gate import OPEN, Gate
-from ..model_patches.gates.window import AXES, SHAPES, window
+from ..model_patches.gates.window import AXES, SHAPES, Window, parse_points, window
 from . import types
+from .validation import validate
 
 
 class FlexIDWindow(io.ComfyNode):
@@ -72,6 +73,7 @@ class FlexIDWindow(io.ComfyNode):
                     default="percent",
                     tooltip="percent: the model's noise level, as in core's start/end percent. "
                     "progress: steps of this run; differs when denoise is below 1.",
+                    advanced=True,
                 ),
                 types.Gate.Input(
                     "gate",
@@ -81,6 +83,21 @@ class FlexIDWindow(io.ComfyNode):
             ],
             outputs=[types.Gate.Output("gate_out", display_name="gate")],
         )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        shape: str | None = None,
+        start: float | None = None,
+        end: float | None = None,
+        points: str | None = None,
+    ) -> bool | str:
+        if shape is not None and shape not in SHAPES:
+            return f"shape is {shape!r}; choose one of {', '.join(SHAPES)}."
+        span = validate(Window, start, end)
+        if span is True and shape == "points":
+            return validate(parse_points, points)
+        return span
 
     @classmethod
     def execute(

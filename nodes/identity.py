@@ -1,33 +1,36 @@
 """Identities: load the encoders, encode, combine, save and load a person."""
 
 import os
-from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..model_patches.adapters.pulid_flux import load_adapter
+from ..model_patches.adapters.pulid import load_identity_adapter
 from ..model_patches.encoders.eva_clip import load_eva_clip
 from ..model_patches.encoders.whiten import WHITENING
 from ..model_patches.files.public_files import EVA02_CLIP_L_336, PULID_FLUX_091
 from ..model_patches.files.tensor_file import digest
-from ..model_patches.identity.combine import combine_identities
+from ..model_patches.identity.combine import combine_identities, parse_weights
 from ..model_patches.identity.encode import FUSIONS, encode_identity
 from ..model_patches.identity.fusion import RULES
 from ..model_patches.identity.store import load_identity, save_numbered
 from . import types
+from .identity_files import (
+    IDENTITIES,
+    PERSON,
+    check_prefix,
+    identity_labels,
+    identity_path,
+    normalise_prefix,
+)
 from .model_files import ModelFiles
+from .validation import validate
 
 EXTENSIONS = (".safetensors", ".sft", ".pt", ".pth", ".bin")
-ADAPTERS = ModelFiles(("pulid",), EXTENSIONS, "flux", PULID_FLUX_091)
-TOWERS = ModelFiles(("clip_vision", "text_encoders", "pulid"), EXTENSIONS, "eva", EVA02_CLIP_L_336)
-
-IDENTITIES = "identities"
-PERSON = "person"
-NO_IDENTITIES = (
-    "none found. Save one with the Save Identity node, or put a file into "
-    "models/flexid/identities or input/identities. Then press R."
-)
+ADAPTER_KINDS = ("pulid_flux", "pulid_sdxl_v1.1", "pulid_sdxl_v1", "pulid_sdxl_ipadapter")
+ADAPTERS = ModelFiles(("pulid",), EXTENSIONS, "flux", PULID_FLUX_091, ADAPTER_KINDS)
+TOWER_FOLDERS = (EVA02_CLIP_L_336.folder, *EVA02_CLIP_L_336.also)
+TOWERS = ModelFiles(TOWER_FOLDERS, EXTENSIONS, "eva", EVA02_CLIP_L_336, ("eva02_clip",))
 
 
 def list_choices(table: dict[str, str]) -> str:
@@ -47,15 +50,15 @@ class FlexIDLoadIdentityAdapter(io.ComfyNode):
             node_id="FlexIDLoadIdentityAdapter",
             display_name="Load Identity Adapter",
             category="FlexID/loaders",
-            description="Opens a PuLID file for Flux: the encoder that makes identity tokens, and "
-            "the attention layers that Apply VFA adds to the model.",
+            description="Opens a PuLID file for Flux or SDXL: the encoder that makes identity "
+            "tokens, and the attention layers that Apply VFA adds to the model.",
             search_aliases=["pulid", "pulid flux model loader", "identity", "face id", "vfa"],
             inputs=[
                 io.Combo.Input(
                     "file",
                     options=ADAPTERS.labels(),
-                    tooltip=f"A PuLID-FLUX file from models/pulid, {PULID_FLUX_091.file} at best. "
-                    "Other files are refused with what they are.",
+                    tooltip=f"A PuLID file from models/pulid: {PULID_FLUX_091.file} for Flux, or "
+                    "pulid_v1.1.safetensors for SDXL. Other files are refused with what they are.",
                 )
             ],
             outputs=[types.IdentityAdapter.Output("adapter")],
@@ -67,7 +70,7 @@ class FlexIDLoadIdentityAdapter(io.ComfyNode):
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
-        return io.NodeOutput(load_adapter(ADAPTERS.path(file)))
+        return io.NodeOutput(load_identity_adapter(ADAPTERS.path(file)))
 
 
 class FlexIDLoadEvaClip(io.ComfyNode):
@@ -130,12 +133,14 @@ class FlexIDEncodeIdentity(io.ComfyNode):
                     default="auto",
                     tooltip="What the vision tower sees around the face, turned white. "
                     f"{list_choices(WHITENING)}",
+                    advanced=True,
                 ),
                 io.Boolean.Input(
                     "grey",
                     default=True,
                     tooltip="On: the tower sees the face without colour, as in training. Off: "
                     "skin and hair colour come through, and so does the photo's light.",
+                    advanced=True,
                 ),
             ],
             outputs=[
@@ -202,6 +207,11 @@ class FlexIDCombineIdentities(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, weights: str | None = None, identities=None) -> bool | str:
+        """`identities` is here because ComfyUI passes the growing sockets in any case."""
+        return validate(parse_weights, weights)
+
+    @classmethod
     def execute(cls, identities: dict, fusion: str, weights: str) -> io.NodeOutput:
         combined = combine_identities(list(identities.values()), fusion, weights)
         picture = combined.identity.picture
@@ -238,16 +248,21 @@ class FlexIDSaveIdentity(io.ComfyNode):
                     default=True,
                     tooltip="On: also keeps the recogniser's embedding of each photo (2 KB), which "
                     "some fusions need. Off: tokens only.",
+                    advanced=True,
                 ),
             ],
             outputs=[types.Identity.Output("identity_out", display_name="identity")],
         )
 
     @classmethod
+    def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
+        return validate(check_prefix, filename_prefix)
+
+    @classmethod
     def execute(cls, identity, filename_prefix: str, with_features: bool) -> io.NodeOutput:
         output = folder_paths.get_output_directory()
         root = os.path.join(output, IDENTITIES)
-        prefix = _normalise_prefix(filename_prefix)
+        prefix = normalise_prefix(filename_prefix)
         folder, name, number, *_ = folder_paths.get_save_image_path(prefix, root)
         path = save_numbered(identity, folder, name, number, with_features)
         text = f"Saved {path.relative_to(output).as_posix()} [output]"
@@ -266,7 +281,7 @@ class FlexIDLoadIdentity(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=_identity_labels(),
+                    options=identity_labels(),
                     tooltip="A file of Save Identity: from output/identities, input/identities "
                     "or models/flexid/identities.",
                 )
@@ -279,46 +294,13 @@ class FlexIDLoadIdentity(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file: str) -> str:
-        return digest(_identity_path(file))
+        return digest(identity_path(file))
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
-        identity = load_identity(_identity_path(file))
+        identity = load_identity(identity_path(file))
         picture = identity.picture
         return io.NodeOutput(identity, picture, ui=ui.PreviewImage(picture, cls=cls))
-
-
-def _normalise_prefix(prefix: str) -> str:
-    """The prefix as ComfyUI's numbering needs it: with "ann/" or "" it would always begin at 1."""
-    plain = os.path.normpath(prefix)
-    return PERSON if plain.strip() in ("", ".") else plain
-
-
-def _identity_labels() -> list[str]:
-    """Files below the three identity folders; those of input and output carry core's suffix."""
-    labels = [
-        name
-        for name in folder_paths.get_filename_list("flexid")
-        if Path(name).parts[0] == IDENTITIES and name.endswith(".safetensors")
-    ]
-    for kind in ("output", "input"):
-        base = Path(folder_paths.get_directory_by_type(kind))
-        files = (path.relative_to(base).as_posix() for path in base.glob(f"{IDENTITIES}/**/*"))
-        labels += [f"{name} [{kind}]" for name in sorted(files) if name.endswith(".safetensors")]
-    return labels or [NO_IDENTITIES]
-
-
-def _identity_path(label: str) -> str:
-    if label == NO_IDENTITIES:
-        raise FileNotFoundError(f"There is no identity to load: {NO_IDENTITIES}")
-    if label not in _identity_labels():  # older ComfyUI lets an annotated name leave its folder
-        raise FileNotFoundError(
-            f"{label!r} is not among the saved identities below output/identities, "
-            "input/identities and models/flexid/identities. Press R and choose one."
-        )
-    if label.endswith(("[output]", "[input]")):
-        return folder_paths.get_annotated_filepath(label)
-    return folder_paths.get_full_path_or_raise("flexid", label)
 
 
 NODES = [

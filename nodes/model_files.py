@@ -7,15 +7,17 @@ from pathlib import Path
 
 import folder_paths
 
+from ..model_patches.files import places
+from ..model_patches.files.header import best_first, is_kind
 from ..model_patches.files.public_files import WeightFile, where_to_get
-
-# What the core does not know; extra_model_paths.yaml may add places under the same names.
-FOLDERS = ("pulid", "insightface", "facexlib", "flexid")
 
 
 def register_folders() -> None:
-    """Make the pack's folders below models/ known to ComfyUI."""
-    for name in FOLDERS:
+    """Make the pack's folders below models/ known to ComfyUI.
+
+    extra_model_paths.yaml may add places under the same names.
+    """
+    for name in places.NAMES:
         folder_paths.add_model_folder_path(name, str(Path(folder_paths.models_dir) / name))
 
 
@@ -24,14 +26,17 @@ class ModelFiles:
     """Files of `folders` (ComfyUI's folder names, searched in order) with one of `extensions`.
 
     Labels are plain file names, so that workflows and the missing-model dialog match them; a name
-    found again in a later folder gets that folder in brackets. Names containing `favourite` come
-    first. `wanted` is the public file that an empty list tells about.
+    found again in a later folder gets that folder in brackets. A file whose content is of one of
+    `kinds` (keys of kinds.KINDS, the most wanted first) stands first, so that a new node has it;
+    then come names containing `favourite`. `wanted` is the public file that an empty list tells
+    about.
     """
 
     folders: tuple[str, ...]
     extensions: tuple[str, ...]
     favourite: str
     wanted: WeightFile
+    kinds: tuple[str, ...]
 
     @property
     def advice(self) -> str:
@@ -40,10 +45,9 @@ class ModelFiles:
 
     def labels(self) -> list[str]:
         """What the combo shows; never empty."""
-        names = sorted(
-            self._find_files(), key=lambda name: (self.favourite not in name.lower(), name)
-        )
-        return names or [self.advice]
+        found = self._find_files()
+        names = sorted(found, key=lambda name: (self.favourite not in name.lower(), name))
+        return best_first(names, found.__getitem__, map(is_kind, self.kinds)) or [self.advice]
 
     def path(self, label: str) -> Path:
         """The file behind a label. Raises FileNotFoundError that says where to get one."""

@@ -1,65 +1,190 @@
 """Graphs made for other PuLID-Flux packs open with our nodes where those packs are absent.
 
-ComfyUI replaces a node only if its class is not registered, and fails on a mapped input that the
-old node does not have; so only inputs that every one of those packs requires are mapped. An old
-optional mask is therefore not carried over: connect it to `mask` again. It also looks a link
-between two replaced nodes up by its old input id, in either order: such inputs keep their ids.
+The page replaces nodes itself, by the registered table. For prompts of the API ComfyUI has the same
+replacement, but it fails with a server error on a prompt without `_meta`, and on a mapped input
+that the old node does not have. So `translate_prompt` does that work before ComfyUI comes to it.
 """
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from comfy_api.latest import ComfyAPI, io
 
+import nodes
+
 EVA_CLIP_FILE = "EVA02_CLIP_L_336_psz14_s6B.pt"
+TWINS = ("", "GR")
+"""Prefixes under which packs register the same nodes: most of them, and GraftingRayman's."""
+STRENGTH_WIDGETS = ["weight", "start_at", "end_at"]
+FUSION_WIDGETS = ["fusion", "fusion_weight_max", "fusion_weight_min", "train_step", "use_gray"]
+APPLY_WIDGETS = {
+    "": [*STRENGTH_WIDGETS, *FUSION_WIDGETS],
+    "GR": [
+        *STRENGTH_WIDGETS,
+        *("use_face_number", "face_number", "blur", "face_select"),
+        *FUSION_WIDGETS,
+    ],
+}
+"""The widgets of Apply PuLID Flux in saved order; packs without fusions have the first three."""
+
+FACE_ORDERS = {
+    "large-small": "largest",
+    "small-large": "smallest",
+    "left-right": "left to right",
+    "right-left": "right to left",
+    "top-bottom": "top to bottom",
+    "bottom-top": "bottom to top",
+}
+"""Values of the old combo by those of Choose Face. The page does the same (flexid_replaced.js)."""
+
+LOSSES: dict[str, dict[str, Any]] = json.loads(
+    (Path(__file__).parents[1] / "web" / "js" / "flexid_losses.json").read_text(encoding="utf-8")
+)
+"""Old inputs that no input of ours stands for: the value that ours equals, and what ours does."""
+
+Node = dict[str, Any]
+
+
+def _keep(new: str, old: str = "") -> dict[str, Any]:
+    return {"new_id": new, "old_id": old or new}
+
+
+def _set(new: str, value: object) -> dict[str, Any]:
+    return {"new_id": new, "set_value": value}
+
+
+def _replace(
+    old: str, new: str, widgets: list[str], inputs: list[dict[str, Any]]
+) -> io.NodeReplace:
+    return io.NodeReplace(
+        new_node_id=new,
+        old_node_id=old,
+        old_widget_ids=widgets,
+        input_mapping=inputs,
+        output_mapping=[{"new_idx": 0, "old_idx": 0}],
+    )
+
+
+def _replace_twin(prefix: str) -> Iterator[io.NodeReplace]:
+    """The three loaders and the node that applies."""
+    yield _replace(
+        f"{prefix}PulidFluxModelLoader",
+        "FlexIDLoadIdentityAdapter",
+        ["pulid_file"],
+        [_keep("file", "pulid_file")],
+    )
+    yield _replace(
+        f"{prefix}PulidFluxInsightFaceLoader",
+        "FlexIDLoadFaceAnalyser",
+        ["provider"],
+        [
+            # Not the old provider: it is what the machine of the graph's author had.
+            _set("provider", "auto"),
+            _set("pack", "antelopev2"),
+            _set("detector", "auto"),
+            _set("parsing", "auto"),
+        ],
+    )
+    yield _replace(
+        f"{prefix}PulidFluxEvaClipLoader",
+        "FlexIDLoadEvaClip",
+        [],
+        [_set("file", EVA_CLIP_FILE)],
+    )
+    yield _replace(
+        f"{prefix}ApplyPulidFlux",
+        "FlexIDApplyVFAFromPhoto",
+        APPLY_WIDGETS[prefix],
+        [
+            *map(_keep, ("model", "pulid_flux", "eva_clip", "face_analysis", "image", "weight")),
+            _keep("start", "start_at"),
+            _keep("end", "end_at"),
+            _keep("mask", "attn_mask"),
+            _keep("options"),
+            _set("axis", "percent"),
+            # Those packs give the negative prompt the same face: keep the picture as it was.
+            _set("negative", "same"),
+        ],
+    )
+
 
 REPLACEMENTS = [
-    io.NodeReplace(
-        new_node_id="FlexIDLoadIdentityAdapter",
-        old_node_id="PulidFluxModelLoader",
-        old_widget_ids=["pulid_file"],
-        input_mapping=[{"new_id": "file", "old_id": "pulid_file"}],
-        output_mapping=[{"new_idx": 0, "old_idx": 0}],
-    ),
-    io.NodeReplace(
-        new_node_id="FlexIDLoadFaceAnalyser",
-        old_node_id="PulidFluxInsightFaceLoader",
-        old_widget_ids=["provider"],
-        input_mapping=[
-            {"new_id": "provider", "old_id": "provider"},
-            {"new_id": "pack", "set_value": "antelopev2"},
-            {"new_id": "detector", "set_value": "auto"},
-            {"new_id": "parsing", "set_value": "auto"},
-        ],
-        output_mapping=[{"new_idx": 0, "old_idx": 0}],
-    ),
-    io.NodeReplace(
-        new_node_id="FlexIDLoadEvaClip",
-        old_node_id="PulidFluxEvaClipLoader",
-        old_widget_ids=[],
-        input_mapping=[{"new_id": "file", "set_value": EVA_CLIP_FILE}],
-        output_mapping=[{"new_idx": 0, "old_idx": 0}],
-    ),
-    io.NodeReplace(
-        new_node_id="FlexIDApplyVFAFromPhoto",
-        old_node_id="ApplyPulidFlux",
-        old_widget_ids=["weight", "start_at", "end_at"],
-        input_mapping=[
-            {"new_id": "model", "old_id": "model"},
-            {"new_id": "pulid_flux", "old_id": "pulid_flux"},
-            {"new_id": "eva_clip", "old_id": "eva_clip"},
-            {"new_id": "face_analysis", "old_id": "face_analysis"},
-            {"new_id": "image", "old_id": "image"},
-            {"new_id": "weight", "old_id": "weight"},
-            {"new_id": "start", "old_id": "start_at"},
-            {"new_id": "end", "old_id": "end_at"},
-            {"new_id": "axis", "set_value": "percent"},
-            # Those packs give the negative prompt the same face: keep the picture as it was.
-            {"new_id": "negative", "set_value": "same"},
-        ],
-        output_mapping=[{"new_idx": 0, "old_idx": 0}],
+    *(one for prefix in TWINS for one in _replace_twin(prefix)),
+    _replace(
+        "PulidFluxOptions",
+        "FlexIDChooseFace",
+        ["input_faces_order", "input_faces_index", "input_faces_align_mode"],
+        [_keep("order", "input_faces_order"), _keep("index", "input_faces_index")],
     ),
 ]
+OURS = {replacement.old_node_id: replacement for replacement in REPLACEMENTS}
 
 
 async def register_replacements() -> None:
+    """Tell the page and the server; the server asks `translate_prompt` first."""
+    from server import PromptServer
+
     api = ComfyAPI()
     for replacement in REPLACEMENTS:
         await api.node_replacement.register(replacement)
+    PromptServer.instance.add_on_prompt_handler(translate_prompt)
+
+
+def translate_prompt(data: Any) -> Any:
+    """A queued request (a dict with "prompt") in which nodes of `OURS` are replaced by our nodes.
+
+    Everything else stays as it is, the same objects; so does a request of any other shape. Old
+    nodes whose pack is installed, or which another pack replaces, are not touched. Never raises.
+    """
+    prompt = data.get("prompt") if isinstance(data, dict) else None
+    if not isinstance(prompt, dict) or not any(map(_is_old, prompt.values())):
+        return data
+    translated = {
+        number: _translate_node(number, node) if _is_old(node) else node
+        for number, node in prompt.items()
+    }
+    return {**data, "prompt": translated}
+
+
+def _is_old(node: Any) -> bool:
+    if not isinstance(node, dict) or not isinstance(node.get("inputs"), dict):
+        return False
+    kind = node.get("class_type")
+    if not isinstance(kind, str) or kind not in OURS or kind in nodes.NODE_CLASS_MAPPINGS:
+        return False
+    return _first_replacement(kind) == OURS[kind].new_node_id
+
+
+def _first_replacement(kind: str) -> str:
+    """What ComfyUI would put in place of `kind`: the pack that registered first decides."""
+    from server import PromptServer
+
+    registered = PromptServer.instance.node_replace_manager.get_replacement(kind)
+    return registered[0].new_node_id if registered else ""
+
+
+def _translate_node(number: str, node: Node) -> Node:
+    """The node of ours. Its output has the old place, so links to it stay right."""
+    old, replacement = node["inputs"], OURS[node["class_type"]]
+    inputs = {}
+    for mapping in replacement.input_mapping:
+        if "set_value" in mapping:
+            inputs[mapping["new_id"]] = mapping["set_value"]
+        elif mapping["old_id"] in old:
+            inputs[mapping["new_id"]] = old[mapping["old_id"]]
+    if isinstance(inputs.get("order"), str):
+        inputs["order"] = FACE_ORDERS.get(inputs["order"], inputs["order"])
+    for line in _list_losses(old):
+        logging.warning("FlexID, node %s (%s): %s", number, node["class_type"], line)
+    return {**node, "class_type": replacement.new_node_id, "inputs": inputs}
+
+
+def _list_losses(old: Node) -> list[str]:
+    return [
+        f"{name} is not carried over: {loss['text']}."
+        for name, loss in LOSSES.items()
+        if name in old and old[name] != loss["ours"]
+    ]

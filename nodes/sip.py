@@ -2,13 +2,18 @@
 
 from comfy_api.latest import io, ui
 
-from ..model_patches.inject.sip import Wording, apply_sip
+from ..model_patches.gates.numbers import check_number
+from ..model_patches.inject.sip import Wording, apply_sip, check_constant
 from ..model_patches.sip.projector import encode_sip
 from ..model_patches.sip.redux import apply_visual_sip
 from ..model_patches.sip.residual import NORMS
 from ..model_patches.sip.scope import SCOPES
 from . import sip_sources, types
 from .sip_sources import ALIASES
+from .validation import validate
+
+ALPHA_LIMITS = (-2.0, 2.0)
+NOT_CONNECTED = object()
 
 
 class FlexIDEncodeSIPIdentity(io.ComfyNode):
@@ -69,12 +74,12 @@ class FlexIDApplySIP(io.ComfyNode):
                 io.Float.Input(
                     "alpha",
                     default=0.1,
-                    min=-2.0,
-                    max=2.0,
+                    min=ALPHA_LIMITS[0],
+                    max=ALPHA_LIMITS[1],
                     step=0.005,
                     tooltip="α, the relative change of each token: 0.05 to 0.15 is a soft hint. "
                     "0: the prompt as it was; below 0: away from the person. Set 1 when the gate "
-                    "already contains α, as that of Context-Aware Gate does.",
+                    "contains α (Context-Aware Gate, bases: gate); without a gate 1 is refused.",
                 ),
                 io.Combo.Input(
                     "scope",
@@ -91,6 +96,7 @@ class FlexIDApplySIP(io.ComfyNode):
                     tooltip="How δ is scaled before α. token: each token's to its own length. "
                     "prompt: one factor for all, keeps differences between tokens. none: as it "
                     "comes; α is then no longer relative.",
+                    advanced=True,
                 ),
                 io.Model.Input(
                     "model",
@@ -126,6 +132,18 @@ class FlexIDApplySIP(io.ComfyNode):
                 io.String.Output("report"),
             ],
         )
+
+    @classmethod
+    def validate_inputs(
+        cls, alpha: float | None = None, norm: str | None = None, gate=NOT_CONNECTED
+    ) -> bool | str:
+        """`gate` is None when one is linked, and absent otherwise."""
+        limits = validate(check_number, "alpha", alpha, *ALPHA_LIMITS)
+        if limits is not True:
+            return limits
+        if norm is not None and norm not in NORMS:
+            return f"norm is {norm!r}; choose one of {', '.join(NORMS)}."
+        return gate is None or validate(check_constant, alpha, norm)
 
     @classmethod
     def execute(

@@ -1,5 +1,6 @@
 """Sources for SIP: FaceCLIP's fuser from its files, and the attribute dictionary."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import folder_paths
@@ -12,13 +13,19 @@ from ..model_patches.files.tensor_file import digest
 from ..model_patches.sip.align import PROMPTS, align
 from ..model_patches.sip.attribute_bank import all_groups, chosen_groups, parse_overrides
 from ..model_patches.sip.attributes import AttributeProjector
-from ..model_patches.sip.faceclip import FORMS, FaceClipProjector
+from ..model_patches.sip.faceclip import FORMS, FaceClipProjector, Form
 from . import types
 from .identity import list_choices
 from .model_files import ModelFiles
+from .validation import validate
 
 EXTENSIONS = (".safetensors", ".sft", ".pt", ".pth", ".bin")
-FUSERS = ModelFiles(("flexid",), EXTENSIONS, "face_", FACE_T5)
+PUBLISHED = ("face_t5", "face_clip")
+CONVERTED = ("face_t5_converted", "face_clip_converted")
+FUSERS = ModelFiles(
+    ("flexid",), EXTENSIONS, "face_", FACE_T5, (CONVERTED[0], *PUBLISHED, CONVERTED[1])
+)
+ORIGINALS = replace(FUSERS, kinds=PUBLISHED)
 ALIASES = ["faceclip", "face t5", "semantic identity", "text residual", "face to prompt"]
 
 
@@ -59,7 +66,7 @@ class FlexIDLoadSIPProjector(io.ComfyNode):
         return f"{digest(FUSERS.path(file))} {form}"
 
     @classmethod
-    def execute(cls, file: str, form: str) -> io.NodeOutput:
+    def execute(cls, file: str, form: Form) -> io.NodeOutput:
         return io.NodeOutput(FaceClipProjector(load_faceclip(FUSERS.path(file)), form))
 
 
@@ -77,7 +84,7 @@ class FlexIDConvertFaceCLIP(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=FUSERS.labels(),
+                    options=ORIGINALS.labels(),
                     tooltip=f"{FACE_T5.file} or {FACE_CLIP.file} from models/flexid. The file "
                     "itself is not changed.",
                 ),
@@ -93,7 +100,7 @@ class FlexIDConvertFaceCLIP(io.ComfyNode):
 
     @classmethod
     def execute(cls, file: str, name: str) -> io.NodeOutput:
-        source = FUSERS.path(file)
+        source = ORIGINALS.path(file)
         stem = Path(name.strip()).name or f"{source.stem}_flexid"
         written = convert_faceclip(source, _own_folder() / f"{stem}.safetensors")
         return io.NodeOutput(written.name, ui=ui.PreviewText(f"Wrote {written.name}"))
@@ -183,6 +190,10 @@ class FlexIDMakeAttributeProjector(io.ComfyNode):
             ],
             outputs=[types.SipProjector.Output("projector")],
         )
+
+    @classmethod
+    def validate_inputs(cls, manual: str | None = None) -> bool | str:
+        return validate(parse_overrides, manual, all_groups())
 
     @classmethod
     def execute(

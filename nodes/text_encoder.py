@@ -5,7 +5,8 @@ from __future__ import annotations
 import folder_paths
 from comfy_api.latest import io
 
-from ..model_patches.encoders.mini_text import load_mini_clip
+from ..model_patches.encoders.mini_text import load_mini_clip, stated_family
+from ..model_patches.files.header import best_first
 from ..model_patches.files.tensor_file import digest
 
 
@@ -14,7 +15,7 @@ class FlexIDLoadMiniTextEncoder(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        files = folder_paths.get_filename_list("text_encoders")
+        t5, clip_l = (_best_first(family) for family in ("t5xxl", "clip_l"))
         return io.Schema(
             node_id="FlexIDLoadMiniTextEncoder",
             display_name="Load Mini Text Encoder",
@@ -26,13 +27,13 @@ class FlexIDLoadMiniTextEncoder(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "t5",
-                    options=files,
+                    options=t5,
                     tooltip="Small T5 file from models/text_encoders, with its size in the "
                     "metadata. No neutral value: it must be a T5.",
                 ),
                 io.Combo.Input(
                     "clip_l",
-                    options=files,
+                    options=clip_l,
                     tooltip="Small CLIP-L file from models/text_encoders, with its size in the "
                     "metadata. No neutral value: it must be a CLIP-L.",
                 ),
@@ -47,6 +48,15 @@ class FlexIDLoadMiniTextEncoder(io.ComfyNode):
     @classmethod
     def execute(cls, t5: str, clip_l: str) -> io.NodeOutput:
         return io.NodeOutput(load_mini_clip(_text_encoder_path(t5), _text_encoder_path(clip_l)))
+
+
+def _best_first(family: str) -> list[str]:
+    """All text encoders, a small one of this family in front."""
+    return best_first(
+        folder_paths.get_filename_list("text_encoders"),
+        lambda name: folder_paths.get_full_path("text_encoders", name) or "",
+        [lambda header: stated_family(header.metadata) == family],
+    )
 
 
 def _text_encoder_path(name: str) -> str:

@@ -4,7 +4,9 @@ from comfy_api.latest import io
 
 FaceAnalyser = io.Custom("FLEXID_FACE_ANALYSER")
 Faces = io.Custom("FLEXID_FACES")
+FaceChoice = io.Custom("FLEXID_FACE_CHOICE")
 VisionEncoder = io.Custom("FLEXID_VISION_ENCODER")
+FlexIPAdapter = io.Custom("FLEXID_FLEXIP_ADAPTER")
 IdentityAdapter = io.Custom("FLEXID_IDENTITY_ADAPTER")
 Identity = io.Custom("FLEXID_IDENTITY")
 SipProjector = io.Custom("FLEXID_SIP_PROJECTOR")

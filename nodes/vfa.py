@@ -1,17 +1,23 @@
 """Apply VFA: identity cross-attention on a Flux model."""
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..model_patches.face.choose import FaceChoice
 from ..model_patches.face.detect import detect_faces
 from ..model_patches.gates.gate import OPEN, Gate
-from ..model_patches.gates.window import AXES, Window
+from ..model_patches.gates.window import AXES, Axis, Window
 from ..model_patches.identity.encode import encode_identity
-from ..model_patches.inject.vfa import NEGATIVES, apply_vfa
+from ..model_patches.inject.vfa import METHODS, NEGATIVES, apply_vfa, describe_anchor
 from . import types
+from .validation import validate
 
-MODEL_TOOLTIP = "Flux.1 dev, schnell, Krea, Kontext or Fill. Only the returned model is patched."
-ADAPTER_TOOLTIP = "PuLID-FLUX file, from Load Identity Adapter."
+MODEL_TOOLTIP = (
+    "Flux.1 dev, schnell, Krea, Kontext or Fill, or SDXL. Only the returned model is patched."
+)
+ADAPTER_TOOLTIP = "PuLID file for this kind of model, from Load Identity Adapter."
+# What people search for who know another method for the same purpose.
+ALIASES = ["face", "faceid", "face id", "pulid", "instantid", "ipadapter", "ip-adapter"]
+LARGEST_FACE = FaceChoice()
 
 
 def _strength_inputs() -> list[io.Input]:
@@ -49,6 +55,7 @@ def _strength_inputs() -> list[io.Input]:
             default="percent",
             tooltip="percent: the model's noise level, as in core's start/end percent. progress: "
             "steps of this run; differs when denoise is below 1.",
+            advanced=True,
         ),
         io.Combo.Input(
             "negative",
@@ -57,6 +64,7 @@ def _strength_inputs() -> list[io.Input]:
             tooltip="What the negative prompt gets when CFG is above 1. unconditional: the "
             "encoder's answer to no face, as the PuLID authors do. same: this face too, as other "
             "packs do. none: nothing.",
+            advanced=True,
         ),
     ]
 
@@ -77,7 +85,7 @@ def _optional_inputs() -> list[io.Input]:
     ]
 
 
-def _gate(start: float, end: float, axis: str, gate: Gate) -> Gate:
+def _gate(start: float, end: float, axis: Axis, gate: Gate) -> Gate:
     return Gate((Window(start, end, axis),)) * gate
 
 
@@ -93,7 +101,7 @@ class FlexIDApplyVFA(io.ComfyNode):
                 "the diffusion model. Use it several times, with masks, for several people; the "
                 "order does not matter."
             ),
-            search_aliases=["pulid", "face id", "identity", "ip-adapter", "instantid", "faceid"],
+            search_aliases=[*ALIASES, "identity", "visual anchor"],
             inputs=[
                 io.Model.Input("model", tooltip=MODEL_TOOLTIP),
                 types.IdentityAdapter.Input("adapter", tooltip=ADAPTER_TOOLTIP),
@@ -103,13 +111,37 @@ class FlexIDApplyVFA(io.ComfyNode):
                 ),
                 *_strength_inputs(),
                 *_optional_inputs(),
+                io.Combo.Input(
+                    "method",
+                    options=list(METHODS),
+                    default="fidelity",
+                    optional=True,
+                    tooltip="On SDXL only. fidelity: likeness first. style: the prompt keeps more "
+                    "of its own. neutral: the identity is added as it is.",
+                    advanced=True,
+                ),
             ],
             outputs=[io.Model.Output("model_out", display_name="model")],
         )
 
     @classmethod
+    def validate_inputs(cls, start: float | None = None, end: float | None = None) -> bool | str:
+        return validate(Window, start, end)
+
+    @classmethod
     def execute(
-        cls, model, adapter, identity, weight, start, end, axis, negative, gate=OPEN, mask=None
+        cls,
+        model,
+        adapter,
+        identity,
+        weight,
+        start,
+        end,
+        axis,
+        negative,
+        gate=OPEN,
+        mask=None,
+        method="fidelity",
     ) -> io.NodeOutput:
         whole = _gate(start, end, axis, gate)
         patched = apply_vfa(
@@ -120,8 +152,9 @@ class FlexIDApplyVFA(io.ComfyNode):
             gate=whole,
             mask=mask,
             negative=negative,
+            method=method,
         )
-        return io.NodeOutput(patched)
+        return io.NodeOutput(patched, ui=ui.PreviewText(describe_anchor(weight, whole, mask)))
 
 
 class FlexIDApplyVFAFromPhoto(io.ComfyNode):
@@ -132,10 +165,10 @@ class FlexIDApplyVFAFromPhoto(io.ComfyNode):
             display_name="Apply VFA from Photo",
             category="FlexID/inject",
             description=(
-                "Detect Faces, Encode Identity and Apply VFA in one node, for the largest face "
-                "of each photo. Graphs made for Apply PuLID Flux open with this node."
+                "Detect Faces, Encode Identity and Apply VFA in one node, for one face of each "
+                "photo. Graphs made for Apply PuLID Flux open with this node."
             ),
-            search_aliases=["pulid", "apply pulid flux", "face id", "identity", "one click"],
+            search_aliases=[*ALIASES, "apply pulid flux", "identity", "one click"],
             inputs=[
                 io.Model.Input("model", tooltip=MODEL_TOOLTIP),
                 # Ids of the sockets in Apply PuLID Flux: ComfyUI looks a replaced link up by them.
@@ -154,12 +187,22 @@ class FlexIDApplyVFAFromPhoto(io.ComfyNode):
                 ),
                 *_strength_inputs(),
                 *_optional_inputs(),
+                types.FaceChoice.Input(
+                    "options",
+                    display_name="choice",
+                    optional=True,
+                    tooltip="From Choose Face. Not connected: the largest face of each photo.",
+                ),
             ],
             outputs=[
                 io.Model.Output("model_out", display_name="model"),
                 types.Identity.Output("identity"),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, start: float | None = None, end: float | None = None) -> bool | str:
+        return validate(Window, start, end)
 
     @classmethod
     def execute(
@@ -176,19 +219,22 @@ class FlexIDApplyVFAFromPhoto(io.ComfyNode):
         negative,
         gate=OPEN,
         mask=None,
+        options=LARGEST_FACE,
     ) -> io.NodeOutput:
-        detected = detect_faces(face_analysis, image, FaceChoice(), "error")
+        detected = detect_faces(face_analysis, image, options, "error")
         encoded = encode_identity(pulid_flux, eva_clip, detected.faces, "mean", "auto")
+        whole = _gate(start, end, axis, gate)
         patched = apply_vfa(
             model,
             pulid_flux,
             encoded.identity,
             weight=weight,
-            gate=_gate(start, end, axis, gate),
+            gate=whole,
             mask=mask,
             negative=negative,
         )
-        return io.NodeOutput(patched, encoded.identity)
+        report = "\n".join((describe_anchor(weight, whole, mask), detected.report, encoded.report))
+        return io.NodeOutput(patched, encoded.identity, ui=ui.PreviewText(report))
 
 
 NODES = [FlexIDApplyVFA, FlexIDApplyVFAFromPhoto]

@@ -1,4 +1,4 @@
-"""Says what is in training data, or all that is wrong with it."""
+"""Summarises training data, or lists everything that is wrong with them."""
 
 import argparse
 import runpy

@@ -1,18 +1,19 @@
-"""`start.py test`: lint and every test tier. `start.py bench`: the benchmark."""
+"""`start.py test`: style, types, spelling and every test tier. `start.py bench`: the benchmark."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .console import Live, SetupError, run_logged, say
 from .environment import Environment
 from .lock import exclusive
 from .machine import clean_environ
-from .pins import ROOT
+from .pins import DEFAULT_COMFYUI, FRONTEND, ROOT
 
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome",
              "msedge", "microsoft-edge")  # fmt: skip
@@ -34,23 +35,60 @@ RUN_MODULE = (
     "import runpy, sys; sys.path.pop(0); name = sys.argv.pop(1); "
     "runpy.run_module(name, run_name='__main__', alter_sys=True)"
 )
+# A layer sees the packages of the Python below it, but not that one's folder of programs.
+RUN_PROGRAM = (
+    "import importlib.metadata, subprocess, sys; name = sys.argv[1]; "
+    "files = importlib.metadata.distribution(name).files; "
+    "program = next(file for file in files if file.name in (name, name + '.exe')); "
+    "sys.exit(subprocess.call([program.locate(), *sys.argv[2:]]))"
+)
+SPELLED = (".", ".ci", ".github")
+"""typos passes over hidden folders that are not named."""
 
 
 def run_tests(environment: Environment, arguments: Sequence[str]) -> int:
-    """Lint, format check, pytest; the first failure's exit code. pytest has the last word."""
+    """Lint, types, spelling, pytest; the first failure's exit code. pytest has the last word."""
     environ = clean_environ(COMFYUI_PATH=str(environment.tree))
     browser = find_browser(environment)
     if browser:
         environ["FLEXID_CHROMIUM"] = browser
-    for tool in (
-        ["ruff", "check", "."],
-        ["ruff", "format", "--check", "."],
-        ["pytest", *arguments],
-    ):
-        code = subprocess.call(module(environment.python, tool), cwd=ROOT, env=environ)
+    frontend = find_frontend(environment)
+    if frontend:
+        environ["FLEXID_FRONTEND"] = frontend
+    tests = module(environment.python, ["pytest", *arguments])
+    for command, extra in (*lint(environment), (tests, {})):
+        code = subprocess.call(command, cwd=ROOT, env=environ | extra)
         if code:
             return code
     return 0
+
+
+def lint(environment: Environment) -> Iterator[tuple[list[str], dict[str, str]]]:
+    """The commands of the lint step, each with the variables that it needs beside ours.
+
+    Types depend on the release of ComfyUI, so they are checked against the default one only.
+    """
+    python = environment.python
+    yield module(python, ["ruff", "check", "."]), {}
+    yield module(python, ["ruff", "format", "--check", "."]), {}
+    yield [str(python), "-c", RUN_PROGRAM, "typos", *SPELLED], {}
+    found = read_version(environment.tree)
+    if found != DEFAULT_COMFYUI:
+        say(f"types are not checked: this is ComfyUI {found}, they are for {DEFAULT_COMFYUI}")
+        return
+    # pyright asks this Python for its module path; it also asks PyPI for its own latest version.
+    offline = {"PYTHONPATH": str(environment.tree), "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
+    yield module(python, ["pyright", "--pythonpath", str(python)]), offline
+
+
+def read_version(tree: Path) -> str:
+    """The version that a ComfyUI tree states; empty when it states none."""
+    try:
+        text = (tree / "comfyui_version.py").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    found = re.search(r'__version__ = "(.+)"', text)
+    return found[1] if found else ""
 
 
 def run_bench(environment: Environment, arguments: Sequence[str]) -> int:
@@ -96,6 +134,33 @@ def installed_browser(browsers: Path) -> str:
     places = [Path(place) for place in USUAL_PLACES]
     places += [path for pattern in DOWNLOADED for path in browsers.glob(f"chromium-*/{pattern}")]
     return next((str(path) for path in places if path.is_file()), "")
+
+
+def find_frontend(environment: Environment) -> str:
+    """The files of ComfyUI's newest page, fetched when they are not there; empty on failure.
+
+    They lie in a folder of their own: the environment keeps the page that ComfyUI asks for.
+    """
+    if named := os.environ.get("FLEXID_FRONTEND"):
+        return named
+    folder = environment.cache / f"frontend-{FRONTEND}"
+    static = folder / "comfyui_frontend_package" / "static"
+    log = environment.cache / "frontend.log"
+    with exclusive(environment.cache / "frontend.lock", "page download"):
+        if static.is_dir():
+            return str(static)
+        part = folder.with_name(f"{folder.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        wanted = ["--no-deps", "--target", str(part), f"comfyui-frontend-package=={FRONTEND}"]
+        command = module(environment.python, ["pip", "install", "--no-input", *wanted])
+        try:
+            with Live(f"fetching ComfyUI's page {FRONTEND}") as live:
+                run_logged(command, log, live, clean_environ())
+            part.rename(folder)
+        except (OSError, subprocess.CalledProcessError) as error:
+            say(f"that did not work: {error}; see {log}. The newest page is not tested.")
+            return ""
+    return str(static)
 
 
 def _sources(

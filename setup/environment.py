@@ -158,7 +158,7 @@ def usable_version(python: Path, version: str) -> str:
 
 
 def build(builder: Builder, fresh: bool) -> None:
-    """Do what is left to do, alone; other set-ups of the same environment wait."""
+    """Do the remaining steps under a lock; other set-ups of the same environment wait."""
     if not fresh and is_finished(builder.steps(), builder.stamps):
         return
     folder = builder.folder

@@ -1,4 +1,4 @@
-"""One set-up at a time: an operating-system lock that a crash releases by itself."""
+"""Run one set-up at a time, by an operating-system lock that a crash releases."""
 
 from __future__ import annotations
 

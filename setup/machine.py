@@ -1,4 +1,4 @@
-"""What is on this machine: cache folder, GPU, and what a given Python has."""
+"""Looks at this machine: cache folder, GPU, and the packages of a given Python."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .console import Live, SetupError
 
 PROBE = Path(__file__).with_name("probe.py")
 FOREIGN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
-"""Variables that would lead another Python to this one's packages."""
+"""Variables that would make another Python use this one's packages."""
 
 
 def cache_root() -> Path:

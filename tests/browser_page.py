@@ -4,6 +4,30 @@ SECOND = 1000
 HARMLESS = ("Failed to load resource", "before initialization", "Content Security Policy")
 """What ComfyUI's own page says on the console: absent user files, its news and its registry."""
 
+CROSSED = """() => {
+    const context = document.createElement("canvas").getContext("2d"), found = [];
+    context.lineWidth = 3;
+    context.font = "24px Arial";
+    const bars = app.graph._nodes.map(node => ({ id: node.id, title: node.title,
+        x: node.pos[0], y: node.pos[1] - 30, width: node.size[0], height: 30 }));
+    for (const group of app.graph._groups) bars.push({ title: group.title, x: group.pos[0],
+        y: group.pos[1], width: context.measureText(group.title).width + 10, height: 34 });
+    const touched = (path, bar) => {
+        for (let x = bar.x; x <= bar.x + bar.width; x += 4)
+            for (let y = bar.y + 2; y < bar.y + bar.height; y += 3)
+                if (context.isPointInStroke(path, x, y)) return true;
+    };
+    for (const link of app.graph.links.values()) {
+        const parts = [link], ends = [link.origin_id, link.target_id];
+        for (let id = link.parentId; id; id = app.graph.reroutes.get(id).parentId)
+            parts.push(app.graph.reroutes.get(id));
+        for (const bar of bars.filter(bar => !ends.includes(bar.id)))
+            if (parts.some(part => touched(part.path, bar))) found.push([link.type, bar.title]);
+    }
+    return found;
+}"""
+"""In page coordinates: the page keeps the curve of each link that it has drawn."""
+
 
 class Page:
     """One open page of the server."""
@@ -31,15 +55,15 @@ class Page:
         self.tab.evaluate(script + " app.canvas.selectNode(n) }", kind)
         self.tab.wait_for_timeout(SECOND)
 
-    def run(self):
-        """Click Run and wait for the end."""
+    def run(self, button="Run"):
+        """Click Run, called `button` in the page's language, and wait for the end."""
         self.tab.evaluate(
             """() => { window.ended = '';
             for (const kind of ['execution_success', 'execution_error'])
                 app.api.addEventListener(kind, event => { window.ended = kind + JSON.stringify(
                     event.detail) }) }"""
         )
-        self.tab.get_by_role("button", name="Run", exact=True).first.click()
+        self.tab.get_by_role("button", name=button, exact=True).first.click()
         self.tab.wait_for_function("window.ended", timeout=300 * SECOND)
         assert self.tab.evaluate("window.ended").startswith("execution_success")
 
@@ -49,6 +73,23 @@ class Page:
             """() => app.graph._nodes.filter(node => node.computeSize()[1] > node.size[1] + 1)
                 .map(node => [node.type, ...node.size, ...node.computeSize()])"""
         )
+
+    def show_all(self):
+        """Zoom out until the whole graph is in sight, so that every link is drawn."""
+        self.tab.evaluate(
+            """() => { const nodes = app.graph._nodes, [width, height] = [1500, 850];
+            const left = Math.min(...nodes.map(n => n.pos[0])) - 60;
+            const top = Math.min(...nodes.map(n => n.pos[1])) - 160;
+            const right = Math.max(...nodes.map(n => n.pos[0] + n.size[0])) + 60;
+            const bottom = Math.max(...nodes.map(n => n.pos[1] + n.size[1])) + 60;
+            app.canvas.ds.scale = Math.min(width / (right - left), height / (bottom - top));
+            app.canvas.ds.offset = [-left, -top]; app.canvas.setDirty(true, true) }"""
+        )
+        self.tab.wait_for_timeout(SECOND)
+
+    def crossed(self):
+        """Titles of nodes and groups that a link crosses: what is linked, the title."""
+        return self.tab.evaluate(CROSSED)
 
     def errors(self):
         """What the page's error panel says; it opens by a button that appears with an error."""

@@ -1,14 +1,17 @@
-"""Page-format graphs made with other packs' nodes."""
+"""Page-format graphs made with other packs' nodes: theirs in place, size and order of values."""
 
 EMPTY = {"groups": [], "version": 0.4, "config": {}, "extra": {}}
+APPLY = [("model", "MODEL", 1), ("pulid_flux", "PULIDFLUX", 2), ("eva_clip", "EVA_CLIP", 3)]
+APPLY += [("face_analysis", "FACEANALYSIS", 4), ("image", "IMAGE", 5)]
 
 
-def _node(number, kind, inputs, outputs, values):
+def _node(number, kind, place, inputs, outputs, values):
+    *pos, width, height = place
     return {
         "id": number,
         "type": kind,
-        "pos": [number % 2 * 400, number * 200],
-        "size": [300, 120],
+        "pos": pos,
+        "size": [width, height],
         "flags": {},
         "order": number,
         "mode": 0,
@@ -19,20 +22,63 @@ def _node(number, kind, inputs, outputs, values):
     }
 
 
-def pulid_graph():
-    """As the page saved it with a PuLID-Flux pack: inputs, outputs and values of those nodes."""
-    apply = [("model", "MODEL", 1), ("pulid_flux", "PULIDFLUX", 2), ("eva_clip", "EVA_CLIP", 3)]
-    apply += [("face_analysis", "FACEANALYSIS", 4), ("image", "IMAGE", 5)]
-    apply += [("attn_mask", "MASK", None)]
-    rows = [
-        (1, "UNETLoader", [], [("MODEL", [1])], ["flux1-dev.safetensors", "default"]),
-        (2, "PulidFluxModelLoader", [], [("PULIDFLUX", [2])], ["pulid_flux_v0.9.1.safetensors"]),
-        (3, "PulidFluxEvaClipLoader", [], [("EVA_CLIP", [3])], []),
-        (4, "PulidFluxInsightFaceLoader", [], [("FACEANALYSIS", [4])], ["CPU"]),
-        (5, "LoadImage", [], [("IMAGE", [5]), ("MASK", [])], ["portrait.png", "image"]),
-        (6, "ApplyPulidFlux", apply, [("MODEL", [])], [0.9, 0.1, 0.8]),
-    ]
-    kinds = [kind for _, kind, link in apply if link]
-    links = [[i, i, 0, 6, i - 1, kind] for i, kind in enumerate(kinds, 1)]
-    counts = {"last_node_id": 6, "last_link_id": 5}
+def _graph(rows, links):
+    counts = {"last_node_id": max(row[0] for row in rows), "last_link_id": len(links)}
+    links = [[number, *link] for number, link in enumerate(links, 1)]
     return {**EMPTY, **counts, "nodes": [_node(*row) for row in rows], "links": links}
+
+
+def _rows(prefix, model, apply, size, values):
+    """Loaders one below the other, as close as the old nodes' sizes allow; what applies last."""
+    return [
+        (1, "UNETLoader", (0, 0, 315, 82), [], [("MODEL", [1])], [model, "default"]),
+        (
+            *(2, f"{prefix}PulidFluxModelLoader", (0, 120, 315, 58), []),
+            *([("PULIDFLUX", [2])], ["pulid_flux_v0.9.1.safetensors"]),
+        ),
+        (
+            *(3, f"{prefix}PulidFluxEvaClipLoader", (0, 220, 218, 26), []),
+            *([("EVA_CLIP", [3])], []),
+        ),
+        (
+            *(4, f"{prefix}PulidFluxInsightFaceLoader", (0, 290, 244, 58), []),
+            *([("FACEANALYSIS", [4])], ["CUDA"]),
+        ),
+        (
+            *(5, "LoadImage", (0, 390, 315, 314), []),
+            *([("IMAGE", [5]), ("MASK", [6])], ["portrait.png", "image"]),
+        ),
+        (6, f"{prefix}ApplyPulidFlux", (360, 0, *size), apply, [("MODEL", [])], values),
+    ]
+
+
+def _links(kinds):
+    """From the nodes 1 to 5 to the first inputs of node 6."""
+    return [[number, 0, 6, number - 1, kind] for number, kind in enumerate(kinds, 1)]
+
+
+KINDS = [kind for _, kind, _ in APPLY]
+
+
+def masked_graph(model="flux1-dev.safetensors"):
+    """lldacing's pack: a mask, and another face than the largest; a node below the last one."""
+    apply = [*APPLY, ("attn_mask", "MASK", 6), ("options", "OPTIONS", 7)]
+    rows = _rows("", model, apply, (315, 226), [0.9, 0.1, 0.8])
+    rows.append((7, "PulidFluxOptions", (360, 260, 315, 106), [], [("OPTIONS", [7])], []))
+    rows[-1] = (*rows[-1][:5], ["left-right", 1, 1])
+    return _graph(rows, [*_links(KINDS), [5, 1, 6, 5, "MASK"], [7, 0, 6, 6, "OPTIONS"]])
+
+
+def fused_graph(model="flux1-dev.safetensors"):
+    """The packs with fusions, here with two settings that ours lacks."""
+    apply = [*APPLY, ("attn_mask", "MASK", None), ("prior_image", "IMAGE", None)]
+    values = [0.9, 0.1, 0.8, "concat", 1, 0, 1000, False]
+    return _graph(_rows("", model, apply, (315, 346), values), _links(KINDS))
+
+
+def twin_graph():
+    """GraftingRayman's twins of those nodes, with more widgets between theirs."""
+    apply = [*APPLY, ("attn_mask", "MASK", None), ("prior_image", "IMAGE", None)]
+    values = [0.9, 0.1, 0.8, False, 0, 0.01, "largest_face", "mean", 1, 0, 1000, True]
+    rows = _rows("GR", "flux1-dev.safetensors", apply, (300, 450), values)
+    return _graph(rows, _links(KINDS))

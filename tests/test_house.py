@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -14,10 +15,12 @@ PACK = sorted([*ROOT.glob("nodes/**/*.py"), *ROOT.glob("model_patches/**/*.py")]
 
 # Each room may import only rooms to its left.
 ROOMS = ["files", "face", "encoders", "adapters", "identity", "sip", "inject", "training"]
+SUFFIXES = (".safetensors", ".onnx", ".pt", ".pth")
 # These import no other room.
 LEAVES = ("gates", "evaluate")
 ONLY_IN_FACE = {"insightface", "onnxruntime", "facexlib", "skimage", "cv2"}
 NEVER_BELOW_NODES = {"folder_paths", "server", "nodes", "comfy_api", "comfy_extras"}
+NO_PARTICIPLES = {"_embed", "_feed", "_need", "_seed"}
 
 
 def imports(path: Path) -> list[tuple[str, int]]:
@@ -121,6 +124,66 @@ def test_module_length():
         lines = len(path.read_text(encoding="utf-8").splitlines())
         limit = 40 if path == ROOT / "__init__.py" else 350
         assert lines <= limit, f"{path} has {lines} lines"
+
+
+def test_private_functions_are_not_named_after_their_result():
+    """`_join_prompts`, not `_joined`. A portrait's clothes are drawn by functions of their name."""
+    for room in ("bench", "mini", "model_patches", "nodes", "setup"):
+        for path in ROOT.glob(f"{room}/**/*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.FunctionDef) and re.fullmatch("_[a-z]+ed", node.name):
+                    allowed = node.name in NO_PARTICIPLES or path.parent.name == "portraits"
+                    assert allowed, f"{path}:{node.lineno} {node.name}: say what it does"
+
+
+def test_no_attribute_hides_behind_a_method():
+    """A submodule of that name would be out of reach: Python finds the class's method first."""
+    for room in ("bench", "mini", "model_patches", "nodes", "setup", "tests"):
+        for path in ROOT.glob(f"{room}/**/*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ClassDef):
+                    methods = {one.name for one in node.body if isinstance(one, ast.FunctionDef)}
+                    both = methods & set(assigned_attributes(node))
+                    assert not both, f"{path}: {node.name} has a method and an attribute {both}"
+
+
+def assigned_attributes(node: ast.ClassDef) -> list[str]:
+    """Names behind `self.` that a class's methods assign to."""
+    return [
+        one.attr
+        for one in ast.walk(node)
+        if isinstance(one, ast.Attribute)
+        and isinstance(one.ctx, ast.Store)
+        and isinstance(one.value, ast.Name)
+        and one.value.id == "self"
+    ]
+
+
+def test_the_pages_extensions_carry_the_packs_id():
+    """So that nobody else's extension can have the same name: the page refuses the second one."""
+    scripts = [path.read_text(encoding="utf-8") for path in ROOT.glob("web/js/*.js")]
+    named = [
+        name
+        for script in scripts
+        for name in re.findall(r'(?:\bname: |onOutput\()"([^"]+)"', script)
+    ]
+    assert len(named) >= 3
+    assert all(re.fullmatch(r"flexid\.[A-Z]\w+", name) for name in named), named
+
+
+def test_every_value_of_a_list_has_a_chinese_name():
+    """Apart from numbers and the names of devices and files, which are the same everywhere."""
+    schemas = json.loads((ROOT / "tests/nodes/schemas.json").read_text(encoding="utf-8"))
+    texts = json.loads((ROOT / "locales/zh/main.json").read_text(encoding="utf-8"))["flexid"]
+    values = {
+        value
+        for schema in schemas.values()
+        for each in schema["inputs"]
+        for value in each.get("options") or ()
+    }
+    names = {value for value in values if value.isdigit() or Path(value).suffix in SUFFIXES}
+    names |= {"CPU", "CUDA", "ROCM", "CoreML"}
+    assert values - names == texts["options"].keys()
 
 
 def test_translations_cover_the_same_nodes():

@@ -84,7 +84,7 @@ def test_an_existing_comfyui_comes_from_option_or_variable(parse, monkeypatch):
     [
         ([], "COMMAND"),
         (["paint"], "paint"),
-        (["demo", "--foto", "x"], "--foto"),
+        (["demo", "--picture", "x"], "--picture"),
         (["demo", "--", "x"], "nothing after --"),
         (["demo", "--comfyui-version", "0.1"], "0.30.0"),
         (["test", "--comfyui", "a", "--comfyui-version", "0.30.0"], "exclude each other"),

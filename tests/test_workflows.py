@@ -6,17 +6,18 @@ import json
 import pytest
 from pack import ROOT
 from PIL import Image
+from templates import APIS, FOLDER, PAGES
 
 pytestmark = pytest.mark.pure
 
-FOLDER = ROOT / "workflows"
-GRAPHS = sorted(path for path in FOLDER.glob("*.json") if not path.name.endswith(".api.json"))
-APIS = sorted(FOLDER.rglob("*.api.json"))
+GRAPHS = sorted(FOLDER.glob("*.json"))
 SCHEMAS = json.loads((ROOT / "tests" / "nodes" / "schemas.json").read_text(encoding="utf-8"))
 NOTE = "MarkdownNote"
 ACTIVE, BYPASSED = 0, 4
 TITLE = 30
 """Height of a node's title, which lies above its position."""
+ERROR_BAR = 60
+"""Pixels, as measured in the page."""
 UPLOAD = "upload"
 """The button of Load Image: a widget with a value that is never sent."""
 SEED = "seed"
@@ -37,7 +38,7 @@ def read(path):
 
 
 def read_api(name):
-    return read(FOLDER / "api" / f"{name}.api.json")
+    return read(APIS[name])
 
 
 def by_id(graph):
@@ -45,8 +46,9 @@ def by_id(graph):
 
 
 def test_each_graph_has_an_api_twin_and_each_twin_a_graph():
-    assert {path.stem for path in GRAPHS} == {path.name.split(".")[0] for path in APIS}
-    assert {*REAL, *DEMOS} <= {path.stem for path in GRAPHS}
+    assert set(GRAPHS) == set(PAGES.values())
+    assert set(FOLDER.rglob("*.api.json")) == set(APIS.values())
+    assert {*REAL, *DEMOS} == PAGES.keys()
 
 
 @each_graph
@@ -99,10 +101,9 @@ def as_prompt(graph):
     return prompt
 
 
-@each_graph
-def test_the_api_twin_is_the_same_graph(path):
-    twin = read(next(api for api in APIS if api.name == f"{path.stem}.api.json"))
-    prompt = as_prompt(read(path))
+@pytest.mark.parametrize("name", PAGES)
+def test_the_api_twin_is_the_same_graph(name):
+    twin, prompt = read_api(name), as_prompt(read(PAGES[name]))
     assert prompt.keys() == twin.keys()
     for number, node in twin.items():
         assert prompt[number]["class_type"] == node["class_type"]
@@ -110,7 +111,7 @@ def test_the_api_twin_is_the_same_graph(path):
 
 
 def test_the_vfa_graph_offers_a_gate_that_is_off():
-    nodes = read(FOLDER / "vfa.json")["nodes"]
+    nodes = read(PAGES["vfa"])["nodes"]
     gate = next(node for node in nodes if node["type"] == "FlexIDWindow")
     apply = next(node for node in nodes if node["type"] == "FlexIDApplyVFA")
     assert gate["mode"] == BYPASSED
@@ -127,7 +128,7 @@ def test_real_files_can_be_found_by_the_missing_model_dialog(name):
     from flexid.model_patches.files.public_files import WEIGHTS
 
     known = {row.file: row for row in WEIGHTS}
-    for node in read(FOLDER / f"{name}.json")["nodes"]:
+    for node in read(PAGES[name])["nodes"]:
         if node["type"] == NOTE:
             continue
         values = node.get("widgets_values", [])
@@ -145,14 +146,14 @@ def test_real_files_can_be_found_by_the_missing_model_dialog(name):
 def test_the_note_names_every_file_and_folder_by_its_address(name):
     from flexid.model_patches.files.public_files import ANTELOPEV2, PARSING_BISENET
 
-    nodes = read(FOLDER / f"{name}.json")["nodes"]
+    nodes = read(PAGES[name])["nodes"]
     text = next(node["widgets_values"][0] for node in nodes if node["type"] == NOTE)
     for node in nodes:
         for model in node["properties"].get("models", []):
             assert model["url"] in text and f"| {model['directory']} |" in text, model["name"]
     assert PARSING_BISENET.url in text
     assert ANTELOPEV2[0].repo in text and ANTELOPEV2[0].folder in text
-    for row in ANTELOPEV2[:2]:
+    for row in ANTELOPEV2:
         assert row.file in text
     assert "non-commercial" in text
 
@@ -175,6 +176,17 @@ def by_kind(name):
     return {node["class_type"]: node["inputs"] for node in nodes}
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_a_prompt_fits_whoever_the_photo_shows(name):
+    texts = [node["inputs"].get("text") for node in read_api(name).values()]
+    texts += [node["inputs"].get("value") for node in read_api(name).values()]
+    words = {
+        word.strip(",.").lower() for text in texts if isinstance(text, str) for word in text.split()
+    }
+    assert "person" in words
+    assert not words & {"woman", "man", "girl", "boy", "lady", "female", "male", "she", "he"}
+
+
 @pytest.mark.parametrize("name", [name for pair in TWINS for name in pair])
 def test_the_gate_reads_the_prompt_that_is_encoded(name):
     """Both streams' weights come from the words that the text encoder got."""
@@ -195,8 +207,8 @@ def test_the_separate_nodes_are_set_as_the_one_node(one, three):
     assert sip["gate"] == [numbers["FlexIDContextAwareGate"], 0]
     assert vfa["gate"] == [numbers["FlexIDContextAwareGate"], 1]
     assert vfa["model"] == [numbers["FlexIDApplySIP"], 1]
-    assert (sip["alpha"], vfa["weight"]) == (1, 1), "the gates hold both bases"
-    knobs = {**gate, **vfa, **sip}
+    assert gate["bases"] == "nodes", "a bypassed gate must leave both streams at their base"
+    knobs = {**gate, **vfa, **sip, "alpha_base": sip["alpha"], "w_base": vfa["weight"]}
     for name, value in whole["FlexIDApply"].items():
         if not isinstance(value, list):
             assert knobs[name] == value, name
@@ -245,6 +257,21 @@ def test_nothing_overlaps_and_groups_hold_whole_nodes(path):
     for one, other in itertools.combinations(graph["groups"], 2):
         frames = [(x, y, x + w, y + h) for x, y, w, h in (one["bounding"], other["bounding"])]
         assert apart(*frames), f"{one['title']} overlaps {other['title']}"
+
+
+@each_graph
+def test_groups_leave_room_for_the_bar_of_an_error(path):
+    """Nodes 2.0 draws it below a loader whose file is missing; our nodes have a badge as well."""
+    graph = read(path)
+    for node in graph["nodes"]:
+        needed = ERROR_BAR if node["type"].startswith("FlexIDLoad") else 30
+        if "models" not in node["properties"]:
+            continue
+        _, top, _, bottom = box(node)
+        for group in graph["groups"]:
+            x, y, width, height = group["bounding"]
+            if x <= node["pos"][0] < x + width and y <= top < y + height:
+                assert y + height - bottom >= needed, (node["type"], group["title"])
 
 
 @each_graph

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import torch
-from flexid.mini.tiny_flux import FLUX, TOKEN_DIM, adapter, conditioning, fill, flux, sample
+from flexid.mini.tiny_flux import TOKEN_DIM, VECTOR, adapter, conditioning, fill, flux, sample
 from flexid.model_patches.identity.identity import Identity
 from identities import identity_of
 
 __all__ = [
-    "FLUX",
     "TOKENS",
     "TOKEN_DIM",
+    "VECTOR",
     "adapter",
     "conditioning",
     "fill",

@@ -57,7 +57,7 @@ SDXL = {
 
 def sd15() -> comfy.model_patcher.ModelPatcher:
     """Model channels 32, context 64; eps prediction, SD 1.5's schedule."""
-    return _patcher(comfy.supported_models.SD15(dict(UNET)))
+    return patcher_of(comfy.supported_models.SD15(dict(UNET)))
 
 
 def sdxl() -> comfy.model_patcher.ModelPatcher:
@@ -65,10 +65,11 @@ def sdxl() -> comfy.model_patcher.ModelPatcher:
 
     Stock loaders take SDXL at its full size alone; these are its classes all the same.
     """
-    return _patcher(comfy.supported_models.SDXL(dict(SDXL)))
+    return patcher_of(comfy.supported_models.SDXL(dict(SDXL)))
 
 
-def _patcher(config: Any) -> comfy.model_patcher.ModelPatcher:
+def patcher_of(config: Any) -> comfy.model_patcher.ModelPatcher:
+    """A model of ComfyUI's, from one of its own configurations, with seeded weights."""
     config.set_inference_dtype(torch.float32, None)
     base = config.get_model({}, "")
     tiny.fill(base.diffusion_model)

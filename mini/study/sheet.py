@@ -1,4 +1,4 @@
-"""The demo's contact sheet: reference photo and ways to paint it, a line per prompt."""
+"""The demo's contact sheet: the face that was used and ways to paint it, a line per prompt."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Line:
 
 def compose(
     title: str, subtitle: str, columns: Sequence[str], lines: Sequence[Line],
-    reference: Image.Image, foot: str,
+    face: Image.Image, foot: str,
 ) -> Image.Image:  # fmt: skip
     """The sheet as an RGB picture. `columns` are the titles above a line's cells."""
     count = len(columns) + 1
@@ -47,13 +47,13 @@ def compose(
     pen.text((MARGIN, 24), title, 25, INK, bold=True)
     pen.text((MARGIN, 56), subtitle, 12, SOFT)
     lefts = [MARGIN + LABEL + GAP + index * (CELL + GAP) for index in range(count)]
-    for left, name in zip(lefts, ["reference", *columns], strict=True):
+    for left, name in zip(lefts, ["face used", *columns], strict=True):
         pen.text((left, HEAD - 25), name, 13, INK, bold=True)
     for number, line in enumerate(lines):
         top = HEAD + number * (CELL + UNDER + GAP)
         pen.rule(MARGIN, top - 5, width - MARGIN)
         _label(pen, line, top)
-        _paste(sheet, reference, lefts[0], top)
+        _paste(sheet, face, lefts[0], top)
         for left, cell in zip(lefts[1:], line.cells, strict=True):
             _paste(sheet, cell.picture, left, top)
             _caption(pen, cell, left, top + CELL + 8)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+import torch
+from PIL import Image
 from torch import Tensor
 
 from ...model_patches.face.analyser import load_analyser
@@ -24,15 +25,14 @@ def make(manifest: Path) -> None:
     models = Path(wanted["models"])
     analyser = load_analyser((models / world.RECOGNISER).parent, "auto", ["CPU"], None)
     judge = next(iter(open_judges(analyser, models).values()))
-    photo = ImageOps.exif_transpose(_open(wanted["reference"]))
-    known = judge.remember(np.array(photo)) if wanted["similarity"] else None
+    embedding = torch.tensor(wanted["embedding"]) if wanted["embedding"] else None
     lines = []
     for entry in wanted["lines"]:
         (prompt,) = choose([entry["prompt"]])
-        cells = [_cell(judge, _open(path), prompt, known) for path in entry["pictures"]]
+        cells = [_cell(judge, _open(path), prompt, embedding) for path in entry["pictures"]]
         lines.append(Line(prompt.text, wish(prompt), cells))
     words = (wanted[key] for key in ("title", "subtitle", "columns"))
-    sheet = compose(*words, lines, _square(photo), wanted["foot"])
+    sheet = compose(*words, lines, _open(wanted["face"]), wanted["foot"])
     sheet.save(wanted["output"])
 
 
@@ -43,16 +43,13 @@ def _open(path: str) -> Image.Image:
         return picture.convert("RGB")
 
 
-def _square(photo: Image.Image) -> Image.Image:
-    return ImageOps.fit(photo, (min(photo.size),) * 2, centering=(0.5, 0.35))
-
-
-def _cell(judge: Judge, picture: Image.Image, prompt: Prompt, known: Tensor | None) -> Cell:
-    if known is None and judge.estimate is None:
+def _cell(judge: Judge, picture: Image.Image, prompt: Prompt, embedding: Tensor | None) -> Cell:
+    """A tick says that the person obeys the prompt: without a likeness to measure there is none."""
+    if embedding is None:
         return Cell(picture)
-    seen = judge.look(np.array(picture), known)
+    seen = judge.look(np.array(picture), embedding)
     told: dict[str, Any] = {name: hit for name, hit in hits(prompt, seen).items() if name != "edit"}
-    return Cell(picture, None if known is None else seen.similarity, told)
+    return Cell(picture, seen.similarity, told)
 
 
 def wish(prompt: Prompt) -> str:

@@ -58,21 +58,21 @@ class Adapter(nn.Module):
         """
         pooled, hidden = self.tower(pixels)
         condition = torch.cat((embedding, pooled.float()), dim=-1)[:, None]
-        return self.encoder(_only(condition, present), _only(hidden, present))
+        return self.encoder(_keep_present(condition, present), _keep_present(hidden, present))
 
     def injections(self, tokens: Tensor, weight: Tensor | None = None) -> Injections:
         """Block -> what it adds to the image tokens; weight (B,), without it 1."""
         return injections(self.anchors, self.layers, tokens, weight)
 
 
-def _only(values: Tensor, present: Tensor) -> Tensor:
-    """Zero in the other rows, whatever stands there."""
+def _keep_present(values: Tensor, present: Tensor) -> Tensor:
+    """Set all other rows to zero."""
     return torch.where(present.reshape(-1, *[1] * (values.ndim - 1)), values, 0.0)
 
 
 @torch.no_grad()
 def _start(tower: EvaTower, encoder: IDFormer) -> None:
-    """What the pack leaves empty because it loads it."""
+    """Initialise what the pack leaves empty, because it loads weights into it."""
     for parameter in (tower.cls_token, tower.pos_embed):
         nn.init.normal_(parameter, std=0.02)
     for block in tower.blocks:

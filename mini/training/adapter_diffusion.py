@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...model_patches.training import distributed
-from ...model_patches.training.attention import plain_attention
+from ...model_patches.training.attention_kernel import plain_attention
 from ...model_patches.training.flow import add_noise, clean, early_sigmas, region_weights
 from ...model_patches.training.frozen_base import Anchors, FrozenBase
 from ...model_patches.training.identity_loss import JUDGED, centres
@@ -64,7 +64,7 @@ class LikenessPlan:
 
 
 class Examples:
-    """What a step of an identity recipe is made of."""
+    """Builds the examples of one step of an identity recipe."""
 
     def __init__(self, work: Path, captions: Captions, device: torch.device) -> None:
         self.data, self.inputs = Portraits(work), IdentityInputs(work)

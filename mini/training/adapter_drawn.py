@@ -1,4 +1,4 @@
-"""Third stage of the adapter: it draws whole pictures, and the recogniser says who they show.
+"""Third stage of the adapter: it draws whole pictures, and the recogniser judges their likeness.
 
 The second stage's loss, on one step's prediction, comes to a stand where that is a blur; the early
 steps, which decide who somebody is, hardly learn from it. But what is drawn for the recogniser
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...model_patches.training import distributed
-from ...model_patches.training.attention import plain_attention
+from ...model_patches.training.attention_kernel import plain_attention
 from ...model_patches.training.frozen_base import Anchors, FrozenBase
 from ...model_patches.training.loop import Recipe, load_averages, train
 from .. import world

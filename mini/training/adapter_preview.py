@@ -1,4 +1,4 @@
-"""Looks at adapter and projector while they are trained, as a user would run them.
+"""Previews adapter and projector during training, run as a user would run them.
 
 The last checkpoint is written as files; the pack's loaders, encoders and nodes' functions and
 ComfyUI's sampler with CFG do the rest. A row per person: the reference, then for every prompt the

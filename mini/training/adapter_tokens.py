@@ -1,4 +1,4 @@
-"""First stage of the adapter: vision tower and IDFormer learn to say who somebody is.
+"""First stage of the adapter: vision tower and IDFormer learn to tell people apart.
 
 The tokens of one picture, damaged and often without its embedding, must tell the renderer's
 identity parameters and the recogniser's mean embedding of that person. The reader on top is
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...model_patches.face.pack import EMBEDDING
 from ...model_patches.training import distributed
-from ...model_patches.training.attention import plain_attention
+from ...model_patches.training.attention_kernel import plain_attention
 from ...model_patches.training.frozen_base import Anchors
 from ...model_patches.training.identity_loss import centres
 from ...model_patches.training.loop import Recipe, need_averages, train

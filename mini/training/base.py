@@ -19,9 +19,10 @@ from ...model_patches.training import distributed
 from ...model_patches.training.flow import add_noise, region_weights
 from ...model_patches.training.loop import Recipe, train
 from .. import portraits, world
+from ..flux_layout import LAYOUT
 from ..seeded import Seeded
 from .base_blocks import Blocks
-from .base_model import FLUX_CONFIG, build_flux, trainable, write_flux
+from .base_model import build_flux, trainable, write_flux
 from .captions import captions_of
 from .data import SIZE, Groups, Portraits
 from .options import Options, curves, models
@@ -36,12 +37,12 @@ UNIFORM_SHARE = 0.2
 """Of the noise levels; the others are logit-normal (Esser et al. 2024, arXiv:2403.03206)."""
 SETS = ("singles", "groups")
 TELLING = 0.2
-"""Weight of what the middle layers tell, less at higher noise."""
+"""Weight of the middle layers' loss; less at higher noise."""
 MIDDLE = 0
 """The single block that is watched."""
 LOOKS = 8
 """How many places the reader of the middle layers looks at."""
-POINTS, TOKENS = 5, EDGE // FLUX_CONFIG["patch_size"]
+POINTS, TOKENS = 5, EDGE // LAYOUT["patch_size"]
 NEAR = 32.0
 """Pixels that count as one on the way to a point."""
 
@@ -67,7 +68,7 @@ class Watched(nn.Module):
 
     def __init__(self, seed: int, parameters: int) -> None:
         super().__init__()
-        draw, width = Seeded(seed), FLUX_CONFIG["hidden_size"]
+        draw, width = Seeded(seed), LAYOUT["hidden_size"]
         self.flux = build_flux(draw)
         self.norm = nn.LayerNorm(width)
         self.look = nn.Linear(width, LOOKS)
@@ -79,7 +80,7 @@ class Watched(nn.Module):
                 part.weight.copy_(draw.linear(name, *part.weight.shape))
                 part.bias.zero_()
 
-    def tell(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def read_tokens(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Picture tokens (N, L, D) -> what the renderer was told (N, parameters), and the way from
         each token to the face's points (N, L, 2 * POINTS)."""
         tokens = self.norm(tokens.float())
@@ -174,7 +175,7 @@ class Loss:
         )
         errors = (velocity.float() - wanted).square()
         alone = len(given.described)
-        told, way = self.module.tell(self.blocks.seen[:alone])
+        told, way = self.module.read_tokens(self.blocks.seen[:alone])
         untold = (told - given.described).square().mean(1)
         astray = (way - given.ways).square().mean((1, 2))
         telling = ((untold + astray) * (1 - sigma[:alone])).sum() / self.batch

@@ -4,52 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 
 import comfy.ldm.flux.model
 import comfy.model_management
-import comfy.ops
 import comfy.text_encoders.t5
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...model_patches.training.export import write_safetensors
+from ..flux_layout import make_flux
 from ..seeded import Seeded
 from .text_model import CLIP_CONFIG, T5_CONFIG
 
-FLUX_CONFIG = {
-    "in_channels": 16,
-    "out_channels": 16,
+OWN = {
     "vec_in_dim": CLIP_CONFIG["hidden_size"],
     "context_in_dim": T5_CONFIG["d_model"],
-    "hidden_size": 256,
-    "mlp_ratio": 4.0,
-    "num_heads": 2,
-    "depth": 2,
-    "depth_single_blocks": 4,
-    "axes_dim": [16, 56, 56],
-    "theta": 10000,
-    "patch_size": 2,
-    "qkv_bias": True,
     "guidance_embed": False,
-    "txt_ids_dims": [],
 }
-"""FLUX.1-schnell's layout: no guidance input, so prompts are strengthened by CFG. ComfyUI's
-releases do not all know every entry."""
+"""FLUX.1-schnell's layout: no guidance input, so prompts are strengthened by CFG."""
 SILENT = ("_mod.lin.", "modulation.lin.", "final_layer.linear.", "adaLN_modulation.1.")
 """Zero at first: every block then passes its input on, and the velocity is zero."""
 
 
 def build_flux(draw: Seeded) -> comfy.ldm.flux.model.Flux:
-    known = {field.name for field in fields(comfy.ldm.flux.model.FluxParams)}
-    flux = comfy.ldm.flux.model.Flux(
-        **{key: value for key, value in FLUX_CONFIG.items() if key in known},
-        dtype=torch.float32,
-        device="cpu",
-        operations=comfy.ops.disable_weight_init,
-    )
+    flux = make_flux(**OWN)
     with torch.no_grad():
         for name, parameter in flux.named_parameters():
             if any(part in name for part in SILENT):

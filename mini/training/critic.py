@@ -26,7 +26,7 @@ DEGREE_LOSS = 2.0
 
 
 class Critic:
-    """How much else than the face has changed."""
+    """Measures how much has changed apart from the identity."""
 
     def __init__(self, estimator: Estimator, device: torch.device) -> None:
         self.net: Estimators = estimator.net.to(device)

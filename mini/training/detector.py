@@ -30,7 +30,7 @@ twice as large would need a network that sees twice as far."""
 BOX, POINTS = 1.0, 2.0
 """Weights of the losses beside the score's."""
 RARE = 0.01
-"""What an untrained detector says of every anchor."""
+"""Score that an untrained detector gives every anchor."""
 CALIBRATION = 30
 
 Targets = tuple[Tensor, Tensor, Tensor]

@@ -20,7 +20,7 @@ SIDES = ((16, 32), (64, 128), (256, 512))
 OCTAVES = 0.75
 """An anchor takes faces up to this far from its side, so that neighbours share those between."""
 NOT_ASKED = 1.25
-"""Further off it must say no: a nose is no small face."""
+"""Further off, an anchor must answer no: a nose is not a small face."""
 NEAR, AROUND = 0.18, 0.35
 """Distance from the face's centre in sides: answering cells, and cells that are not asked."""
 POSITIVE, NEGATIVE, IGNORED = 1.0, 0.0, -1.0

@@ -52,14 +52,14 @@ def _place(
     rgb = degrade(rng, rgb, wobble=False)
     x0, y0, x1, y1 = frame
     size = x1 - x0, y1 - y0
-    matrix = _filling(rng, rgb, size) if fill else _somewhere(rng, boxes, size)
+    matrix = _fill_frame(rng, rgb, size) if fill else _place_face(rng, boxes, size)
     part = ground[y0:y1, x0:x1]
     part[:] = _paste(rng, rgb, matrix, part)
     shift = np.array((x0, y0), np.float32)
     return _move_faces(boxes, points, matrix, size, shift)
 
 
-def _filling(rng: np.random.Generator, rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _fill_frame(rng: np.random.Generator, rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The picture as insightface letterboxes it, at the top left; sometimes a little larger."""
     scale = max(size) / max(rgb.shape[:2])
     if rng.random() < 0.3:
@@ -67,7 +67,7 @@ def _filling(rng: np.random.Generator, rgb: np.ndarray, size: tuple[int, int]) -
     return np.array(((scale, 0, 0), (0, scale, 0)))
 
 
-def _somewhere(rng: np.random.Generator, boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _place_face(rng: np.random.Generator, boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """One face at a random size, its centre anywhere in the frame."""
     x0, y0, x1, y1 = boxes[rng.integers(len(boxes))]
     wanted = np.exp(rng.uniform(np.log(SMALLEST), np.log(LARGEST * min(size))))

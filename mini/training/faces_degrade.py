@@ -1,4 +1,4 @@
-"""What happens to pictures before a face network sees them: blur, noise, JPEG, colour, wobble.
+"""Degrades pictures before a face network sees them: blur, noise, JPEG, colour, wobble.
 
 The networks will judge pictures painted by a small diffusion model through a VAE. Nothing here
 imitates one exactly; the span of damage is wide enough that theirs lies inside.

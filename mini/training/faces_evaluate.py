@@ -1,4 +1,4 @@
-"""What the face networks' files are worth on held-out people, through the pack's own loaders."""
+"""Measures the face networks' files on held-out people, through the pack's own loaders."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def measure(judge: Judge, singles: Sequence[Drawn], groups: Sequence[Drawn]) -> 
     """All figures. `singles` as `draw_singles` gives them."""
     return {
         "pictures": {"singles": len(singles), "groups": len(groups)},
-        "singles": _everything(judge, singles),
-        "singles, degraded": _everything(judge, damage_pictures(singles)),
+        "singles": _measure_all(judge, singles),
+        "singles, degraded": _measure_all(judge, damage_pictures(singles)),
         "groups, detection": detection(find(judge.detector, groups), groups),
-        "small faces, detection": _small(judge.detector, singles),
+        "small faces, detection": _detect_small_faces(judge.detector, singles),
     }
 
 
-def _everything(judge: Judge, drawn: Sequence[Drawn]) -> dict[str, Figures]:
+def _measure_all(judge: Judge, drawn: Sequence[Drawn]) -> dict[str, Figures]:
     found = find(judge.detector, drawn)
     first = [one[0] if one else None for one in found]
     return {
@@ -74,21 +74,22 @@ def damage_pictures(drawn: Sequence[Drawn]) -> list[Drawn]:
     """As in training, each the same way every time."""
     randoms = (np.random.default_rng((5, number)) for number in range(len(drawn)))
     return [
-        _with(one, degrade(random, one.image, wobble=False))
+        _replace_image(one, degrade(random, one.image, wobble=False))
         for one, random in zip(drawn, randoms, strict=True)
     ]
 
 
-def _with(one: Drawn, image: np.ndarray, shift: float = 0.0) -> Drawn:
+def _replace_image(one: Drawn, image: np.ndarray, shift: float = 0.0) -> Drawn:
     return Drawn(image, one.seeds, one.shots, one.boxes + shift, one.points + shift)
 
 
-def _small(detector: Detector, drawn: Sequence[Drawn]) -> Figures:
+def _detect_small_faces(detector: Detector, drawn: Sequence[Drawn]) -> Figures:
     """The first picture of each person in the middle of a grey one of four times its side."""
     pad = drawn[0].image.shape[0] * 3 // 2
     edges = ((pad, pad), (pad, pad), (0, 0))
     wide = [
-        _with(one, np.pad(one.image, edges, constant_values=128), pad) for one in drawn[::SHOTS]
+        _replace_image(one, np.pad(one.image, edges, constant_values=128), pad)
+        for one in drawn[::SHOTS]
     ]
     return detection(find(detector, wide), wide)
 

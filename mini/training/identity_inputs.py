@@ -58,7 +58,7 @@ def recogniser_of(work: Path) -> Recogniser:
     path = models(work) / world.RECOGNISER
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing. Train it first: --only recogniser.")
-    model, _ = load_model(path, resolve_providers(("CPU",)), False)
+    model, _ = load_model(path, resolve_providers(("CPU",)))
     return make_recogniser(model, path, path.parent.name)
 
 

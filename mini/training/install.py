@@ -1,4 +1,4 @@
-"""Between a training folder and the repository's own weights, both ways."""
+"""Copies weights between a training folder and the repository, both ways."""
 
 from __future__ import annotations
 

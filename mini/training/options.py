@@ -1,4 +1,4 @@
-"""What the command line can change about a run; recipes read it, and shortened runs are tests."""
+"""Options of a run, as recipes read them; tests use them to shorten runs."""
 
 from __future__ import annotations
 

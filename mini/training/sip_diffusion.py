@@ -1,4 +1,4 @@
-"""Teaches the semantic projector: the frozen base, reading the changed text, draws the person.
+"""Trains the semantic projector: the frozen base reads the changed text and draws the person.
 
 Second stage, behind `sip_face.py`. As the adapter it learns on one step's error, and on whole drawn
 pictures, of which the recogniser says who they show. References and targets are drawn freely, never
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ...model_patches.training import distributed
-from ...model_patches.training.attention import plain_attention
+from ...model_patches.training.attention_kernel import plain_attention
 from ...model_patches.training.flow import add_noise, early_sigmas
 from ...model_patches.training.flux_blocks import Injections
 from ...model_patches.training.frozen_base import FrozenBase
@@ -51,7 +51,7 @@ DESCRIBED = 0.1
 
 
 class Taught(nn.Module):
-    """The projector, and who reads its face tokens."""
+    """The projector, and the reader of its face tokens."""
 
     def __init__(self, width: int, reader: FaceReader) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Taught(nn.Module):
 
 
 class Company:
-    """The trained adapter, beside which the projector works in a graph."""
+    """The trained adapter, which the projector works beside in a graph."""
 
     def __init__(self, adapter: Adapter, examples: Examples) -> None:
         self.adapter = adapter.requires_grad_(False).to(examples.device)

@@ -1,4 +1,4 @@
-"""First stage of the semantic projector: its face encoder learns to say who somebody is.
+"""First stage of the semantic projector: its face encoder learns to tell people apart.
 
 It must tell the renderer's identity parameters, which costs little beside a step through the base.
 """
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...model_patches.encoders.faceclip_vit import FaceVit
 from ...model_patches.training import distributed
-from ...model_patches.training.attention import plain_attention
+from ...model_patches.training.attention_kernel import plain_attention
 from ...model_patches.training.loop import Recipe, need_averages, train
 from .data import Portraits
 from .identity_inputs import IdentityInputs
@@ -42,7 +42,7 @@ class Teller(nn.Module):
 
 
 class FaceReader(nn.Module):
-    """The face encoder and who reads it."""
+    """The face encoder and its reader."""
 
     def __init__(self, face: FaceVit, teller: Teller) -> None:
         super().__init__()

@@ -39,7 +39,7 @@ from .text_model import (
 RECIPE = Recipe("text", steps=1500, rate=4e-3, warmup=100, decay=0.01, average=0.99, seed=31)
 BATCH = 128
 GROUP_SHARE = 0.3
-"""Of the examples: whose is what is the harder thing to read."""
+"""Share of pictures of several people: telling whose attribute is whose is harder."""
 UNKNOWN_SHARE = 0.03
 """Words replaced by an unknown one, so that words outside the small world do no harm."""
 MOST = max(CLASSES.values())

@@ -119,7 +119,7 @@ def linear_code(images: np.ndarray) -> nn.Conv2d:
     mean = patches.mean(0)
     variances, directions = torch.linalg.eigh((patches - mean).T.cov())
     variances, directions = variances.flip(0)[:CHANNELS], directions.flip(1)[:, :CHANNELS]
-    directions = directions * directions.sum(0).sign()  # else the solver's whim
+    directions = directions * directions.sum(0).sign()  # the solver's signs are arbitrary
     wanted = variances**EVENNESS
     rows = (directions * (wanted / wanted.mean() / variances).sqrt()).T
     code = nn.Conv2d(3, CHANNELS, PATCH, PATCH).requires_grad_(False)

@@ -78,9 +78,10 @@ def idformer_dims(shapes: Shapes, what: str, wanted: str) -> IDFormerDims:
     )
 
 
-def _make_mapping(
+def make_mapping(
     inputs: int, dim: int, outputs: int, operations: Any, **factory: Any
 ) -> nn.Sequential:
+    """PuLID's three linear layers: (…, inputs) -> (…, outputs), `dim` wide between."""
     return nn.Sequential(
         operations.Linear(inputs, dim, **factory),
         operations.LayerNorm(dim, **factory),
@@ -115,9 +116,9 @@ class IDFormer(nn.Module):
             PerceiverLayer(*sizes, operations, **factory) for _ in range(dims.layers)
         )
         for group in range(dims.groups):
-            mapping = _make_mapping(dims.vision, dims.dim, dims.dim, operations, **factory)
+            mapping = make_mapping(dims.vision, dims.dim, dims.dim, operations, **factory)
             self.add_module(f"mapping_{group}", mapping)
-        self.id_embedding_mapping = _make_mapping(
+        self.id_embedding_mapping = make_mapping(
             dims.condition, dims.dim, dims.id_tokens * dims.dim, operations, **factory
         )
 

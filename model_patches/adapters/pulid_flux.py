@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import Protocol
 
 import comfy.model_management
 import comfy.model_patcher
@@ -89,6 +90,13 @@ class IdentityAdapter:
         return self.encoder.model.dims.queries
 
 
+class HasEncoder(Protocol):
+    """A PuLID adapter for any kind of model."""
+
+    @property
+    def encoder(self) -> comfy.model_patcher.ModelPatcher: ...
+
+
 def load_adapter(path: str | Path) -> IdentityAdapter:
     """Open a PuLID-FLUX file of any size. Raises FileNotFoundError or ValueError.
 
@@ -118,8 +126,8 @@ def load_encoder(
     return _build_encoder(_open_file(path), disable_dynamic)
 
 
-def encode_tokens(adapter: IdentityAdapter, condition: Tensor, hidden: Tensor) -> Tensor:
-    """Run the IDFormer in float32; shapes as in `IDFormer`. Returns CPU float32 tokens."""
+def encode_tokens(adapter: HasEncoder, condition: Tensor, hidden: Tensor) -> Tensor:
+    """Run an adapter's encoder in float32; shapes as in `IDFormer`. Returns CPU float32 tokens."""
     patcher = adapter.encoder
     activations = 24 * 4 * hidden[:, 0].numel()
     comfy.model_management.load_models_gpu([patcher], memory_required=activations)

@@ -159,8 +159,8 @@ class EvaTower(nn.Module):
         super().__init__()
         self.dims = dims
         width, patch = dims.width, dims.patch
-        self.patch_embed = nn.Module()
-        self.patch_embed.proj = operations.Conv2d(3, width, patch, stride=patch, **factory)
+        proj = operations.Conv2d(3, width, patch, stride=patch, **factory)
+        self.patch_embed = nn.ModuleDict({"proj": proj})
         self.cls_token = nn.Parameter(torch.empty(1, 1, width, **factory), requires_grad=False)
         self.pos_embed = nn.Parameter(
             torch.empty(1, dims.tokens, width, **factory), requires_grad=False
@@ -171,7 +171,7 @@ class EvaTower(nn.Module):
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Patches in row-major order behind the class token, learned positions added."""
-        patches = self.patch_embed.proj(pixels).flatten(2).transpose(1, 2)
+        patches = self.patch_embed["proj"](pixels).flatten(2).transpose(1, 2)
         cls = self.cls_token.to(patches).expand(len(patches), -1, -1)
         return torch.cat((cls, patches), dim=1) + self.pos_embed.to(patches)
 

@@ -99,11 +99,10 @@ def open_parts(path: str | Path) -> dict[str, dict[str, Tensor]]:
     file = read_weights(path, WANTED)
     tensors = {key.replace("model.", ""): tensor for key, tensor in file.tensors.items()}
     found = [match[1] for key in tensors if (match := _MARK.match(key))]
-    keys = {prefix: _TOWERS.get(prefix) for prefix in found}
-    if not found or None in keys.values():
+    if not found or not _TOWERS.keys() >= set(found):
         raise ValueError(_explain_refusal(file, found))
-    order = sorted(keys, key=lambda prefix: list(_TOWERS).index(prefix))
-    return {keys[prefix]: _select_part(tensors, prefix) for prefix in order}
+    present = {prefix: key for prefix, key in _TOWERS.items() if prefix in found}
+    return {key: _select_part(tensors, prefix) for prefix, key in present.items()}
 
 
 def _select_part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""FaceCLIP's fuser: text tokens and face tokens look at each other, text comes back.
+"""FaceCLIP's fuser: text and face tokens attend to each other; the text is returned.
 
 Six stages of (cross-attention both ways, self-attention on text, a layer on the face), the feature
 enhancer of Grounding DINO (arXiv 2303.05499). Only what reaches the text is built: a quarter of
@@ -116,8 +116,7 @@ class Fuser(nn.Module):
             self.face_pos_proj = operations.Linear(dims.face, width, **factory)
             self.text_embed_proj = operations.Linear(width, width, **factory)
             self.text_pos_proj = operations.Linear(width, width, **factory)
-        self.fuser = nn.Module()
-        self.fuser.encoder = _Stages(dims, operations, **factory)
+        self.fuser = nn.ModuleDict({"encoder": _Stages(dims, operations, **factory)})
 
     def forward(self, text: Tensor, face: Tensor, face_positions: Tensor | None = None) -> Tensor:
         """face_positions (1, 144, C): the face encoder's, FaceCLIP only."""
@@ -129,7 +128,7 @@ class Fuser(nn.Module):
             text, positions = self.text_embed_proj(text), self.text_pos_proj(positions)
             place = self.face_pos_proj(face_positions)
         face = face.expand(len(text), -1, -1)
-        return self.fuser.encoder(text, face, positions, place)
+        return self.fuser["encoder"](text, face, positions, place)
 
 
 class _Stages(nn.Module):
@@ -180,27 +179,29 @@ class _Exchange(nn.Module):
         width, inner = dims.width, dims.inner
         self.layer_norm_v = operations.LayerNorm(width, **factory)
         self.layer_norm_l = operations.LayerNorm(width, **factory)
-        self.attn = nn.Module()
         inward = ["v_proj", "l_proj", "values_v_proj", *(["values_l_proj"] if to_face else [])]
-        for name in inward:
-            setattr(self.attn, name, operations.Linear(width, inner, **factory))
-        for name in ["out_l_proj", *(["out_v_proj"] if to_face else [])]:
-            setattr(self.attn, name, operations.Linear(inner, width, **factory))
+        outward = ["out_l_proj", *(["out_v_proj"] if to_face else [])]
+        attn = {name: operations.Linear(width, inner, **factory) for name in inward}
+        attn |= {name: operations.Linear(inner, width, **factory) for name in outward}
+        self.attn = nn.ModuleDict(attn)
         for name in ["gamma_l", *(["gamma_v"] if to_face else [])]:
             empty = torch.empty(width, **factory)
             setattr(self, name, nn.Parameter(empty, requires_grad=False))
 
     def forward(self, face: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         face, text = self.layer_norm_v(face), self.layer_norm_l(text)
-        keys_v, keys_l = _split_heads(self.attn.v_proj(face)), _split_heads(self.attn.l_proj(text))
-        seen = F.scaled_dot_product_attention(
-            keys_l, keys_v, _split_heads(self.attn.values_v_proj(face))
+        keys_v, keys_l = (
+            _split_heads(self.attn["v_proj"](face)),
+            _split_heads(self.attn["l_proj"](text)),
         )
-        new_text = text + self.gamma_l.to(text) * self.attn.out_l_proj(_join_heads(seen))
+        seen = F.scaled_dot_product_attention(
+            keys_l, keys_v, _split_heads(self.attn["values_v_proj"](face))
+        )
+        new_text = text + self.gamma_l.to(text) * self.attn["out_l_proj"](_join_heads(seen))
         if hasattr(self, "gamma_v"):
-            values_l = _split_heads(self.attn.values_l_proj(text))
+            values_l = _split_heads(self.attn["values_l_proj"](text))
             read = F.scaled_dot_product_attention(keys_v, keys_l, values_l)
-            face = face + self.gamma_v.to(face) * self.attn.out_v_proj(_join_heads(read))
+            face = face + self.gamma_v.to(face) * self.attn["out_v_proj"](_join_heads(read))
         return face, new_text
 
 

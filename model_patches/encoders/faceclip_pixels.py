@@ -32,5 +32,5 @@ def faceclip_pixels(face: Face) -> Tensor:
 
 
 def no_face() -> Tensor:
-    """FaceCLIP's own "nobody": the same picture, black."""
+    """FaceCLIP's input without a person: a black picture of the same size."""
     return torch.zeros(1, 3, SIDE, SIDE)

@@ -1,4 +1,4 @@
-"""FaceCLIP's own text towers (MetaCLIP, L and bigG): words -> last states, a face among the words.
+"""FaceCLIP's own text towers (MetaCLIP, L and bigG): words and a face -> last states.
 
 Not the towers of Stable Diffusion checkpoints: other weights, last layer, padding by token 0.
 Key names are those of OpenCLIP. Source: github.com/bytedance/FaceCLIP.
@@ -57,10 +57,8 @@ class FaceText(nn.Module):
         self.token_embedding = operations.Embedding(dims.words, width, **factory)
         empty = torch.empty(LENGTH, width, **factory)
         self.positional_embedding = nn.Parameter(empty, requires_grad=False)
-        self.transformer = nn.Module()
-        self.transformer.resblocks = nn.ModuleList(
-            _Block(dims, operations, **factory) for _ in range(dims.depth)
-        )
+        blocks = [_Block(dims, operations, **factory) for _ in range(dims.depth)]
+        self.transformer = nn.ModuleDict({"resblocks": nn.Sequential(*blocks)})
         self.ln_final = operations.LayerNorm(width, **factory)
         self.proj1 = operations.Linear(face, width, **factory)
 
@@ -68,9 +66,7 @@ class FaceText(nn.Module):
         x = self.token_embedding(tokens).to(face)
         x[:, ID_PLACE] = self.proj1(F.normalize(face, dim=-1))
         x = x + self.positional_embedding.to(x)
-        for block in self.transformer.resblocks:
-            x = block(x)
-        return self.ln_final(x)
+        return self.ln_final(self.transformer["resblocks"](x))
 
 
 class _Block(nn.Module):
@@ -80,21 +76,27 @@ class _Block(nn.Module):
         self.quick, self.heads = dims.quick, width // HEAD
         self.ln_1 = operations.LayerNorm(width, **factory)
         self.ln_2 = operations.LayerNorm(width, **factory)
-        self.attn = nn.Module()
-        self.attn.in_proj = operations.Linear(width, 3 * width, **factory)
-        self.attn.out_proj = operations.Linear(width, width, **factory)
-        self.mlp = nn.Module()
-        self.mlp.c_fc = operations.Linear(width, dims.mlp, **factory)
-        self.mlp.c_proj = operations.Linear(dims.mlp, width, **factory)
+        self.attn = nn.ModuleDict(
+            {
+                "in_proj": operations.Linear(width, 3 * width, **factory),
+                "out_proj": operations.Linear(width, width, **factory),
+            }
+        )
+        self.mlp = nn.ModuleDict(
+            {
+                "c_fc": operations.Linear(width, dims.mlp, **factory),
+                "c_proj": operations.Linear(dims.mlp, width, **factory),
+            }
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        packed = self.attn.in_proj(self.ln_1(x)).unflatten(-1, (3, self.heads, -1))
+        packed = self.attn["in_proj"](self.ln_1(x)).unflatten(-1, (3, self.heads, -1))
         q, k, v = packed.permute(2, 0, 3, 1, 4)
         seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.attn.out_proj(seen.transpose(1, 2).flatten(2))
-        hidden = self.mlp.c_fc(self.ln_2(x))
+        x = x + self.attn["out_proj"](seen.transpose(1, 2).flatten(2))
+        hidden = self.mlp["c_fc"](self.ln_2(x))
         hidden = hidden * torch.sigmoid(1.702 * hidden) if self.quick else F.gelu(hidden)
-        return x + self.mlp.c_proj(hidden)
+        return x + self.mlp["c_proj"](hidden)
 
 
 @cache
@@ -109,7 +111,7 @@ def tokenize_prefixed(text: str) -> Tensor:
     """
     rows = []
     for chunk in _tokenizer().tokenize_with_weights(text, return_word_ids=True):
-        words = [token for token, _, word in chunk if word != 0 and isinstance(token, int)]
+        words = [token for token, *_, word in chunk if word != 0 and isinstance(token, int)]
         kept: Sequence[int] = words[: LENGTH - 2 - len(PREFIX)]
         row = [START, *PREFIX, *kept, END]
         rows.append(row + [0] * (LENGTH - len(row)))

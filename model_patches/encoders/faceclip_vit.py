@@ -64,10 +64,8 @@ class FaceVit(nn.Module):
         super().__init__()
         self.dims = dims
         width = dims.width
-        self.patch_embed = nn.Module()
-        self.patch_embed.proj = operations.Conv2d(
-            3, width, dims.patch, stride=dims.patch, **factory
-        )
+        proj = operations.Conv2d(3, width, dims.patch, stride=dims.patch, **factory)
+        self.patch_embed = nn.ModuleDict({"proj": proj})
         empty = torch.empty(1, dims.tokens, width, **factory)
         self.pos_embed = nn.Parameter(empty, requires_grad=False)
         self.blocks = nn.ModuleList(_Block(dims, operations, **factory) for _ in range(dims.depth))
@@ -78,7 +76,7 @@ class FaceVit(nn.Module):
         size = (IMAGE, IMAGE)
         if picture.shape[-2:] != size:  # as the authors shrink their 448 px crops
             picture = F.interpolate(picture, size, mode="bilinear", align_corners=False)
-        x = self.patch_embed.proj(picture).flatten(2).transpose(1, 2)
+        x = self.patch_embed["proj"](picture).flatten(2).transpose(1, 2)
         x = x + self.pos_embed.to(x)
         for block in self.blocks:
             x = block(x)
@@ -98,6 +96,11 @@ def _make_head(dims: VitDims, operations: Any, **factory: Any) -> nn.Sequential:
 
 class _BatchNorm(nn.Module):
     """Batch norm at inference, an affine map by the stored statistics, in float32."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
 
     def __init__(self, width: int, **factory: Any) -> None:
         super().__init__()
@@ -120,16 +123,22 @@ class _Block(nn.Module):
         self.heads = dims.heads
         self.norm1 = operations.LayerNorm(width, **factory)
         self.norm2 = operations.LayerNorm(width, **factory)
-        self.attn = nn.Module()
-        self.attn.qkv = operations.Linear(width, 3 * width, bias=False, **factory)
-        self.attn.proj = operations.Linear(width, width, **factory)
-        self.mlp = nn.Module()
-        self.mlp.fc1 = operations.Linear(width, dims.mlp, **factory)
-        self.mlp.fc2 = operations.Linear(dims.mlp, width, **factory)
+        self.attn = nn.ModuleDict(
+            {
+                "qkv": operations.Linear(width, 3 * width, bias=False, **factory),
+                "proj": operations.Linear(width, width, **factory),
+            }
+        )
+        self.mlp = nn.ModuleDict(
+            {
+                "fc1": operations.Linear(width, dims.mlp, **factory),
+                "fc2": operations.Linear(dims.mlp, width, **factory),
+            }
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = self.attn.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1))
+        qkv = self.attn["qkv"](self.norm1(x)).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        x = x + self.attn.proj(attended)
-        return x + self.mlp.fc2(F.relu6(self.mlp.fc1(self.norm2(x))))
+        x = x + self.attn["proj"](attended)
+        return x + self.mlp["fc2"](F.relu6(self.mlp["fc1"](self.norm2(x))))

@@ -8,6 +8,7 @@ and leave uninitialised memory in the model.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +89,15 @@ def read_size(path: str | Path, family: str) -> StatedSize:
     _check_config(config, measure(file.shapes, name, config), name)
     check_finite(file.tensors, name, WANTED)
     return StatedSize(config, _check_length(stated.get("min_length"), name))
+
+
+def stated_family(metadata: Mapping[str, str]) -> str:
+    """The family that a file's metadata states, as `load_mini_clip` needs it; "" when none."""
+    try:
+        stated = json.loads(metadata.get(KEY, ""))
+    except (ValueError, RecursionError):
+        return ""
+    return str(stated.get("family", "")) if isinstance(stated, dict) else ""
 
 
 def _read_statement(file: TensorFile) -> dict:

@@ -1,4 +1,4 @@
-"""From an aligned face to the pixels that PuLID and CLIP show their vision towers.
+"""From an aligned face to the pixels that the vision towers of PuLID and CLIP read.
 
 For PuLID everything but face and hair turns white and the rest (by default) loses its colour; CLIP
 sees the head in colour before grey. Clothes and scenery do not become part of the identity.
@@ -69,8 +69,8 @@ def whitening_used(face: Face, whitening: str) -> str:
 
 def background(face: Face, mode: str) -> Tensor:
     """(H, W) bool, True where `mode` ("parsed" or "ellipse") hides the crop."""
-    if mode == "parsed":
-        return torch.isin(face.labels, torch.tensor(BACKGROUND_LABELS, dtype=face.labels.dtype))
+    if mode == "parsed" and (labels := face.labels) is not None:
+        return torch.isin(labels, torch.tensor(BACKGROUND_LABELS, dtype=labels.dtype))
     height, width = face.ffhq_crop.shape[:2]
     x0, y0, rx, ry = ELLIPSE
     y = (torch.arange(height) + 0.5) / height

@@ -10,7 +10,7 @@ from .boxes import Detector
 from .cascade import load_cascade
 from .pack import BROKEN, DETECTION, RECOGNITION, Pack, describe_broken, load_model, read_pack
 from .parsing import Parser, load_parser
-from .providers import resolve_providers
+from .providers import describe_fallback, resolve_providers
 from .recogniser import Recogniser, make_recogniser
 from .scrfd import make_scrfd
 
@@ -38,7 +38,8 @@ def load_analyser(
     pack_folder: an insightface pack such as models/insightface/models/antelopev2, flat or nested
     one level; None uses no pack. detector: "auto" takes the pack's detector and, when the pack
     has none, the bundled one; "pack" insists on the pack's; "bundled" takes the bundled one.
-    providers: "auto", "CUDA", "ROCM", "CoreML", "CPU". parser_path: facexlib's
+    providers: "auto", "CUDA", "ROCM", "CoreML", "CPU"; where onnxruntime lacks the named one,
+    another runs the models and the description says so. parser_path: facexlib's
     parsing_bisenet.pth; None leaves the parsing labels out.
 
     Raises ValueError, FileNotFoundError or RuntimeError; each says what to do.
@@ -51,16 +52,23 @@ def load_analyser(
             'another pack, or set the detector to "bundled"'
         )
     pack = read_pack(Path(pack_folder)) if pack_folder is not None else None
-    names, explicit = resolve_providers(providers) if pack else [], "auto" not in providers
-    finder, finder_on = _detector(pack, detector, names, explicit)
-    recogniser, recogniser_on = _recogniser(pack, names, explicit)
+    names = resolve_providers(providers) if pack else []
+    finder, finder_on = _detector(pack, detector, names)
+    recogniser, recogniser_on = _recogniser(pack, names)
     parser = load_parser(Path(parser_path)) if parser_path is not None else None
     lines = (
-        f"Detector: {finder.name}{finder_on}",
-        f"Recogniser: {recogniser.name}{recogniser_on}" if recogniser else _no_recogniser(pack),
+        f"Detector: {finder.name}{_describe_provider(finder_on)}",
+        f"Recogniser: {recogniser.name}{_describe_provider(recogniser_on)}"
+        if recogniser
+        else _no_recogniser(pack),
         f"Parsing: {parser.name}" if parser else NO_PARSING,
+        describe_fallback(providers, [name for name in (finder_on, recogniser_on) if name]),
     )
-    return FaceAnalyser(finder, recogniser, parser, "\n".join(lines))
+    return FaceAnalyser(finder, recogniser, parser, "\n".join(filter(None, lines)))
+
+
+def _describe_provider(name: str) -> str:
+    return f" on {name}" if name else ""
 
 
 NO_PARSING = (
@@ -74,13 +82,12 @@ def _no_recogniser(pack: Pack | None) -> str:
     return f"Recogniser: none ({where}), so faces carry no ArcFace embedding"
 
 
-def _detector(
-    pack: Pack | None, wanted: str, providers: Sequence[str], explicit: bool
-) -> tuple[Detector, str]:
+def _detector(pack: Pack | None, wanted: str, providers: Sequence[str]) -> tuple[Detector, str]:
+    """The detector, and the provider that it runs on; the bundled one has none."""
     path = pack.first(DETECTION) if pack and wanted != "bundled" else None
     if pack and path is not None:
-        model, provider = load_model(path, providers, explicit)
-        return make_scrfd(model, path, pack.name), f" on {provider}"
+        model, provider = load_model(path, providers)
+        return make_scrfd(model, path, pack.name), provider
     if pack and wanted != "bundled":
         _refuse_broken(pack, "detector")
         if wanted == "pack":
@@ -91,16 +98,14 @@ def _detector(
     return load_cascade(), ""
 
 
-def _recogniser(
-    pack: Pack | None, providers: Sequence[str], explicit: bool
-) -> tuple[Recogniser | None, str]:
+def _recogniser(pack: Pack | None, providers: Sequence[str]) -> tuple[Recogniser | None, str]:
     path = pack.first(RECOGNITION) if pack else None
     if pack is None or path is None:
         if pack is not None:
             _refuse_broken(pack, "recogniser")
         return None, ""
-    model, provider = load_model(path, providers, explicit)
-    return make_recogniser(model, path, pack.name), f" on {provider}"
+    model, provider = load_model(path, providers)
+    return make_recogniser(model, path, pack.name), provider
 
 
 def _refuse_broken(pack: Pack, role: str) -> None:

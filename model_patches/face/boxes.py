@@ -87,7 +87,7 @@ def shrink(rgb: np.ndarray, long_side: int = LONG_SIDE) -> tuple[np.ndarray, flo
     return cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), scale
 
 
-def inside(box: Sequence[float], width: int, height: int) -> Box | None:
+def inside(box: Sequence[float] | np.ndarray, width: int, height: int) -> Box | None:
     """`box` cut to the photo; None when less than a pixel of it remains."""
     x0, y0, x1, y1 = (float(value) for value in box)
     x0, x1 = max(x0, 0.0), min(x1, float(width))

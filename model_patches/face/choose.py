@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -12,12 +13,33 @@ from torch import Tensor
 from .boxes import Box, Detection
 
 LARGEST = "largest"
+SMALLEST = "smallest"
 LEFT_TO_RIGHT = "left to right"
 RIGHT_TO_LEFT = "right to left"
+TOP_TO_BOTTOM = "top to bottom"
+BOTTOM_TO_TOP = "bottom to top"
 NEAREST = "nearest to point"
 IN_BOXES = "overlap with boxes"
 IN_MASK = "overlap with mask"
-ORDERS = (LARGEST, LEFT_TO_RIGHT, RIGHT_TO_LEFT, NEAREST, IN_BOXES, IN_MASK)
+PLAIN_ORDERS = (LARGEST, SMALLEST, LEFT_TO_RIGHT, RIGHT_TO_LEFT, TOP_TO_BOTTOM, BOTTOM_TO_TOP)
+"""Orders that need nothing but the faces."""
+ORDERS = (
+    LARGEST,
+    LEFT_TO_RIGHT,
+    RIGHT_TO_LEFT,
+    NEAREST,
+    IN_BOXES,
+    IN_MASK,
+    SMALLEST,
+    TOP_TO_BOTTOM,
+    BOTTOM_TO_TOP,
+)
+Value = TypeVar("Value")
+SURE = 0.6
+"""Score from which a face counts with its whole area. Both detectors give true faces more, and most
+of their false hits less."""
+DOUBTFUL = 0.05
+"""Share of its area that a hit at the detector's threshold, 0.5, counts with."""
 COVERED = 0.3
 """Least share of a face's box that must lie in a given box or mask."""
 
@@ -76,22 +98,31 @@ def rank(
 
     size: width, height of the photo. boxes: x0, y0, x1, y1 in pixels; the first ranked face is
     the one in the first box, and so on. mask: (h, w) from 0 to 1, of any size, stretched over the
-    photo. Ties keep the detector's order.
+    photo. The order "largest" weighs the area with the score, so that a doubtful hit comes first
+    only where it is far larger than every sure one. Ties keep the detector's order.
     """
     if choice.order == IN_BOXES:
         return _by_boxes(faces, _require_input(boxes, "boxes", "a BOUNDING_BOX"))
     if choice.order == IN_MASK:
         return _by_mask(faces, _require_input(mask, "mask", "a MASK"), size)
     keys = {
-        LARGEST: lambda face: -face.area,
+        LARGEST: lambda face: -face.area * _trust(face.score),
+        SMALLEST: lambda face: face.area,
         LEFT_TO_RIGHT: lambda face: face.centre[0],
         RIGHT_TO_LEFT: lambda face: -face.centre[0],
+        TOP_TO_BOTTOM: lambda face: face.centre[1],
+        BOTTOM_TO_TOP: lambda face: -face.centre[1],
         NEAREST: lambda face: math.dist(
             face.centre, (choice.point[0] * size[0], choice.point[1] * size[1])
         ),
     }
     key = keys[choice.order]
     return sorted(range(len(faces)), key=lambda index: key(faces[index]))
+
+
+def _trust(score: float) -> float:
+    """The share of a face's area that counts for its rank."""
+    return min(max((score - 0.5) / (SURE - 0.5), DOUBTFUL), 1.0)
 
 
 def pick(ranked: Sequence[int], choice: FaceChoice) -> list[int]:
@@ -132,7 +163,7 @@ def boxes_per_photo(boxes: object, photos: int) -> list[list[Box]]:
     return converted * photos if len(converted) == 1 else converted
 
 
-def _corners(box: object) -> Box:
+def _corners(box: Any) -> Box:
     try:
         x, y, width, height = (float(box[key]) for key in ("x", "y", "width", "height"))
     except (KeyError, TypeError, ValueError) as error:
@@ -158,7 +189,7 @@ def mask_per_photo(mask: Tensor, photos: int) -> list[Tensor]:
     return list(stack.expand(photos, -1, -1))
 
 
-def _require_input(value: object, name: str, kind: str) -> object:
+def _require_input(value: Value | None, name: str, kind: str) -> Value:
     if value is None:
         raise ValueError(
             f'the order "overlap with {name}" needs {kind}; connect the input {name!r}, or choose '

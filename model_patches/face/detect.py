@@ -27,6 +27,10 @@ from .face import Face
 from .pixels import check_images, photo_hash, to_uint8
 
 ON_MISSING = ("error", "skip photo")
+LEAST_SIDE = 16
+"""Pixels. A photo that is thinner holds no face that could be told from another."""
+STRIP = 8
+"""Ratio of the sides from which a photo is called a strip: detectors see it shrunk to one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +81,12 @@ def detect_faces(
     if on_missing not in ON_MISSING:
         raise ValueError(f"unknown on_missing {on_missing!r}; choose {' or '.join(ON_MISSING)}")
     count = images.shape[0]
-    frames = boxes_per_photo(boxes, count) if _reads_input(choice, IN_BOXES, boxes) else None
-    masks = mask_per_photo(mask, count) if _reads_input(choice, IN_MASK, mask) else None
+    frames = None
+    if choice.order == IN_BOXES and boxes is not None:
+        frames = boxes_per_photo(boxes, count)
+    masks = None
+    if choice.order == IN_MASK and mask is not None:
+        masks = mask_per_photo(mask, count)
     faces: list[Face] = []
     photos: list[PhotoFaces] = []
     for index in range(count):
@@ -93,19 +101,15 @@ def detect_faces(
         if found.problem and on_missing == "error":
             raise ValueError(_explain_missing(index, found, analyser))
         digest = photo_hash(rgb) if found.chosen else ""
-        faces += [
-            _face(analyser, rgb, found.detections[one], index, digest) for one in found.chosen
-        ]
+        for one in found.chosen:
+            number = found.ranked.index(one)
+            faces.append(_face(analyser, rgb, found.detections[one], index, digest, number))
         photos.append(found)
     if not faces:
         raise ValueError(
             "\n".join(_explain_missing(i, one, analyser) for i, one in enumerate(photos))
         )
     return Detected(tuple(faces), tuple(photos), _report(photos, faces, analyser))
-
-
-def _reads_input(choice: FaceChoice, order: str, value: object) -> bool:
-    return choice.order == order and value is not None
 
 
 def _choose(
@@ -116,6 +120,9 @@ def _choose(
     mask: Tensor | None,
 ) -> PhotoFaces:
     size = rgb.shape[1], rgb.shape[0]
+    if min(size) < LEAST_SIDE:
+        thin = f"its short side has {min(size)} pixels and a face needs at least {LEAST_SIDE}"
+        return PhotoFaces(size, (), (), (), thin)
     detections = tuple(analyser.detector.find(rgb))
     ranked = tuple(rank(detections, choice, size, boxes, mask))
     if not detections:
@@ -128,7 +135,12 @@ def _choose(
 
 
 def _face(
-    analyser: FaceAnalyser, rgb: np.ndarray, found: Detection, photo: int, digest: str
+    analyser: FaceAnalyser,
+    rgb: np.ndarray,
+    found: Detection,
+    photo: int,
+    digest: str,
+    number: int,
 ) -> Face:
     small = arcface_crop(rgb, found.points)
     large = ffhq_crop(rgb, found.points)
@@ -145,18 +157,23 @@ def _face(
         labels=parser.labels(large) if parser else None,
         embedding=recogniser.embed(small) if recogniser else None,
         recogniser=recogniser.name if recogniser else "",
+        number=number,
     )
 
 
 def _explain_missing(photo: int, found: PhotoFaces, analyser: FaceAnalyser) -> str:
     width, height = found.size
-    where = f"photo {photo} ({width}x{height} pixels): {found.problem}"
+    where = f"photo {photo + 1} ({width}x{height} pixels): {found.problem}"
     if found.detections:
         boxes = "; ".join(_box_text(one.box) for one in found.detections)
         return (
             f"{where}. {len(found.detections)} found at x0, y0, x1, y1 = {boxes}. Look at the "
             "overlay, then change the order, the index, the boxes or the mask"
         )
+    if min(width, height) < LEAST_SIDE:
+        return f"{where}. Connect the photo itself, not a strip of it"
+    if max(width, height) >= STRIP * min(width, height):
+        where = f"{where} in this strip (crop it around the face)"
     return (
         f"{where} by {analyser.detector.name}, which tried {analyser.detector.tried}. Use a photo "
         "with an upright face at least 5 % as wide as the photo (crop to it), or a stronger "
@@ -169,20 +186,21 @@ def _box_text(box: Box) -> str:
 
 
 def _report(photos: Sequence[PhotoFaces], faces: Sequence[Face], analyser: FaceAnalyser) -> str:
-    lines = [analyser.description]
+    lines = []
     for index, photo in enumerate(photos):
         found, chosen = len(photo.detections), len(photo.chosen)
-        head = f"Photo {index} ({photo.size[0]}x{photo.size[1]}): {found} found, {chosen} chosen"
+        head = (
+            f"Photo {index + 1} ({photo.size[0]}x{photo.size[1]}): {found} found, {chosen} chosen"
+        )
         lines.append(f"{head}; SKIPPED, {photo.problem}" if photo.problem else head)
         mine = (face for face in faces if face.photo == index)
-        for one, face in zip(photo.chosen, mine, strict=True):
-            lines.append(f"  face {photo.ranked.index(one)}: {_line(face)}")
-    return "\n".join(lines)
+        lines += [f"  face {face.number}: {_line(face)}" for face in mine]
+    return "\n".join([*lines, analyser.description])
 
 
 def _line(face: Face) -> str:
-    yaw, pitch, roll = face.angles
+    yaw, pitch, roll = map(round, face.angles)  # whole numbers have no "-0"
     return (
-        f"box {_box_text(face.box)}, score {face.score:.2f}, yaw {yaw:+.0f}, "
-        f"pitch {pitch:+.0f}, roll {roll:+.0f} degrees"
+        f"box {_box_text(face.box)}, score {face.score:.2f}, yaw {yaw:+d}, "
+        f"pitch {pitch:+d}, roll {roll:+d} degrees"
     )

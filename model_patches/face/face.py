@@ -40,6 +40,8 @@ class Face:
     """(512,) float32 raw ArcFace embedding, not normalised; None: no recogniser."""
     recogniser: str
     """Which recogniser made `embedding`; empty when there is none."""
+    number: int = 0
+    """Its number within the photo, counted from 0 as an index of FaceChoice is."""
 
 
 def face_key(face: Face) -> str:
@@ -50,5 +52,5 @@ def face_key(face: Face) -> str:
             state.update(b"none")
         else:
             state.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-            state.update(tensor.contiguous().view(torch.uint8).numpy())
+            state.update(tensor.contiguous().view(torch.uint8).numpy().data)
     return state.hexdigest()

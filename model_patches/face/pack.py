@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .packages import need
-from .providers import check_session
+from .providers import running_provider
 
 DETECTION, RECOGNITION, OTHER, BROKEN = "detection", "recognition", "other", "broken"
 EMBEDDING = 512
@@ -93,10 +93,9 @@ def role_of(path: Path) -> str:
     return OTHER
 
 
-def load_model(path: Path, providers: Sequence[str], explicit: bool) -> tuple[Any, str]:
+def load_model(path: Path, providers: Sequence[str]) -> tuple[Any, str]:
     """insightface's own class for the file, and the widget name of the provider it runs on.
 
-    `explicit`: the user named the provider, so that falling back to the CPU is an error.
     Raises RuntimeError when onnxruntime cannot run the file.
     """
     state = need("onnxruntime.capi.onnxruntime_pybind11_state")
@@ -106,7 +105,7 @@ def load_model(path: Path, providers: Sequence[str], explicit: bool) -> tuple[An
         model = need("insightface.model_zoo").get_model(str(path), providers=list(providers))
     except failures as error:
         raise RuntimeError(describe_broken(path, f"onnxruntime says: {error}")) from error
-    return model, check_session(model.session, providers, explicit)
+    return model, running_provider(model.session)
 
 
 def describe_broken(path: Path, why: str) -> str:

@@ -1,4 +1,4 @@
-"""Face parsing: which pixel is skin, eye, hair, background. BiSeNet, as PuLID uses it."""
+"""Face parsing: labels each pixel as skin, eye, hair, background. BiSeNet, as PuLID uses it."""
 
 from __future__ import annotations
 

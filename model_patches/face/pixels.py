@@ -44,7 +44,7 @@ def to_uint8(image: Tensor, photo: int = 0) -> np.ndarray:
     0..1, the overshoot of resamplers, are clamped. Grey is copied to three channels; a photo with
     alpha (2 or 4 channels, 1 = opaque) is laid over white, the colour PuLID gives to background.
 
-    Raises ValueError for NaN or infinity, naming `photo`, its index in the batch.
+    Raises ValueError for NaN or infinity, naming the photo; `photo` is its index in the batch.
     """
     height, width, _ = image.shape
     result = np.empty((height, width, 3), np.uint8)
@@ -52,7 +52,7 @@ def to_uint8(image: Tensor, photo: int = 0) -> np.ndarray:
         block = image[top : top + ROWS].detach().to("cpu", torch.float32)
         if not torch.isfinite(block).all():
             raise ValueError(
-                f"photo {photo} ({width}x{height}) contains NaN or infinite pixels; the step "
+                f"photo {photo + 1} ({width}x{height}) contains NaN or infinite pixels; the step "
                 "before failed (often a VAE in fp16): repair it, or connect another photo"
             )
         result[top : top + ROWS] = _block_to_uint8(block)
@@ -70,5 +70,5 @@ def _block_to_uint8(block: Tensor) -> np.ndarray:
 def photo_hash(rgb: np.ndarray) -> str:
     """SHA-256 hex digest of the 8-bit pixels (H, W, 3) and their shape."""
     digest = hashlib.sha256(repr(rgb.shape).encode())
-    digest.update(np.ascontiguousarray(rgb))
+    digest.update(np.ascontiguousarray(rgb).data)
     return digest.hexdigest()

@@ -20,47 +20,55 @@ CPU = "CPUExecutionProvider"
 def resolve_providers(wanted: Sequence[str]) -> list[str]:
     """Widget names ("auto", "CUDA", "ROCM", "CoreML", "CPU") -> onnxruntime provider names.
 
-    CPU is always added at the end for operators that the first one lacks. Raises ValueError for an
-    unknown name, RuntimeError naming the available ones when this onnxruntime lacks the provider.
+    One that this onnxruntime lacks is left out; `describe_fallback` tells the user. CPU is always
+    added at the end, for operators that the first one lacks. Raises ValueError for an unknown name.
     """
     available = need("onnxruntime").get_available_providers()
     names: list[str] = []
     for name in wanted or ("auto",):
-        names += _one(name, available)
+        names += _find_provider(name, available)
     return list(dict.fromkeys([*names, CPU]))
 
 
-def _one(name: str, available: Sequence[str]) -> list[str]:
-    if name == "auto":
-        known = [provider for group in PROVIDERS.values() for provider in group]
-        return [provider for provider in known if provider in available][:1]
-    if name not in PROVIDERS:
+def _find_provider(name: str, available: Sequence[str]) -> list[str]:
+    if name != "auto" and name not in PROVIDERS:
         raise ValueError(f"unknown provider {name!r}; choose auto, {', '.join(PROVIDERS)}")
-    found = [provider for provider in PROVIDERS[name] if provider in available]
-    if found:
-        return found[:1]
+    groups = PROVIDERS.values() if name == "auto" else [PROVIDERS[name]]
+    known = [provider for group in groups for provider in group]
+    return [provider for provider in known if provider in available][:1]
+
+
+def running_provider(session: Any) -> str:
+    """The provider that `session` really runs on, as a widget name.
+
+    onnxruntime itself falls back to the CPU when a listed provider fails to start.
+    """
+    active = session.get_providers()[0]
+    return next((key for key, group in PROVIDERS.items() if active in group), active)
+
+
+def describe_fallback(wanted: Sequence[str], running: Sequence[str]) -> str:
+    """Why a provider that the user named does not run the models, and what to do; else empty.
+
+    `running`: what they run on instead, as widget names.
+    """
+    missing = [name for name in wanted if name != "auto" and name not in running]
+    if not missing or not running:
+        return ""
+    name, available = missing[0], need("onnxruntime").get_available_providers()
+    instead = f"so {', '.join(dict.fromkeys(running))} runs the face models"
+    if set(PROVIDERS[name]) & set(available):
+        return (
+            f"Provider: {name} is listed by onnxruntime but could not start, {instead}. Its "
+            f"libraries or driver do not match this onnxruntime; fix them, or choose auto"
+        )
     present = [key for key, group in PROVIDERS.items() if set(group) & set(available)]
     advice = (
         "replace onnxruntime by onnxruntime-gpu in ComfyUI's Python (never keep both)"
         if name == "CUDA"
         else f"install an onnxruntime built for {name}"
     )
-    raise RuntimeError(
-        f"provider {name} is not available; this onnxruntime offers: {', '.join(present)}. "
-        f"Choose auto or one of those, or {advice}"
+    return (
+        f"Provider: {name} is not available (this onnxruntime offers {', '.join(present)}), "
+        f"{instead}. Choose auto, or {advice}"
     )
-
-
-def check_session(session: Any, wanted: Sequence[str], explicit: bool) -> str:
-    """The provider that `session` really runs on, as a widget name.
-
-    onnxruntime falls back to the CPU by itself when a listed provider fails to start (a missing
-    cuDNN, say). Raises RuntimeError for that when the user asked for the provider by name.
-    """
-    active = session.get_providers()[0]
-    if explicit and active != wanted[0]:
-        raise RuntimeError(
-            f"{wanted[0]} is listed by onnxruntime but could not start, only {active} did; its "
-            "CUDA, cuDNN or driver libraries do not match. Fix them, or choose auto or CPU"
-        )
-    return next((key for key, group in PROVIDERS.items() if active in group), active)

@@ -35,6 +35,23 @@ def creating(path: Path) -> Iterator[Path]:
         yield temporary
 
 
+def place(finished: Path, path: Path) -> None:
+    """Move a finished file to `path`, in the same folder, where nothing may be yet.
+
+    Raises FileExistsError, which names the file, when something is there; `finished` then stays.
+    Raises OSError.
+    """
+    _sync(finished)
+    _move_to_free_name(finished, path)
+    finished.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Otherwise a power failure after the renaming can leave an empty file."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
 @contextmanager
 def _write_beside(path: Path, move: Callable[[Path, Path], None]) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,9 +63,7 @@ def _write_beside(path: Path, move: Callable[[Path, Path], None]) -> Iterator[Pa
         mode = temporary.stat().st_mode
         yield temporary
         temporary.chmod(mode)
-        with temporary.open("rb+") as file:
-            # Otherwise a power failure after the renaming can leave an empty file.
-            os.fsync(file.fileno())
+        _sync(temporary)
         move(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

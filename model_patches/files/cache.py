@@ -7,23 +7,24 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 from threading import Lock
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-Entry = tuple[Tensor | str, ...]
+Entry = TypeVar("Entry", bound="tuple[Tensor | str, ...]")
 """Tensors, and text that belongs to them."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """`runs` entries were computed, `hits` lookups were served without computing."""
+    """`runs`: entries that were computed; `hits`: lookups that needed no computing."""
 
     runs: int
     hits: int
 
 
-class TensorCache:
+class TensorCache(Generic[Entry]):
     """Least recently used entries go first once `max_bytes` is exceeded. Safe across threads.
 
     Entries are shared, not copied: whoever gets one must not write into it.
@@ -78,5 +79,5 @@ def tensor_key(tensor: Tensor) -> str:
     """Digest of a tensor's type, shape and content."""
     flat = tensor.detach().cpu().contiguous()
     state = hashlib.sha256(f"{flat.dtype} {tuple(flat.shape)}".encode())
-    state.update(flat.reshape(-1).view(torch.uint8).numpy())
+    state.update(flat.reshape(-1).view(torch.uint8).numpy().data)
     return state.hexdigest()

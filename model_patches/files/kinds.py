@@ -22,7 +22,8 @@ class Kind:
     marks: tuple[str, ...]
 
 
-_SDXL = "It drives the SDXL UNet and has no layers for Flux."
+_FLEXIP_NODE = "Open it with the Load FlexIP Adapter node."
+_SDXL = "It drives the SDXL UNet and has no layers for Flux; Load Identity Adapter opens it."
 _CLIP_NODE = "ComfyUI's own Load CLIP Vision node opens it, for other purposes."
 _SIP_NODE = "Open it with the Load SIP Projector node, from models/flexid."
 _FACE_T5 = "FaceT5, FaceCLIP's encoder and fuser for Flux"
@@ -64,9 +65,15 @@ KINDS = (
         (r"^image_proj\.proj_in\.weight \d+,512$", r"^ip_adapter\.\d+\."),
     ),
     Kind(
+        "flexip",
+        "a FlexIP adapter",
+        _FLEXIP_NODE,
+        (r"^preserve\.detail\.latents ", r"^blocks\.\w+\.\d+\.\d+\.preserve\.to_k\."),
+    ),
+    Kind(
         "ip_adapter_faceid",
         "an IP-Adapter FaceID file for Stable Diffusion",
-        "It needs an IP-Adapter node pack.",
+        _FLEXIP_NODE,
         (r"^ip_adapter\.\d+\.to_(q|k|v|out)_lora\.",),
     ),
     Kind(
@@ -78,7 +85,7 @@ KINDS = (
     Kind(
         "ip_adapter",
         "an IP-Adapter for Stable Diffusion",
-        "It needs an IP-Adapter node pack.",
+        _FLEXIP_NODE,
         (r"^(image_proj|ip_adapter)\.",),
     ),
     Kind(

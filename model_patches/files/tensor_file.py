@@ -1,4 +1,4 @@
-"""Weight files: read the tensors, or say in plain words why that cannot be done.
+"""Weight files: read the tensors, or explain in plain words why that is impossible.
 
 The format is told by content, never by extension: half of all broken downloads are a web page or
 a git-lfs pointer under the right name. Files come from strangers, so what they state is bounded
@@ -49,9 +49,9 @@ _PATH_KINDS = {
 }
 # Bounds on what a file may state; an SDXL checkpoint has 2,500 tensors and 0.3 MB of header.
 _MAX_FORMAT_HEADER = 100 << 20
-_MAX_HEADER = 8 << 20
+MAX_HEADER = 8 << 20
 _MAX_PICKLE = 4 << 20
-_MAX_TENSORS = 20_000
+MAX_TENSORS = 20_000
 _MAX_VALUES = 100_000
 _MAX_DEPTH = 16
 _MAX_NAME = 1_000
@@ -151,7 +151,7 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
         state.update(f"{key}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         content = tensor.reshape(-1).view(torch.uint8).numpy()
         for start, stop in _sample_spans(len(content)):
-            state.update(content[start:stop])
+            state.update(content[start:stop].data)
     return state.hexdigest()
 
 
@@ -205,10 +205,10 @@ def _read_safetensors(path: Path, wanted: str) -> TensorFile:
 def _check_header_size(path: Path, wanted: str) -> None:
     """The parser takes a second for each 20 MB of header, so absurd ones are refused unread."""
     stated = _read_header_size(path)
-    if _MAX_HEADER < stated <= path.stat().st_size - 8:
+    if MAX_HEADER < stated <= path.stat().st_size - 8:
         raise ValueError(
             f"{path.name} has a safetensors header of {stated} bytes, expected at most "
-            f"{_MAX_HEADER}. It is damaged or not a model; use {wanted}."
+            f"{MAX_HEADER}. It is damaged or not a model; use {wanted}."
         )
 
 
@@ -218,9 +218,9 @@ def _read_header_size(path: Path) -> int:
 
 
 def _check_number(count: int, path: Path, wanted: str) -> None:
-    if count > _MAX_TENSORS:
+    if count > MAX_TENSORS:
         raise ValueError(
-            f"{path.name} has {count} tensors, expected at most {_MAX_TENSORS}. It is damaged or "
+            f"{path.name} has {count} tensors, expected at most {MAX_TENSORS}. It is damaged or "
             f"not a model; use {wanted}."
         )
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .gate import OPEN, Gate, Moment
+from .gate import OPEN, Gate, Moment, describe_ends
 from .intent.dictionary import Dictionary
 from .intent.intent import Intent, Match, as_binary, has_chinese, read_intent
 from .numbers import LARGEST_WEIGHT, check_number
@@ -26,10 +26,12 @@ from .numbers import LARGEST_WEIGHT, check_number
 Mode = Literal["recommended", "literal"]
 IntentMode = Literal["auto", "graded", "binary"]
 Time = Literal["auto", "sigma", "percent"]
+Bases = Literal["gate", "nodes"]
 Source = Literal["prompt", "external score", "override"]
 MODES: tuple[Mode, ...] = ("recommended", "literal")
 INTENT_MODES: tuple[IntentMode, ...] = ("auto", "graded", "binary")
 TIMES: tuple[Time, ...] = ("auto", "sigma", "percent")
+BASES: tuple[Bases, ...] = ("gate", "nodes")
 
 # Flux.1-dev's own, so that curves look like a run of the model that the paper uses.
 DISPLAY_SHIFT = 1.15
@@ -56,12 +58,17 @@ class Knobs:
     time: Time = "auto"
     """auto: the diffusion time t of whatever model samples. sigma insists on a flow model's sigma,
     percent on 1 - percent = timestep / (N - 1)."""
+    bases: Bases = "gate"
+    """Who holds the base weights. gate: these knobs, and the nodes behind have weight 1. nodes: the
+    nodes' own weights are the bases, so that a gate that is bypassed leaves both streams at them;
+    alpha_base and w_base are then not read."""
 
     def __post_init__(self) -> None:
         for name, value, options in (
             ("mode", self.mode, MODES),
             ("intent_mode", self.intent_mode, INTENT_MODES),
             ("time", self.time, TIMES),
+            ("bases", self.bases, BASES),
         ):
             if value not in options:
                 raise ValueError(f"{name} is {value!r}; choose one of {', '.join(options)}.")
@@ -72,6 +79,11 @@ class Knobs:
     def is_binary(self) -> bool:
         literal = self.intent_mode == "auto" and self.mode == "literal"
         return literal or self.intent_mode == "binary"
+
+    @property
+    def held_bases(self) -> tuple[float, float]:
+        """The base weights within the semantic and the visual gate."""
+        return (1.0, 1.0) if self.bases == "nodes" else (self.alpha_base, self.w_base)
 
 
 _RANGES = {
@@ -109,7 +121,8 @@ class DynamicWeight:
     def weight(self, moment: Moment) -> float:
         t = self._t(moment)
         shape = self.at_noise * t + self.at_clean * (1.0 - t)
-        return self.base * self.gamma * shape
+        # In this order, a base of the gate and the same base of a node give the same bits.
+        return self.base * (self.gamma * shape)
 
     def _t(self, moment: Moment) -> float:
         if self.time == "auto":
@@ -128,13 +141,14 @@ class DynamicWeight:
 def gates_for(intent: float, knobs: Knobs) -> tuple[Gate, Gate]:
     """Equations (1) and (2) for a given I(P) in [0, 1]: the semantic and the visual gate."""
     up, down = gamma_sem(intent, knobs.lambda_up), gamma_vis(intent, knobs.lambda_down)
+    alpha, w = knobs.held_bases
     if knobs.mode == "literal":
-        semantic = DynamicWeight(knobs.alpha_base, up, 1.0, 0.0, time=knobs.time)
-        visual = DynamicWeight(knobs.w_base, down, 0.0, 1.0, time=knobs.time)
+        semantic = DynamicWeight(alpha, up, 1.0, 0.0, time=knobs.time)
+        visual = DynamicWeight(w, down, 0.0, 1.0, time=knobs.time)
         return Gate((semantic,)), Gate((visual,))
     sem, vis = knobs.kappa_sem, knobs.kappa_vis
-    semantic = DynamicWeight(knobs.alpha_base, up, 1 + sem, 1 - sem, knobs.time)
-    visual = DynamicWeight(knobs.w_base, down, 1 - vis, 1 + vis, knobs.time)
+    semantic = DynamicWeight(alpha, up, 1 + sem, 1 - sem, knobs.time)
+    visual = DynamicWeight(w, down, 1 - vis, 1 + vis, knobs.time)
     return Gate((semantic,), knobs.alpha_max), Gate((visual,), knobs.w_max)
 
 
@@ -168,16 +182,32 @@ class ContextAwareGate:
 
     def curve(self, samples: int = SAMPLES) -> list[dict[str, float]]:
         """Both weights over a run of Flux.1-dev at denoise 1, percent from 0 to 1."""
+        semantic, visual = self._shown_gates()
         moments = (_display_moment(i / (samples - 1)) for i in range(samples))
         return [
             {
                 "percent": round(moment.percent, 4),
                 "sigma": round(moment.sigma, 4),
-                "semantic": round(self.semantic.weight(moment), 5),
-                "visual": round(self.visual.weight(moment), 5),
+                "semantic": round(semantic.weight(moment), 5),
+                "visual": round(visual.weight(moment), 5),
             }
             for moment in moments
         ]
+
+    def _shown_gates(self) -> tuple[Gate, Gate]:
+        """Without limits where a node holds the base: they hold for a product not known here."""
+        if self.knobs.bases == "nodes":
+            return Gate(self.semantic.factors), Gate(self.visual.factors)
+        return self.semantic, self.visual
+
+    def courses(self) -> dict[str, str]:
+        """Each stream's weight from the first to the last moment, as it is shown to the user."""
+        times = "× " if self.knobs.bases == "nodes" else ""
+        symbols = {"semantic": "α", "visual": "w"}
+        return {
+            stream: f"{symbol} {times}{describe_ends(gate)}"
+            for (stream, symbol), gate in zip(symbols.items(), self._shown_gates(), strict=True)
+        }
 
     def summary(self) -> dict[str, Any]:
         """All of it as JSON values, for the display on the node and for users of the API."""
@@ -189,10 +219,12 @@ class ContextAwareGate:
             "gamma_vis": gamma_vis(self.intent, self.knobs.lambda_down),
             "terms": [match._asdict() for match in self.parsed.matches],
             "curve": self.curve(),
+            "courses": self.courses(),
+            "bases": dict(zip(("semantic", "visual"), self.knobs.held_bases, strict=True)),
         }
 
     def report(self) -> str:
-        first, last = self.curve(samples=2)
+        courses = self.courses()
         up = gamma_sem(self.intent, self.knobs.lambda_up)
         down = gamma_vis(self.intent, self.knobs.lambda_down)
         scores = ", ".join(f"{c} {s:.2f}" for c, s in self.parsed.categories.items() if s)
@@ -200,8 +232,8 @@ class ContextAwareGate:
         lines = [
             f"intent {self.intent:.2f} ({kind}, from the {self.source})",
             f"gamma_sem {up:.3f}, gamma_vis {down:.3f}",
-            f"alpha {first['semantic']:.3f} -> {last['semantic']:.3f}, "
-            f"w {first['visual']:.3f} -> {last['visual']:.3f}",
+            f"{courses['semantic']}, {courses['visual']}",
+            *self._describe_bases(),
             f"the prompt: {scores or 'no edit found'}",
             *map(_line, self.parsed.matches),
         ]
@@ -211,6 +243,13 @@ class ContextAwareGate:
                 "read them. Translate the prompt for the picture."
             )
         return "\n".join(lines)
+
+    def _describe_bases(self) -> list[str]:
+        if self.knobs.bases == "gate":
+            return []
+        limits = f"at most α {self.knobs.alpha_max:g}, w {self.knobs.w_max:g} in all"
+        held = "" if self.knobs.mode == "literal" else f"; {limits}"
+        return [f"times alpha of Apply SIP and weight of Apply VFA{held}"]
 
 
 def _line(match: Match) -> str:

@@ -25,6 +25,10 @@ class Moment:
     timestep / (N - 1) for eps and v models."""
 
 
+NOISE = Moment(1.0, 0.0, 0.0, 1.0)
+PICTURE = Moment(0.0, 1.0, 1.0, 0.0)
+
+
 class Factor(Protocol):
     def weight(self, moment: Moment) -> float: ...
 
@@ -46,3 +50,9 @@ class Gate:
 
 
 OPEN = Gate()
+
+
+def describe_ends(gate: Gate, factor: float = 1.0) -> str:
+    """The weight at pure noise and at the finished picture, such as "0.150 → 0.050"."""
+    ends = (gate.weight(moment, factor) for moment in (NOISE, PICTURE))
+    return " → ".join(f"{round(weight, 3) + 0.0:.3f}" for weight in ends)  # + 0.0: no "-0.000"

@@ -1,4 +1,4 @@
-"""Make one Identity of several: more photos of a person encoded apart, or a blend of people."""
+"""Make one Identity from several: separately encoded photos of a person, or a blend of people."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .encode import Encoded
-from .fusion import Fused, fuse
+from .fusion import REJECT_OUTLIERS, Fused, describe_outliers, fuse
 from .identity import Encoding, Identity
 from .provenance import merge_provenance
 
@@ -37,7 +37,10 @@ def combine_identities(identities: Sequence[Identity], fusion: str, weights: str
         thumbnail=_side_by_side([i.thumbnail for i in identities if i.thumbnail is not None]),
         provenance={**merge_provenance([i.provenance for i in identities]), "combined": fusion},
     )
-    return Encoded(identity, _report(fused[families[0]].shares, fusion))
+    report = _report(fused[families[0]].shares, fusion)
+    if fusion == REJECT_OUTLIERS and arcface is not None:
+        report += f"\n{describe_outliers(arcface)}"
+    return Encoded(identity, report)
 
 
 def parse_weights(text: str) -> list[float] | None:
@@ -69,7 +72,7 @@ def _common_families(identities: Sequence[Identity]) -> list[str]:
 
 
 def _check_encoders(family: str, encodings: Sequence[Encoding]) -> None:
-    """Tokens of two encoders lie in different spaces: their mean is nobody."""
+    """Raise ValueError when encoders differ: a mean of tokens from two spaces is meaningless."""
     known = [one.encoder for one in encodings]
     if not all(known):  # an identity of version 1 names the adapter's file instead
         known = [one.recipe.get("adapter_digest", "") for one in encodings]
@@ -92,8 +95,8 @@ def _combine(encodings: Sequence[Encoding], fused: Fused, fusion: str) -> Encodi
 
 def _representatives(identities: Sequence[Identity]) -> Tensor | None:
     """(I, E): per identity the mean direction of its photos at their mean length."""
-    rows = [i.features.get("arcface") for i in identities]
-    if any(row is None for row in rows):
+    rows = [one.features["arcface"] for one in identities if "arcface" in one.features]
+    if len(rows) < len(identities):
         return None
     return torch.stack([F.normalize(r.mean(0), dim=0) * r.norm(dim=1).mean() for r in rows])
 

@@ -1,4 +1,4 @@
-"""Encode faces into one Identity: whiten, look, condense, fuse. Each face is encoded once."""
+"""Encode faces into one Identity: whiten, see, condense, fuse. Each face is encoded once."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..adapters.pulid_flux import IdentityAdapter, encode_tokens
+from ..adapters.pulid import PulidAdapter
+from ..adapters.pulid_flux import encode_tokens
 from ..encoders.eva_clip import VisionEncoder, encode
 from ..encoders.whiten import eva_pixels, whitening_used
 from ..face.face import Face, face_key
 from ..files.cache import Statistics, TensorCache
 from ..files.public_files import ANTELOPEV2, where_to_get
-from .fusion import RULES, Fused, agreement, fuse
+from .fusion import REJECT_OUTLIERS, RULES, Fused, agreement, describe_outliers, fuse
 from .identity import Encoding, Identity
 from .provenance import join_distinct, pack_version
 
@@ -28,8 +29,8 @@ THUMBNAIL = 256
 SAME_PERSON = 0.25
 """ArcFace cosine below which two photos rarely show one person (thresholds in use: 0.2 to 0.3)."""
 
-_vision_cache = TensorCache(256 << 20)
-_token_cache = TensorCache(32 << 20)
+_vision_cache: TensorCache[tuple[Tensor, Tensor]] = TensorCache(256 << 20)
+_token_cache: TensorCache[tuple[Tensor]] = TensorCache(32 << 20)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,14 +61,14 @@ class _Look:
 
 
 def encode_identity(
-    adapter: IdentityAdapter,
+    adapter: PulidAdapter,
     vision: VisionEncoder,
     faces: Sequence[Face],
     fusion: str = "mean",
     whitening: str = "auto",
     grey: bool = True,
 ) -> Encoded:
-    """Encode one person seen on one or several photos.
+    """Encode one person from one or several photos.
 
     `fusion` is a key of FUSIONS, `whitening` one of `whiten.WHITENING`; `grey` takes the colour
     out of the face (how PuLID was trained). Results are cached by content: the same face with the
@@ -76,9 +77,9 @@ def encode_identity(
     """
     if fusion not in FUSIONS:
         raise ValueError(f"fusion is {fusion!r}, expected one of {', '.join(FUSIONS)}.")
-    _check_faces(faces)
-    _check_fit(adapter, vision, faces)
-    look = _look(vision, faces, whitening, grey)
+    arcface = _stack_embeddings(faces)
+    _check_fit(adapter, vision, arcface.shape[1])
+    look = _look(vision, faces, arcface, whitening, grey)
     fused = _joint(adapter, look) if fusion == JOINT else _separate(adapter, look, fusion)
     photos = len(faces) if fusion == JOINT else 1
     encoding = Encoding(
@@ -121,15 +122,17 @@ def forget() -> None:
     _token_cache.clear()
 
 
-def _check_faces(faces: Sequence[Face]) -> None:
+def _stack_embeddings(faces: Sequence[Face]) -> Tensor:
+    """(F, E) float32, all by one recogniser."""
     if not faces:
         raise ValueError("0 faces to encode, expected at least 1. Connect Detect Faces.")
-    without = [face.photo + 1 for face in faces if face.embedding is None]
-    if without:
+    embeddings = [face.embedding.float() for face in faces if face.embedding is not None]
+    if len(embeddings) < len(faces):
+        without = [face.photo + 1 for face in faces if face.embedding is None]
         raise ValueError(
             f"{len(without)} of {len(faces)} faces have no recogniser embedding (photo "
             f"{', '.join(map(str, without))}), and an identity is made from it. Open antelopev2 "
-            f"with the Load Face Analyser node. {where_to_get(ANTELOPEV2[:2])}"
+            f"with the Load Face Analyser node. {where_to_get(ANTELOPEV2)}"
         )
     recognisers = join_distinct([face.recogniser for face in faces])
     if len({face.recogniser for face in faces}) > 1:
@@ -137,11 +140,12 @@ def _check_faces(faces: Sequence[Face]) -> None:
             f"the faces carry embeddings of different recognisers ({recognisers}), which do not "
             "compare. Detect all photos with one face analyser."
         )
+    return torch.stack(embeddings)
 
 
-def _check_fit(adapter: IdentityAdapter, vision: VisionEncoder, faces: Sequence[Face]) -> None:
+def _check_fit(adapter: PulidAdapter, vision: VisionEncoder, embedding: int) -> None:
     dims = adapter.encoder.model.dims
-    condition = faces[0].embedding.numel() + vision.dims.output
+    condition = embedding + vision.dims.output
     pairs = [
         ("channels of the vision tower", vision.dims.width, dims.vision),
         ("levels of the vision tower", len(vision.dims.taps), dims.groups),
@@ -155,23 +159,25 @@ def _check_fit(adapter: IdentityAdapter, vision: VisionEncoder, faces: Sequence[
             )
 
 
-def _look(vision: VisionEncoder, faces: Sequence[Face], whitening: str, grey: bool) -> _Look:
+def _look(
+    vision: VisionEncoder, faces: Sequence[Face], arcface: Tensor, whitening: str, grey: bool
+) -> _Look:
     whitened = tuple(whitening_used(face, whitening) for face in faces)
     keys = tuple(
         (face_key(face), vision.digest, mode, grey)
         for face, mode in zip(faces, whitened, strict=True)
     )
-    found = {key: _vision_cache.get(key) for key in dict.fromkeys(keys)}
+    known = {key: _vision_cache.get(key) for key in dict.fromkeys(keys)}
+    found = {key: entry for key, entry in known.items() if entry is not None}
     for face, key, mode in zip(faces, keys, whitened, strict=True):
-        if found[key] is None:  # one by one: a batch would let photos change each other's rounding
+        if key not in found:  # one by one: a batch would let photos change each other's rounding
             pixels = eva_pixels(face, vision.dims.image_size, mode, grey)
             found[key] = _vision_cache.put(key, encode(vision, pixels))
     pooled, hidden = (torch.cat(rows) for rows in zip(*(found[k] for k in keys), strict=True))
-    arcface = torch.stack([face.embedding.float() for face in faces])
     return _Look(keys, arcface, pooled, hidden, whitened)
 
 
-def _tokens(adapter: IdentityAdapter, look: _Look, rows: list[int]) -> Tensor:
+def _tokens(adapter: PulidAdapter, look: _Look, rows: list[int]) -> Tensor:
     """Tokens (1, N, D) of one person on the photos `rows`, together."""
     key = (adapter.digest, *(look.keys[row] for row in rows))
     entry = _token_cache.get(key)
@@ -182,18 +188,18 @@ def _tokens(adapter: IdentityAdapter, look: _Look, rows: list[int]) -> Tensor:
     return entry[0]
 
 
-def _separate(adapter: IdentityAdapter, look: _Look, fusion: str) -> Fused:
+def _separate(adapter: PulidAdapter, look: _Look, fusion: str) -> Fused:
     tokens = [_tokens(adapter, look, [row]) for row in range(len(look.keys))]
     return fuse(tokens, fusion, look.arcface)
 
 
-def _joint(adapter: IdentityAdapter, look: _Look) -> Fused:
+def _joint(adapter: PulidAdapter, look: _Look) -> Fused:
     rows = list(range(len(look.keys)))
     return Fused(_tokens(adapter, look, rows), (1 / len(rows),) * len(rows))
 
 
-def _null_tokens(adapter: IdentityAdapter, look: _Look, photos: int) -> Tensor:
-    """What the encoder makes of nothing: it has biases and learned queries, so not zeros."""
+def _null_tokens(adapter: PulidAdapter, look: _Look, photos: int) -> Tensor:
+    """The encoder's tokens for zero features: not zero, for it has biases and learned queries."""
     levels, tokens, width = look.hidden.shape[1:]
     key = (adapter.digest, "null", photos, levels, tokens, width)
     entry = _token_cache.get(key)
@@ -210,21 +216,29 @@ def _thumbnail(face: Face) -> Tensor:
     return small[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8)
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _report(faces: Sequence[Face], look: _Look, fused: Fused, fusion: str) -> str:
-    """One line for the whole, one per photo, with a warning where photos may show two people."""
-    count = fused.tokens.shape[1]
+    """One line for the whole, one per face, with a warning where they may show two people."""
+    photos = [(face.photo, face.photo_hash) for face in faces]
     lines = [
-        f"{len(faces)} photo(s) -> {count} identity tokens, fusion: {fusion}, "
-        f"recogniser: {faces[0].recogniser}"
+        f"{_count(len(faces), 'face')} of {_count(len(set(photos)), 'photo')} -> "
+        f"{fused.tokens.shape[1]} identity tokens, fusion: {fusion}"
     ]
-    for face, cosine, share, mode in zip(
-        faces, agreement(look.arcface).tolist(), fused.shares, look.whitened, strict=True
+    for face, photo, cosine, share, mode in zip(
+        faces, photos, agreement(look.arcface).tolist(), fused.shares, look.whitened, strict=True
     ):
-        line = f"photo {face.photo + 1}: whitening {mode}, share {share:.0%}"
+        number = f", face {face.number}" if photos.count(photo) > 1 else ""
+        line = f"photo {face.photo + 1}{number}: whitening {mode}, share {share:.0%}"
         if len(faces) > 1:
-            line += f", agreement with the other photos {cosine:.2f}"
+            line += f", agreement with the others {round(cosine, 2) + 0.0:.2f}"  # no "-0.00"
             line += " - is this the same person?" if cosine < SAME_PERSON else ""
         lines.append(line)
+    if fusion == REJECT_OUTLIERS:
+        lines.append(describe_outliers(look.arcface))
+    lines.append(f"recogniser: {faces[0].recogniser}")
     if "ellipse" in look.whitened:
         lines.append(
             "No face parser was used: the ellipse keeps some background and cuts wide hair. For "

@@ -1,4 +1,4 @@
-"""Rules that make one identity of several token sets: pure tensor arithmetic."""
+"""Rules that fuse several token sets into one identity: pure tensor arithmetic."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class Rule:
     """Whether the inputs may have different token counts."""
 
 
+REJECT_OUTLIERS = "reject_outliers"
 OUTLIER_DEVIATIONS = 3.0
 OUTLIER_MARGIN = 0.2
 """Least distance in cosine from the median that makes an outlier: photos of one person differ by
@@ -75,6 +76,19 @@ def inliers(arcface: Tensor) -> Tensor:
     return score >= middle - max(OUTLIER_DEVIATIONS * float(spread), OUTLIER_MARGIN)
 
 
+def describe_outliers(arcface: Tensor) -> str:
+    """What reject_outliers kept of these inputs, in one line."""
+    kept, count = int(inliers(arcface).sum()), len(arcface)
+    if kept < count:
+        return f"{REJECT_OUTLIERS} kept {kept} of {count}; the others have share 0%"
+    if count < 3:
+        return f"{REJECT_OUTLIERS} kept all {count}: it needs 3 to tell which is the odd one"
+    return (
+        f"{REJECT_OUTLIERS} kept all {count}: none agrees with the others by {OUTLIER_MARGIN:g} "
+        f"and {OUTLIER_DEVIATIONS:g} deviations less than the median does"
+    )
+
+
 def _weighted_mean(tokens: Sequence[Tensor], weights: Tensor) -> Fused:
     shares = weights / weights.sum()
     mean = (torch.cat(list(tokens)) * shares[:, None, None]).sum(0, keepdim=True)
@@ -97,10 +111,10 @@ def _quality_weighted(tokens: Sequence[Tensor], arcface: Tensor | None, weights:
 
 
 def _reject_outliers(tokens: Sequence[Tensor], arcface: Tensor | None, weights: Tensor) -> Fused:
-    kept = inliers(_check_embeddings(arcface, len(tokens), "reject_outliers"))
+    kept = inliers(_check_embeddings(arcface, len(tokens), REJECT_OUTLIERS))
     if not (weights * kept).sum() > 0:
         raise ValueError(
-            "reject_outliers leaves only inputs of weight 0. Give another input a weight above 0."
+            f"{REJECT_OUTLIERS} leaves only inputs of weight 0. Give another one a weight above 0."
         )
     return _weighted_mean(tokens, weights * kept)
 
@@ -195,7 +209,7 @@ RULES = {
         "occlusion and profile views (inverse-variance weights)",
         _quality_weighted,
     ),
-    "reject_outliers": Rule(
+    REJECT_OUTLIERS: Rule(
         "average without photos that look like someone else: ArcFace cosine to the others below "
         "the median by 3 deviations (MAD) and 0.2; two photos are both kept",
         _reject_outliers,

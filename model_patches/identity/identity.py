@@ -18,15 +18,15 @@ class Encoding:
     """One encoder's answer to a person. All tensors are CPU float32."""
 
     family: str
-    """What reads it, such as "pulid_flux"."""
+    """The kind of adapter that reads it, such as "pulid_flux"."""
     encoder: str
     """Digest of the tensors of the encoder that made it; "" where an old file does not say."""
     tokens: Tensor
     """(1, N, C) identity tokens."""
     null: Tensor
-    """(1, N0, C): what the same encoder makes of nobody."""
+    """(1, N0, C): the tokens that the same encoder makes without a person."""
     extra: Mapping[str, Tensor] = field(default_factory=dict)
-    """What else that encoder saw, by name, for adapters that read more than tokens."""
+    """Other outputs of that encoder, by name, for adapters that read more than tokens."""
     recipe: Mapping[str, str] = field(default_factory=dict)
     """How it was made: files, whitening, fusion, edits."""
 

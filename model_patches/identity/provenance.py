@@ -12,7 +12,8 @@ from pathlib import Path
 def pack_version() -> str:
     """The pack's version, from its pyproject.toml."""
     text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
-    return re.search(r'^version = "([^"]+)"', text, re.MULTILINE).group(1)
+    found = re.search(r'^version = "([^"]+)"', text, re.MULTILINE)
+    return found[1] if found else "unknown"
 
 
 def join_distinct(values: Sequence[str]) -> str:
@@ -21,6 +22,6 @@ def join_distinct(values: Sequence[str]) -> str:
 
 
 def merge_provenance(parts: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """One provenance of several: every key, with the distinct values side by side."""
+    """Merge several provenances into one: every key, with its distinct values side by side."""
     keys = dict.fromkeys(key for part in parts for key in part)
     return {key: join_distinct([part.get(key, "") for part in parts]) for key in keys}

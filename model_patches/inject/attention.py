@@ -3,7 +3,8 @@
 The identity tokens do not change while sampling, so per head h the products
 K'_h = K_h·Wq_h (N, D) and V'_h = V_h·Wo_hᵀ (N, D) are constants. Attention of L image tokens over
 N identity tokens then is softmax(x̂·K'ᵀ/√d)·V': the same mathematics with a quarter of the
-arithmetic and, at N = 32, an eighth of the weights.
+arithmetic and, at N = 32, an eighth of the weights. Where the queries are the base model's own and
+the tokens many, folding would cost more, and attention runs through the base's layers instead.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ import comfy.model_management
 import comfy.ops
 import torch
 import torch.nn.functional as F
+from comfy.ldm.modules.attention import optimized_attention
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ..files.modules import wrap
 
 NORM_EPS = 1e-5
+SCALE = 64.0
+"""A power of two, so that scaling is exact; weights up to 1,000 fit float16 with it."""
 
 Activation = Callable[[Tensor], tuple[Tensor, Tensor | float]]
 """Scores (R, L, H, N) before the softmax -> scores, and a weight of the tokens (R or 1, L or 1)."""
@@ -41,12 +45,14 @@ def matrix_of(source: Matrix, width: int, like: Tensor) -> Tensor:
     """The matrix (out, width) by which a linear layer multiplies, without its bias.
 
     A layer is asked rather than read, so LoRA patches and quantised weights count. `like` gives
-    the device and dtype of what the layer takes.
+    the device and dtype of what the layer takes; the matrix is float32.
     """
     if isinstance(source, Tensor):
         return source
-    basis = torch.eye(width, device=like.device, dtype=like.dtype)
-    return (source(basis) - source(basis.new_zeros(1, width))).T.to(torch.float32)
+    # Asked at a scale at which a bias costs no digits of the weights in half precision.
+    basis = SCALE * torch.eye(width, device=like.device, dtype=like.dtype)
+    products = source(basis).float() - source(basis.new_zeros(1, width)).float()
+    return products.T / SCALE
 
 
 def fold(
@@ -122,17 +128,71 @@ class FoldedAttention(nn.Module):
         return self.value(attention)
 
 
+class BaseAttention:
+    """One layer's cross-attention through the base model's own query and output layers.
+
+    keys, values (N, H·d) of given tokens; attention: the base's layer (to_q, to_out, heads). Used
+    where folding does not pay. Nothing of the base is stored beyond a sampling run.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, attention: nn.Module):
+        self.keys, self.values = keys.unsqueeze(0), values.unsqueeze(0)
+        self.attention = attention
+        self.bias = attention.to_out(values.new_zeros(1, values.shape[-1]))
+
+    def __call__(
+        self,
+        image: Tensor,
+        weight: float | Tensor = 1.0,
+        activate: Activation | None = None,
+    ) -> Tensor:
+        """As FoldedAttention, but it cannot show its scores: `activate` must be None."""
+        if activate is not None:
+            raise ValueError("BaseAttention got an activation, expected None. Fold the layer.")
+        queries = self.attention.to_q(image)
+        keys, values = (x.expand(len(image), -1, -1) for x in (self.keys, self.values))
+        precision = self.attention.attn_precision
+        mixed = optimized_attention(
+            queries, keys, values, self.attention.heads, attn_precision=precision
+        )
+        if isinstance(weight, Tensor):
+            mixed = mixed * weight.unsqueeze(-1)
+        elif weight != 1.0:
+            mixed = mixed * weight
+        return self.attention.to_out(mixed) - self.bias
+
+
+def folding_pays(tokens: int, heads: int, dim: int) -> bool:
+    """Whether folded attention multiplies less than the base's query and output layers do."""
+    return heads * tokens < dim + tokens
+
+
+def place_folded(
+    state: Mapping[str, Tensor], heads: int, device: torch.device, dtype: torch.dtype
+) -> FoldedAttention:
+    """A folded layer on the device where a run needs it, outside ComfyUI's memory management."""
+    layer = _make_layer(state, heads, {"device": "meta", "dtype": dtype})
+    tensors = {name: value.to(device, dtype) for name, value in state.items()}
+    layer.load_state_dict(tensors, strict=True, assign=True)
+    return layer.requires_grad_(False).eval()
+
+
+def _make_layer(
+    state: Mapping[str, Tensor], heads: int, factory: Mapping[str, Any]
+) -> FoldedAttention:
+    columns, dim = state["key.weight"].shape
+    norm = "key.bias" in state
+    operations = comfy.ops.manual_cast
+    return FoldedAttention(dim, heads, columns // heads, operations, norm, **factory)
+
+
 def wrap_folded(
     folded: Sequence[Mapping[str, Tensor]], heads: int, dtype: torch.dtype
 ) -> ModelPatcher:
     """Folded layers as a ModuleList in a ModelPatcher, on the offload device in `dtype`."""
     offload = comfy.model_management.unet_offload_device()
-    kwargs = {"device": offload, "dtype": dtype, "operations": comfy.ops.manual_cast}
-    stack = nn.ModuleList()
-    for state in folded:
-        columns, dim = state["key.weight"].shape
-        norm = "key.bias" in state
-        stack.append(FoldedAttention(dim, heads, columns // heads, norm=norm, **kwargs))
+    factory = {"device": offload, "dtype": dtype}
+    stack = nn.ModuleList(_make_layer(state, heads, factory) for state in folded)
     patcher = wrap(stack)
     tensors = {
         f"{layer}.{name}": value.to(offload, dtype).contiguous()

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..gates.gate import Moment
-from .attention import Activation, FoldedAttention
+from .attention import Activation, BaseAttention, FoldedAttention
+from .ortho import OrthoAttention
 from .region import Grid
 
 CALL = "flexid_call"
@@ -29,6 +30,8 @@ class Site:
     """Transformer block within a UNet's block."""
     cell: int = 2
     """Latent pixels a side of one image token."""
+    inside: bool = False
+    """Whether it lies inside the attention, before the output projection."""
 
     def __str__(self) -> str:
         inner = f".{self.depth}" if self.depth else ""
@@ -39,7 +42,7 @@ class Site:
 class Term:
     """What some rows and tokens receive from one identity, at every site it has a layer for."""
 
-    layers: Mapping[Site, FoldedAttention]
+    layers: Mapping[Site, FoldedAttention | BaseAttention | OrthoAttention]
     rows: slice
     index: Tensor | None
     """(K,) positions of the image tokens that are covered; None: all."""
@@ -73,6 +76,8 @@ class PromptRows:
     """(height, width, y, x) in latent pixels when the prompt covers only an area."""
     length: int = 0
     """Text tokens of the prompt; 0 where it has no text or no guider runs."""
+    references: int = 0
+    """Reference pictures that come with the prompt."""
     payloads: Mapping[str, Any] = field(default_factory=dict)
     """What an injection sends along with this prompt, by the injection's kind."""
 
@@ -101,7 +106,11 @@ class Call:
     rows: int
     device: torch.device
     dtype: torch.dtype
-    """What the diffusion model computes in."""
+    """The number format that the diffusion model computes in."""
+    diffusion_model: Any = None
+    """The network itself, with LoRA patches in its weights."""
+    has_hooks: bool = False
+    """Whether weight hooks of the call's prompts are in them: other prompts have other weights."""
     added: dict[Site, list[Term]] = field(default_factory=dict)
     """Terms by site, worked out before the blocks run."""
     visits: dict[Site, int] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
@@ -33,7 +33,7 @@ def flux_sites(model: ModelPatcher, count: int, dim: int, adapter: str, label: s
 
     adapter and label: file and node, for messages. Raises ValueError when they do not fit.
     """
-    dit = model.get_model_object("diffusion_model")
+    dit: Any = model.get_model_object("diffusion_model")
     _check_architecture(model, dit, adapter, label)
     doubles, singles = len(dit.double_blocks), len(dit.single_blocks)
     blocks = pulid_blocks(doubles, singles)
@@ -71,7 +71,8 @@ def _check_architecture(model: ModelPatcher, dit: Any, adapter: str, label: str)
 class FluxBlock:
     """A patches_replace entry: runs the block, or whatever owned it before, then injects."""
 
-    def __init__(self, site: Site, previous: Callable | None):
+    def __init__(self, site: Site, previous: Any):
+        """previous: a patches_replace entry, a function or an object with hooks; None without."""
         self.site = site
         self.previous = previous
 

@@ -36,7 +36,8 @@ def cross_attention(
 def _keys_values(weights: Mapping[str, Tensor], tokens: Tensor) -> tuple[Tensor, Tensor]:
     norm1 = (weights["norm1.weight"], weights["norm1.bias"])
     normed = F.layer_norm(tokens, tokens.shape[-1:], *norm1, NORM_EPS)
-    return (normed @ weights["to_kv.weight"].T).chunk(2, dim=-1)
+    keys, values = (normed @ weights["to_kv.weight"].T).chunk(2, dim=-1)
+    return keys, values
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:

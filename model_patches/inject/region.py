@@ -32,6 +32,12 @@ class Coverage:
     weights: Tensor | None
     """(1 or B, K or L) weights of those tokens; None: all exactly 1."""
 
+    def of_rows(self, rows: slice) -> Coverage:
+        """The same for some rows of the batch that it was made for."""
+        if self.weights is None or len(self.weights) == 1:
+            return self
+        return Coverage(self.index, self.weights[rows])
+
     def to(self, device: torch.device, dtype: torch.dtype) -> Coverage:
         index, weights = self.index, self.weights
         return Coverage(
@@ -54,6 +60,11 @@ class Region:
     def is_empty(self) -> bool:
         return not self.mask.any()
 
+    @property
+    def share(self) -> float:
+        """Part of the picture that is covered, however weakly, in [0, 1]."""
+        return (self.mask > 0).float().mean().item()
+
     def cover(
         self, grid: Grid, latent_size: tuple[int, int], area: Sequence[int] | None, batch: int
     ) -> Coverage | None:
@@ -62,7 +73,7 @@ class Region:
         The mask is averaged onto the latent, cut to the area (height, width, y, x), padded like
         the latent to whole tokens, and averaged over each token.
         """
-        latent = F.interpolate(self.mask.unsqueeze(1), latent_size, mode="area")
+        latent = self._shrink(latent_size)
         if area is not None:
             height, width, y, x = area
             latent = latent[:, :, y : y + height, x : x + width]
@@ -73,9 +84,19 @@ class Region:
             grid.rows * grid.cell - latent.shape[-2],
         )
         tokens = F.avg_pool2d(F.pad(latent, beyond, mode="replicate"), grid.cell).flatten(1)
-        if len(tokens) > 1:
-            tokens = tokens[torch.arange(batch) % len(tokens)]
-        return _coverage(tokens)
+        return _coverage(_per_row(tokens, batch))
+
+    def on_latent(self, size: tuple[int, int], batch: int) -> Tensor:
+        """(1 or batch, height, width): the mask averaged onto the pixels of a whole latent."""
+        return _per_row(self._shrink(size).squeeze(1), batch)
+
+    def _shrink(self, size: tuple[int, int]) -> Tensor:
+        return F.interpolate(self.mask.unsqueeze(1), size, mode="area")
+
+
+def _per_row(masks: Tensor, batch: int) -> Tensor:
+    """One mask for all rows, or one for each, repeated in turn."""
+    return masks if len(masks) == 1 else masks[torch.arange(batch) % len(masks)]
 
 
 def _coverage(tokens: Tensor) -> Coverage | None:

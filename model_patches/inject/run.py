@@ -26,6 +26,9 @@ from .sites import missed_sites
 KEY = "flexid"
 """Names whatever this pack puts into ComfyUI's structures: carrier, wrappers, injections."""
 RUN = "flexid_run"
+ORIGINALS = "flexid_originals"
+"""Key in transformer_options: for each list of prompts the one that it stands for, where an
+injection predicts some of them more than once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,17 +61,24 @@ class CallPrompts(tuple):
 
     @property
     def dtype(self) -> torch.dtype:
-        """ComfyUI asks whatever reaches the model for its type. This should not have got there."""
+        """ComfyUI asks each input of the model for its type. This object must not get there."""
+        kinds = sorted({kind for prompt in self for kind in prompt.payloads}) or ["none"]
         raise RuntimeError(
-            "The prompt comes from Apply SIP with a gate, but the MODEL does not: its α could not "
-            "follow the run. Connect the MODEL that Apply SIP returns, or disconnect its gate."
+            f"The prompt comes from an Apply node that patches the MODEL as well ({kinds[0]}), but "
+            "this MODEL does not. Connect the MODEL that the same node returns, or the prompt from "
+            "before it."
         )
 
 
-def payload_of(extra: Mapping[str, Any], kind: str) -> Any:
-    """What an injection has put on a conditioning entry's options; None when nothing."""
+def payloads_of(extra: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What injections have put on a conditioning entry's options, by kind."""
     carrier = extra.get("model_conds", {}).get(KEY)
-    return None if carrier is None else carrier.prompt.payloads.get(kind)
+    return {} if carrier is None else carrier.prompt.payloads
+
+
+def payload_of(extra: Mapping[str, Any], kind: str) -> Any:
+    """What injections of `kind` have put there; None when nothing."""
+    return payloads_of(extra).get(kind)
 
 
 def with_payload(extra: Mapping[str, Any], kind: str, payload: Any) -> dict[str, Any]:
@@ -83,15 +93,26 @@ def with_payload(extra: Mapping[str, Any], kind: str, payload: Any) -> dict[str,
 class Injection(Protocol):
     """What an Apply node puts into the model's patch list `KEY`."""
 
-    kind: str
-    """Which injections belong together; also the key of their payloads."""
-    label: str
-    """The node's name, for messages."""
-    order: str
-    """Digest of its content: what several injections add is summed in this order, so the order of
-    the nodes in the graph changes no bit."""
-    sites: Sequence[Site]
-    """Where its terms act; none for an injection that edits the text."""
+    @property
+    def kind(self) -> str:
+        """Which injections belong together; also the key of their payloads."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """The node's name, for messages."""
+        ...
+
+    @property
+    def order(self) -> str:
+        """Digest of its content: what several injections add is summed in this order, so the
+        order of the nodes in the graph changes no bit."""
+        ...
+
+    @property
+    def sites(self) -> Sequence[Site]:
+        """Where its terms act; none for an injection that edits the text."""
+        ...
 
     def models(self) -> list[ModelPatcher]:
         """Weights for ComfyUI to load, count and offload."""
@@ -149,7 +170,12 @@ def _mark(cond: dict[str, Any], role: Role) -> PromptRows:
     held = cond.get("model_conds", {})
     text = cond.get("cross_attn")
     prompt = held[KEY].prompt if KEY in held else PromptRows()
-    prompt = replace(prompt, role=role, length=0 if text is None else text.shape[1])
+    prompt = replace(
+        prompt,
+        role=role,
+        length=0 if text is None else text.shape[1],
+        references=len(cond.get("reference_latents") or ()),
+    )
     cond["model_conds"] = {**held, KEY: PromptCarrier(prompt)}
     return prompt
 
@@ -169,6 +195,7 @@ def inject_call(
     x (R, C, h, w) latent, t (R,) sigmas, c_crossattn (R, T, D).
     """
     options = dict(transformer_options or {})
+    _restore_indices(options)
     call = read_call(executor.class_obj, x, t, options, conds.pop(KEY, None))
     injections = injections_of(options)
     for injection in injections:
@@ -183,26 +210,38 @@ def inject_call(
     return out
 
 
+def _restore_indices(options: dict[str, Any]) -> None:
+    """Other packs look up `cond_or_uncond` in lists as long as the guider's: a prompt that is
+    predicted once more has the index of its original."""
+    originals = options.get(ORIGINALS)
+    if originals is not None:
+        options["cond_or_uncond"] = [originals[index] for index in options["cond_or_uncond"]]
+
+
 def read_call(
     base_model: Any, x: Tensor, t: Tensor, options: Mapping[str, Any], prompts: Any
 ) -> Call:
     """Rows, time and type of a model call. Costs one device read per call, none per block."""
     run = options.get(RUN) or Run()
     prompts = prompts or _prompts_by_index(options.get("cond_or_uncond"))
-    moments = _moments(run, base_model.model_sampling, t.tolist(), options.get("sample_sigmas"))
+    moments = moments_of(run, base_model.model_sampling, t.tolist(), options.get("sample_sigmas"))
     size = (x.shape[-2], x.shape[-1])
     dtype = base_model.get_dtype_inference()
-    return Call(run, tuple(prompts), moments, size, x.shape[0], x.device, dtype)
+    network = getattr(base_model, "diffusion_model", None)
+    hooks = getattr(getattr(base_model, "current_patcher", None), "current_hooks", None)
+    facts = (moments, size, x.shape[0], x.device, dtype, network, hooks is not None)
+    return Call(run, tuple(prompts), *facts)
 
 
 def _prompts_by_index(cond_or_uncond: Sequence[int] | None) -> list[PromptRows]:
-    """Outside a guider the only hint is the index: 0 is the prompt, 1 its negative."""
+    """Prompts outside a guider, known by their index alone: 0 is positive, 1 negative."""
     return [PromptRows("negative" if index == 1 else "positive") for index in cond_or_uncond or [0]]
 
 
-def _moments(
+def moments_of(
     run: Run, sampling: Any, sigmas: Sequence[float], schedule: Tensor | None
 ) -> tuple[Moment, ...]:
+    """Where in a run these sigmas are; `schedule` is the run's own, if known."""
     if "clock" not in run.cache:
         steps = () if schedule is None else tuple(schedule.tolist())
         is_flow = isinstance(sampling, comfy.model_sampling.CONST)

@@ -15,14 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import comfy.utils
-import torch
 import torch.nn.functional as F
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..files.cache import tensor_key
-from ..gates.gate import Gate
+from ..gates.gate import Gate, Moment, describe_ends
 from ..gates.numbers import check_weight
 from ..identity.identity import Identity
 from ..sip.projector import Direction, Prompt, SipProjector, direction_for
@@ -30,9 +28,14 @@ from ..sip.residual import Norm, add_all, match_norms
 from ..sip.scope import Scope, scope_mask, scope_used
 from .call import Call, PromptRows, Site, Term
 from .run import injections_of, payload_of, register, with_payload
+from .text import Edit, edit_rows
 
 SIP = "sip"
 LABEL = "Apply SIP"
+STRONGEST_CONSTANT = 1.0
+"""α from which on a run without a gate is refused: the residual is as long as the token."""
+SOFT = 0.3
+"""α above which a constant residual is pointed out; the paper's α lies in [0.05, 0.15]."""
 CONSTANT = "flexid_sip_constant"
 """Entry of a prompt's options: the Constant that is written into its text."""
 
@@ -94,9 +97,12 @@ def apply_sip(
     weight is α: after norm matching the relative change of a token (0.1 turns it by 5.7 degrees
     when δ is orthogonal to it). Without a gate the text itself is changed and `model` comes back
     as it was. With one, α follows the run through the returned model.
-    Raises ValueError when conditioning, projector, identity, text or model do not fit.
+    Raises ValueError when conditioning, projector, identity, text or model do not fit, and for a
+    constant relative α of 1 or more: so strong a node has lost the gate that held its base.
     """
     _check(conditioning, weight, gate, model)
+    if gate is None:
+        check_constant(weight, norm)
     wording = wording or Wording()
     prompts = [_Entry(entry, number) for number, entry in enumerate(conditioning, 1)]
     if weight == 0.0:
@@ -106,7 +112,8 @@ def apply_sip(
         texts = [entry.copy() for entry in prompts]
     else:
         residuals = [_residual(scaled.direction, weight, gate) for scaled in results]
-        model = model if gate is None else follow(model)
+        if gate is not None and model is not None:
+            model = follow(model)
         texts = [
             entry.with_constant(one) if gate is None else entry.with_gated(one)
             for entry, one in zip(prompts, residuals, strict=True)
@@ -155,54 +162,14 @@ class TextResiduals:
 
     def edit_text(self, call: Call, text: Tensor) -> Tensor:
         """The call's text (R, T, D) with every residual at this moment's α; itself if all are 0."""
-        rows = [call.rows_of(number) for number in range(len(call.prompts))]
-        edited = [
-            _edit_rows(call, prompt, call.moments[span], text[span])
-            for prompt, span in zip(call.prompts, rows, strict=True)
-        ]
-        if all(part is None for part in edited):
-            return text
-        parts = [
-            text[span] if part is None else part for part, span in zip(edited, rows, strict=True)
-        ]
-        return torch.cat(parts)
+        return edit_rows(call, text, _edits_of, LABEL)
 
 
-def _edit_rows(call: Call, prompt: PromptRows, moments: Sequence, text: Tensor) -> Tensor | None:
-    """One prompt's rows (B, T, D), one moment per row; None when nothing is added."""
-    residuals = []
-    for one in prompt.payloads.get(SIP, ()):
-        alphas = [one.gate.weight(moment, one.weight) for moment in moments]
-        if any(alphas):
-            residuals.append((_fit_direction(call, prompt, one, text), _alpha(alphas, text.device)))
-    return add_all(text, residuals) if residuals else None
-
-
-def _alpha(alphas: Sequence[float], device: torch.device) -> float | Tensor:
-    if len(set(alphas)) == 1:
-        return alphas[0]
-    return torch.tensor(alphas, dtype=torch.float32, device=device)[:, None, None]
-
-
-def _fit_direction(call: Call, prompt: PromptRows, residual: Residual, text: Tensor) -> Tensor:
-    """Δ on the call's device, once per run: zeros for tokens appended behind the prompt, repeated
-    as ComfyUI repeats prompts of unequal length into one batch."""
-    key = (SIP, residual, tuple(text.shape), text.device)
-    if key in call.run.cache:
-        return call.run.cache[key]
-    direction, (tokens, width) = residual.direction, text.shape[1:]
-    length = prompt.length or tokens
-    if direction.shape[-1] != width or tokens % length:
-        raise RuntimeError(
-            f"{LABEL} made a residual for a prompt of {length} tokens x {direction.shape[-1]}; the "
-            f"model reads {tokens} x {width}. Another node changes the text inside the model: "
-            f"remove it, or use {LABEL} without gate."
-        )
-    beyond = max(0, length - direction.shape[1])
-    direction = F.pad(direction[:, :length], (0, 0, 0, beyond)).repeat(1, tokens // length, 1)
-    direction = comfy.utils.repeat_to_batch_size(direction, text.shape[0])
-    call.run.cache[key] = direction.to(text.device)
-    return call.run.cache[key]
+def _edits_of(prompt: PromptRows, moments: Sequence[Moment]) -> list[Edit]:
+    return [
+        Edit(one.direction, [one.gate.weight(moment, one.weight) for moment in moments])
+        for one in prompt.payloads.get(SIP, ())
+    ]
 
 
 def _check(conditioning: Sequence, weight: float, gate: Gate | None, model: Any) -> None:
@@ -213,6 +180,17 @@ def _check(conditioning: Sequence, weight: float, gate: Gate | None, model: Any)
         raise ValueError(
             "Apply SIP has a gate but no model: α can follow the run only inside the model. "
             "Connect model (and use the returned one), or disconnect the gate."
+        )
+
+
+def check_constant(weight: float, norm: Norm) -> None:
+    """Raise ValueError for a relative α without gate that leaves nothing of the text."""
+    if norm != "none" and abs(weight) >= STRONGEST_CONSTANT:
+        raise ValueError(
+            f"Apply SIP has α {weight:g} and no gate: every token would change by its whole "
+            f"length, expected below {STRONGEST_CONSTANT:g}, normally 0.05 to 0.15. If you "
+            "bypassed a gate that holds alpha_base, set alpha to 0.1, or set bases to nodes on "
+            "that gate. To use this α all the same, connect a constant Make Window Gate."
         )
 
 
@@ -292,11 +270,16 @@ def _check_direction(found: Direction, states: Tensor, projector: Any, number: i
 
 
 def _head(projector: Any, weight: float, scope: str, norm: str, gate: Gate | None) -> str:
-    course = "constant, written into the conditioning" if gate is None else "times the gate"
+    options = f"scope {scope}; norm {norm}"
+    if gate is not None:
+        course = f"α {weight:g} times the gate: {describe_ends(gate, weight)}"
+        return f"{projector.name}: {course}; {options}"
     turn = math.degrees(math.atan(abs(weight)))
-    turns = norm == "token" and gate is None
-    angle = f" (turns a token by up to {turn:.1f} degrees)" if turns else ""
-    return f"{projector.name}: α {weight:g} {course}{angle}; scope {scope}; norm {norm}"
+    angle = f" (turns a token by up to {turn:.1f} degrees)" if norm == "token" else ""
+    course = f"α {weight:g} constant, written into the conditioning{angle}"
+    strong = norm != "none" and abs(weight) > SOFT
+    advice = f"\n|α| is above {SOFT:g} all the way: the words may be lost; 0.05 to 0.15 is normal"
+    return f"{projector.name}: {course}; {options}{advice * strong}"
 
 
 def _facts(number: int, states: Tensor, direction: Tensor, mask: Tensor) -> str:
@@ -306,6 +289,7 @@ def _facts(number: int, states: Tensor, direction: Tensor, mask: Tensor) -> str:
     cosine = F.cosine_similarity(texts, found, dim=-1).median().item()
     line = (
         f"prompt {number}: {int(mask.sum())} of {mask.numel()} tokens; median |E| {sizes[0]:.4g}, "
-        f"|δ| {sizes[1]:.4g}, ratio {sizes[1] / max(sizes[0], 1e-30):.4g}, cosine {cosine:+.3f}"
+        f"|δ| {sizes[1]:.4g}, ratio {sizes[1] / max(sizes[0], 1e-30):.4g}, "
+        f"cosine {round(cosine, 3) + 0.0:+.3f}"  # + 0.0: no "-0.000"
     )
     return line if found.any() else f"{line}. δ is 0 here: nothing was changed"

@@ -1,21 +1,25 @@
-"""Sites of a Stable Diffusion UNet: its cross-attention, through `attn2_patch` and output patch.
+"""Sites of a Stable Diffusion UNet: its cross-attention.
 
-The first callback sees what the block's attention reads, the second what it returns. Both are
-lists, so they compose with packs that own `attn2` in `patches_replace`, as IP-Adapter packs do.
+Outside it, through `attn2_patch` and output patch: the first callback sees what the block's
+attention reads, the second what it returns. Both are lists, so they compose with packs that own
+`attn2` in `patches_replace`, as IP-Adapter packs do. Inside it, through that slot: only there are
+the base's queries and the text's attention at hand before the output projection.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any, cast
 
-from comfy.ldm.modules.attention import SpatialTransformer
+import torch
+from comfy.ldm.modules.attention import SpatialTransformer, optimized_attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel, Upsample
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from .call import CALL, Site
-from .sites import inject_at
+from .sites import inject_at, visits_of
 
 READ = "flexid_read"
 """Key of the tokens that a block's attention reads, in the options that both callbacks share."""
@@ -45,15 +49,34 @@ def cross_attention_of(unet: UNetModel) -> Iterator[tuple[Site, nn.Module]]:
     )
     for kind, blocks in stages:
         for number, block in enumerate(blocks):
-            for layer in block:
+            for layer in cast(Iterable[nn.Module], block):
                 if isinstance(layer, Downsample):
                     cell *= 2
                 elif isinstance(layer, Upsample):
                     cell //= 2
                 elif isinstance(layer, SpatialTransformer):
                     for depth, transformer in enumerate(layer.transformer_blocks):
-                        if transformer.attn2 is not None:
-                            yield Site(kind, number, depth, cell), transformer.attn2
+                        attention = transformer.attn2
+                        if isinstance(attention, nn.Module):
+                            yield Site(kind, number, depth, cell), attention
+
+
+def in_diffusers_order(sites: Iterable[Site]) -> list[Site]:
+    """The order in which diffusers numbers attention layers: down, up, middle."""
+    kinds = ("input", "output", "middle")
+    return sorted(sites, key=lambda site: (kinds.index(site.kind), site.number, site.depth))
+
+
+def attention_names(unet: UNetModel) -> list[str]:
+    """Names in the model of all attention layers, each block's self- before its cross-attention,
+    in the order of diffusers."""
+    paths = {module: name for name, module in unet.named_modules()}
+    cross = dict(cross_attention_of(unet))
+    names = []
+    for site in in_diffusers_order(cross):
+        name = f"diffusion_model.{paths[cross[site]]}"
+        names += [name.removesuffix("2") + "1", name]
+    return names
 
 
 class ReadTokens:
@@ -79,7 +102,7 @@ class AddResiduals:
         if read is not None and block is not None:
             site = self.sites.get((*block, extra.get("block_index", 0)))
             if site is not None:
-                inject_at(extra, site, n, reads=read)
+                inject_at(extra, site, n, reads=lambda: read)
         return n
 
 
@@ -89,3 +112,58 @@ def patch_attention(patched: ModelPatcher, sites: Iterable[Site]) -> None:
     if not any(isinstance(one, AddResiduals) for one in patches.get("attn2_output_patch", [])):
         patched.set_model_attn2_patch(ReadTokens())
         patched.set_model_attn2_output_patch(AddResiduals(sites))
+
+
+class InsideAttention:
+    """A patches_replace entry: attends to the text, or lets whatever owned the slot before do so,
+    then injects. Terms read queries and text attention side by side (R, L, 2C)."""
+
+    def __init__(self, site: Site, previous: Callable | None):
+        self.site = site
+        self.previous = previous
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
+        earlier = visits_of(extra, self.site)
+        if self.previous is not None:
+            out = self.previous(q, k, v, extra)
+        else:
+            precision = extra["attn_precision"]
+            out = optimized_attention(
+                q, k, v, extra["n_heads"], attn_precision=precision, transformer_options=extra
+            )
+        inject_at(extra, self.site, out, earlier, lambda: torch.cat((q, out), dim=-1))
+        return out
+
+    def to(self, device_or_dtype: Any) -> InsideAttention:
+        if not hasattr(self.previous, "to"):
+            return self
+        return InsideAttention(self.site, self.previous.to(device_or_dtype))
+
+    def models(self) -> list[ModelPatcher]:
+        return self.previous.models() if hasattr(self.previous, "models") else []
+
+    def cleanup(self) -> None:
+        if hasattr(self.previous, "cleanup"):
+            self.previous.cleanup()
+
+
+def inside_of(sites: Iterable[Site]) -> list[Site]:
+    """The sites inside the attention of the same blocks."""
+    return [replace(site, inside=True) for site in sites]
+
+
+def wrap_attention(patched: ModelPatcher, sites: Iterable[Site]) -> None:
+    """Wrap the owner of each block's attention on a clone, unless it is our own wrapper already.
+
+    A pack may own a transformer block, or all those of a UNet block by a key of two parts, which a
+    key of three parts hides.
+    """
+    options = patched.model_options["transformer_options"]
+    owners = options.get("patches_replace", {}).get("attn2", {})
+    for site in sites:
+        owner = owners.get((site.kind, site.number, site.depth))
+        if owner is None:
+            owner = owners.get((site.kind, site.number))
+        if not isinstance(owner, InsideAttention):
+            wrapped = InsideAttention(site, owner)
+            patched.set_model_attn2_replace(wrapped, site.kind, site.number, site.depth)

@@ -1,1 +1,1 @@
-"""Identity + prompt -> the direction in which the person pulls the prompt's text."""
+"""Identity + prompt -> the direction in which the person moves the prompt's text."""

@@ -1,4 +1,4 @@
-"""The dictionary of facial attributes: groups of phrases, and what the user says by hand."""
+"""The dictionary of facial attributes: groups of phrases, and the user's overrides."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VIEWS: tuple[View, ...] = ("head", "face")
 
 @dataclass(frozen=True)
 class Group:
-    """Attributes of which a face has one."""
+    """Alternative attributes: a face has one of them."""
 
     id: str
     name: str

@@ -1,4 +1,4 @@
-"""Attributes as a source of δ: CLIP reads the face, the model's own text encoder says it.
+"""Attributes as a source of δ: CLIP reads the face, the model's text encoder turns it into text.
 
 No extra weights. Per group of attributes CLIP ViT-L/14 compares the photo with phrases (keys), and
 the base model's text encoder turns the same phrases into directions of its own text space (values):
@@ -30,17 +30,17 @@ UNDECIDED = 0.9
 """Share of the highest possible entropy from which a group counts as undecided."""
 KEY = "a photo of a person {}"
 VALUE = "{}, a person"
-"""The noun comes last: CLIP's text towers only look back, so it must have the phrase before it."""
+"""The noun comes last: CLIP's text towers attend backwards only, so the phrase must precede it."""
 FACE_SPAN = (0.2, 0.88)
 """Part of the FFHQ crop, both ways, that holds the face without most of the hair."""
 
-_texts = TensorCache(64 << 20)
-_looks = TensorCache(16 << 20)
+_texts: TensorCache[tuple[Tensor]] = TensorCache(64 << 20)
+_looks: TensorCache[tuple[Tensor]] = TensorCache(16 << 20)
 
 
 @dataclass(frozen=True, eq=False)
 class AttributeProjector:
-    """A SipProjector that names what it sees."""
+    """A SipProjector that describes the face in words."""
 
     vision: Any
     """CLIP_VISION: the vision tower of CLIP ViT-L/14, with its projection."""

@@ -1,7 +1,7 @@
 """FaceCLIP's fuser as a source of δ: what the face adds to the fused prompt.
 
-The fuser does not return a residual but a whole new prompt, in coordinates of its own and at a
-length of its own. Hence three forms of δ, see FORMS.
+The fuser returns a whole new prompt, not a residual, in coordinates of its own and at a
+length of its own. So there are three forms of δ, see FORMS.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..encoders.faceclip import FaceClip, Tower, run
+from ..encoders.faceclip import FaceClip, Patcher, Tower, run
 from ..encoders.faceclip_pixels import faceclip_pixels, no_face
 from ..encoders.faceclip_text import LENGTH, tokenize_prefixed, without_prefix
 from ..face.face import Face, face_key
@@ -29,7 +29,7 @@ FORMS = {
 FAINT = 0.05
 """Share of the fused prompt that depends on the face, below which it hardly carries identity."""
 
-_faces = TensorCache(32 << 20)
+_faces: TensorCache[tuple[Tensor]] = TensorCache(32 << 20)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +128,11 @@ class FaceClipProjector:
         words = _words(prompt)
         blocks = face.split(face.shape[1] // len(self.model.towers), dim=1)
         named = dict(zip((t.key for t in self.model.towers), blocks, strict=True))
-        parts = [_fuse_words(tower, named[tower.key], words) for tower in towers]
+        parts = [
+            _fuse_words(tower, tower.text, named[tower.key], words)
+            for tower in towers
+            if tower.text is not None
+        ]
         return torch.cat(parts, dim=-1).expand(len(prompt.states), -1, -1)
 
     def slices(self, prompt: Prompt) -> list[tuple[Tower, slice]]:
@@ -165,18 +169,17 @@ class FaceClipProjector:
         return torch.cat(turned, dim=-1)
 
     def _notes(self, prompt: Prompt, share: float) -> list[str]:
-        notes = [f"the face makes {share:.1%} of the fused prompt"]
+        """Notes on what is unusual; empty in an ordinary run."""
+        notes = []
         if share < FAINT:
-            notes[0] += f" (below {FAINT:.0%}: it hardly carries identity)"
+            notes.append(
+                f"the face makes {share:.1%} of the fused prompt (below {FAINT:.0%}: it hardly "
+                "carries identity)"
+            )
         tokens = prompt.states.shape[1]
         if self.family == "faceclip_t5":
             limit = self.model.towers[0].fuser.model.dims.positions
-            if tokens < limit:
-                notes.append(
-                    f"the prompt has {tokens} tokens, FaceT5 was trained with {limit}: set "
-                    f"min_length {limit} with the T5TokenizerOptions node before encoding"
-                )
-            elif tokens > limit:
+            if tokens > limit:
                 notes.append(f"tokens after the first {limit} of {tokens} are left as they are")
         return notes
 
@@ -196,8 +199,8 @@ def _words(prompt: Prompt) -> Tensor:
     return words
 
 
-def _fuse_words(tower: Tower, face: Tensor, words: Tensor) -> Tensor:
-    patches, vector = face[:, :-1], face[:, -1, : tower.text.model.proj1.in_features]
-    states = run(tower.text, words, vector)
+def _fuse_words(tower: Tower, reader: Patcher, face: Tensor, words: Tensor) -> Tensor:
+    patches, vector = face[:, :-1], face[:, -1, : reader.model.proj1.in_features]
+    states = run(reader, words, vector)
     positions = tower.face.model.pos_embed.detach().cpu().float()
     return without_prefix(run(tower.fuser, states, patches, positions))

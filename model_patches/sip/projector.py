@@ -1,4 +1,4 @@
-"""What a source of semantic residuals is: faces -> tokens kept in an identity -> δ for a prompt."""
+"""A source of semantic residuals: faces -> tokens kept in an identity -> δ for a prompt."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from ..files.cache import TensorCache, tensor_key
 from ..identity.identity import Encoding, Identity, check_tokens, encoding_for
 from ..identity.provenance import join_distinct, pack_version
 
-_directions = TensorCache(128 << 20)
+_directions: TensorCache[tuple[Tensor, str]] = TensorCache(128 << 20)
+"""Vectors, and notes, a line each."""
 
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """One encoded prompt, as far as a projector may read it."""
+    """The part of an encoded prompt that a projector may read."""
 
     states: Tensor
     """(B, T, D) float32 on the CPU: the text as the diffusion model reads it."""
     text: str = ""
-    """The words; empty when nobody connected them."""
+    """The words; empty when they are not connected."""
 
 
 @dataclass(frozen=True, eq=False)
 class Direction:
-    """δ: where an identity pulls a prompt, not scaled yet."""
+    """δ: the direction in which an identity moves a prompt, before scaling."""
 
     vectors: Tensor
     """(B, T, D) float32 on the CPU."""
@@ -52,7 +53,7 @@ class SipProjector(Protocol):
         ...
 
     def nobody(self) -> Tensor:
-        """(1, N0, C): the same for no face."""
+        """(1, N0, C): the same without a face."""
         ...
 
     def direction(self, tokens: Tensor, prompt: Prompt) -> Direction:
@@ -105,8 +106,8 @@ def direction_for(projector: SipProjector, identity: Identity, prompt: Prompt) -
     entry = _directions.get(key)
     if entry is None:
         found = projector.direction(tokens, prompt)
-        entry = _directions.put(key, (found.vectors, *found.notes))
-    return Direction(entry[0], entry[1:])
+        entry = _directions.put(key, (found.vectors, "\n".join(found.notes)))
+    return Direction(entry[0], tuple(entry[1].splitlines()))
 
 
 def directions_computed() -> int:

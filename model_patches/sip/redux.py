@@ -1,4 +1,4 @@
-"""The visual variant of SIP, by FLUX.1 Redux: a few picture tokens behind the text, turned low.
+"""The visual variant of SIP, by FLUX.1 Redux: picture tokens appended to the text.
 
 Redux is the one public projector whose tokens Flux reads natively. They carry pose, light and
 background besides the face, which is what SIP means to avoid: hence a node of its own.

@@ -11,7 +11,7 @@ from torch import Tensor
 Norm = Literal["token", "prompt", "none"]
 NORMS: tuple[Norm, ...] = ("token", "prompt", "none")
 ZERO = 1e-6
-"""Tokens whose direction is this much shorter than the longest one have none."""
+"""Directions shorter than this share of the longest one count as zero."""
 
 
 def match_norms(direction: Tensor, states: Tensor, scope: Tensor, norm: Norm = "token") -> Tensor:

@@ -31,9 +31,9 @@ KEYS = ("image", "caption", "references", "group", "box", "points")
 LONGEST_LINE = 1 << 20
 """Characters. A longer line is not a row but another kind of file."""
 LARGEST = 1e9
-"""Of a coordinate; it also keeps infinite numbers out, which JSON can write as 1e999."""
+"""Largest coordinate; it also keeps out infinite numbers, which JSON can write as 1e999."""
 FEWEST_OF_PERSON = 2
-"""Pictures: one to show, another one to draw."""
+"""Pictures needed of each person: one to show, another one to draw."""
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 IGNORED = ("thumbs.db", "desktop.ini")
 """Files that operating systems add; those with a leading dot likewise."""

@@ -1,4 +1,4 @@
-"""What is wrong with training data, told all at once; and whether a file is a picture."""
+"""Collects all problems of training data, and checks whether a file is a picture."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class DataError(ValueError):
 
 
 class Problems:
-    """Of one file or folder. True once there is one."""
+    """The problems of one file or folder; true once there is one."""
 
     def __init__(self, source: Path) -> None:
         self.source, self.count = source, 0

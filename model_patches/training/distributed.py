@@ -20,13 +20,14 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 STEP = timedelta(minutes=30)
-"""A process that is missing from a step for so long is lost."""
+"""A process that misses a step for this long counts as lost."""
 STAGE = timedelta(days=30)
 """How long the others wait while the first process works alone."""
 POLL = 0.1
@@ -88,7 +89,8 @@ def join(device: torch.device) -> torch.device:
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=STEP, **_meeting())
-    _waiting = dist.new_group(backend="gloo", timeout=STAGE)
+    group = dist.new_group(backend="gloo", timeout=STAGE)
+    _waiting = group if isinstance(group, dist.ProcessGroup) else None
     return device
 
 
@@ -114,12 +116,15 @@ def _meeting() -> dict:
     return {"store": _local_store(rank, count), "rank": rank, "world_size": count}
 
 
-def _local_store(rank: int, count: int) -> dist.TCPStore:
+def _local_store(rank: int, count: int) -> Any:
+    """A torch.distributed.TCPStore on the loopback interface."""
     port = int(os.environ["MASTER_PORT"])
+    # torch documents it under this name, but does not list it among the module's exports.
+    open_store = dist.TCPStore  # pyright: ignore[reportPrivateImportUsage]
     if rank:
-        return dist.TCPStore(LOOPBACK, port, count, is_master=False)
+        return open_store(LOOPBACK, port, count, is_master=False)
     listener = socket.create_server((LOOPBACK, port)).detach()
-    return dist.TCPStore(LOOPBACK, port, count, is_master=True, master_listen_fd=listener)
+    return open_store(LOOPBACK, port, count, is_master=True, master_listen_fd=listener)
 
 
 def leave() -> None:
@@ -162,6 +167,8 @@ def meet() -> None:
     if count() == 1:
         return
     arrived = dist.barrier(group=_waiting, async_op=True)
+    if arrived is None:
+        return
     while not arrived.is_completed():
         time.sleep(POLL)
     arrived.wait()
@@ -175,7 +182,7 @@ def share(examples: int) -> int:
 
 
 def of_first(number: int) -> int:
-    """The first process's number, in all of them."""
+    """Give every process the first process's number."""
     if count() == 1:
         return number
     told = torch.tensor(number)
@@ -215,7 +222,7 @@ def average_gradients(weights: Sequence[nn.Parameter]) -> None:
 
 
 def _join_tensors(tensors: Sequence[Tensor]) -> Tensor:
-    """One message is sent faster than many."""
+    """Join tensors, because one message is sent faster than many."""
     return torch.cat([tensor.flatten() for tensor in tensors])
 
 
@@ -236,7 +243,7 @@ def dealt(costs: Sequence[int]) -> list[int]:
 
 @torch.no_grad()
 def hand_out(tensors: Sequence[Tensor], owners: Sequence[int]) -> None:
-    """Every tensor becomes what its owner holds."""
+    """Give every process each tensor as its owner holds it."""
     if count() == 1:
         return
     for owner in range(count()):

@@ -1,4 +1,4 @@
-"""The files that a training ends with. Each is written atomically, from tensors on any device."""
+"""Write the files that a training produces: atomically, from tensors on any device."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 EMPHASIS = 4.0
-"""What an error in a face counts, where one elsewhere counts 1."""
+"""Weight of an error inside a face; errors elsewhere have weight 1."""
 
 
 def add_noise(latents: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,8 @@ from functools import partial
 from typing import Any
 
 import torch
+from comfy.ldm.flux.layers import DoubleStreamBlock, SelfAttention, SingleStreamBlock
+from comfy.ldm.flux.model import Flux
 from torch import Tensor, nn
 
 Inject = Callable[[Tensor], Tensor]
@@ -43,21 +45,21 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, rotation: Tensor) -> Tensor:
     return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
 
 
-def _qkv(attention: nn.Module, x: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+def _qkv(attention: SelfAttention, x: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
     q, k, v = _heads(attention.qkv(x), heads)
     q, k = attention.norm(q, k, v)
     return q, k, v
 
 
 def double_block(
-    block: nn.Module, img: Tensor, txt: Tensor, vec: Tensor, pe: Tensor
+    block: DoubleStreamBlock, img: Tensor, txt: Tensor, vec: Tensor, pe: Tensor
 ) -> tuple[Tensor, Tensor]:
     """comfy.ldm.flux.layers.DoubleStreamBlock."""
     (img1, img2), (txt1, txt2) = block.img_mod(vec), block.txt_mod(vec)
     seen = _qkv(block.txt_attn, _modulate_norm(txt, block.txt_norm1, txt1), block.num_heads)
     mine = _qkv(block.img_attn, _modulate_norm(img, block.img_norm1, img1), block.num_heads)
-    joined = (torch.cat(pair, dim=2) for pair in zip(seen, mine, strict=True))
-    told, shown = _attend(*joined, pe).split((txt.shape[1], img.shape[1]), dim=1)
+    q, k, v = (torch.cat(pair, dim=2) for pair in zip(seen, mine, strict=True))
+    told, shown = _attend(q, k, v, pe).split((txt.shape[1], img.shape[1]), dim=1)
     img = img + img1.gate * block.img_attn.proj(shown)
     img = img + img2.gate * block.img_mlp(_modulate_norm(img, block.img_norm2, img2))
     txt = txt + txt1.gate * block.txt_attn.proj(told)
@@ -65,9 +67,10 @@ def double_block(
     return img, txt
 
 
-def single_block(block: nn.Module, x: Tensor, vec: Tensor, pe: Tensor) -> Tensor:
+def single_block(block: SingleStreamBlock, x: Tensor, vec: Tensor, pe: Tensor) -> Tensor:
     """comfy.ldm.flux.layers.SingleStreamBlock."""
-    mod, _ = block.modulation(vec)
+    modulation: Any = block.modulation  # None in Flux.2 alone
+    mod, _ = modulation(vec)
     both = block.linear1(_modulate_norm(x, block.pre_norm, mod))
     qkv, mlp = both.split((3 * block.hidden_size, block.mlp_hidden_dim_first), dim=-1)
     q, k, v = _heads(qkv, block.num_heads)
@@ -80,7 +83,7 @@ Run = Callable[..., Any]
 """A block's function with the block bound to it."""
 
 
-def bound(flux: nn.Module, fast: bool) -> dict[tuple[str, int], Run]:
+def bound(flux: Flux, fast: bool) -> dict[tuple[str, int], Run]:
     """Every block of `flux` by its place; `fast` compiles them, which needs a C++ compiler."""
     kinds = {
         "double_block": (double_block, flux.double_blocks),

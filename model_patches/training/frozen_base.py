@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import comfy.sd
 import torch
@@ -53,7 +54,7 @@ class FrozenBase:
         dtype = dtype or fastest_dtype(device)
         model = comfy.sd.load_diffusion_model(str(path), model_options={"dtype": dtype}).model
         self.sampling, self.format = model.model_sampling, model.latent_format
-        self.net = model.diffusion_model.requires_grad_(False).to(device, dtype)
+        self.net: Any = model.diffusion_model.requires_grad_(False).to(device, dtype)
         self.device, self.dtype = device, dtype
         self.runs = bound(self.net, fast)
         doubles, singles = len(self.net.double_blocks), len(self.net.single_blocks)

@@ -103,7 +103,8 @@ class IdentityLoss:
         found = np.flatnonzero(there.cpu().numpy())
         if not len(found):
             return cosines
-        grid = crop_grid(points.cpu().numpy()[found], pictures.shape[-2:])
+        height, width = pictures.shape[-2:]
+        grid = crop_grid(points.cpu().numpy()[found], (height, width))
         where = torch.from_numpy(found).to(pictures.device)
         judged = self._cosines(pictures[where], grid, wanted.to(pictures.device)[where])
         return cosines.index_add(0, where, judged)

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..files.atomic import replacing
 from . import distributed, stopping
@@ -54,7 +55,7 @@ class Recipe:
     """Decay per step of the exponential average that is kept; 0 keeps the last weights."""
     seed: int = 0
     shares: Mapping[str, float] = field(default_factory=dict)
-    """Part of the module -> the share of the rate that it learns at; the others at the whole."""
+    """Part of the module -> its share of the learning rate; other parts learn at the full rate."""
 
     def share(self, name: str) -> float:
         """Of the parameter of that name."""
@@ -112,7 +113,7 @@ class Training:
         return made
 
     def _by_share(
-        self, weights: Sequence[nn.Parameter], stepped: Sequence[nn.Parameter]
+        self, weights: Sequence[Tensor], stepped: Sequence[nn.Parameter]
     ) -> list[dict[str, Any]]:
         """What is stepped, in groups of one share of the rate each: that of the module's weight."""
         names = {id(parameter): name for name, parameter in self.module.named_parameters()}
@@ -184,8 +185,8 @@ class Training:
                 f"checkpoint is {self.checkpoint}. Lower the rate ({recipe.rate})."
             )
         for (weight, view), owner in zip(self.matrices, self.owners, strict=True):
-            mine = owner == distributed.rank() and weight.grad is not None
-            view.grad = _as_matrix(weight.grad, weight) if mine else None
+            gradient = weight.grad if owner == distributed.rank() else None
+            view.grad = None if gradient is None else _as_matrix(gradient, weight)
         self.whole = False
         for optimiser in self.optimisers:
             optimiser.step()
@@ -210,9 +211,9 @@ class Training:
 
     @torch.no_grad()
     def _average(self) -> None:
-        """Young averages follow quickly, so that they do not keep the initial weights."""
+        """Follow quickly at first, so that the average does not keep the initial weights."""
         decay = min(self.recipe.average, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(self.averages, self.weights, 1 - decay)
+        get_ema_multi_avg_fn(decay)(self.averages, tuple(self.weights), self.step)
 
     def load_averages(self) -> None:
         """Put the averaged weights into the module."""
@@ -233,7 +234,7 @@ class Training:
         sys.stdout.flush()
 
 
-def _layers(module: nn.Module) -> list[nn.Parameter]:
+def _layers(module: nn.Module) -> list[Tensor]:
     """Trained weights of linear and convolution layers, each once."""
     kinds = (nn.Linear, nn.Conv2d)
     weights = [m.weight for m in module.modules() if isinstance(m, kinds)]
@@ -309,7 +310,7 @@ def train(
 
 
 def _take_steps(run: Training, loss: Loss, device: torch.device, asked: Callable[[], bool]) -> None:
-    """To the end of the recipe. KeyboardInterrupt, between two steps, once a stop is asked for in
+    """Train to the end. Raises KeyboardInterrupt, between two steps, once a stop is asked for in
     any of the processes."""
     saved = started = time.monotonic()
     rows: list[dict[str, float]] = []

@@ -1,4 +1,4 @@
-"""Muon (Jordan et al. 2024) at the precision that the device computes fast.
+"""Muon (Jordan et al. 2024) in the number format that the device computes fastest.
 
 torch's own orthogonalises in bfloat16 whatever the processor. On one without bfloat16 units that
 takes fifty times as long as float32.
@@ -29,10 +29,10 @@ class Muon(torch.optim.Muon):
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self._step_matrix(weight, group)
+                    self._step_matrix(weight, weight.grad, group)
 
-    def _step_matrix(self, weight: Tensor, group: dict) -> None:
-        gradient, momentum = weight.grad, group["momentum"]
+    def _step_matrix(self, weight: Tensor, gradient: Tensor, group: dict) -> None:
+        momentum = group["momentum"]
         state = self.state[weight]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(gradient)

@@ -123,7 +123,7 @@ def test_the_recogniser_file_is_an_arcface_to_insightface(tmp_path):
     recogniser.write_recogniser(net, again)
     assert path.read_bytes() == again.read_bytes()
     assert parameters(net) <= 0.9e6 and path.stat().st_size <= 2e6
-    model, provider = load_model(path, ["CPUExecutionProvider"], True)
+    model, provider = load_model(path, ["CPUExecutionProvider"])
     assert (model.taskname, model.input_size, provider) == ("recognition", (112, 112), "CPU")
     crops = np.random.default_rng(0).integers(0, 256, (3, 112, 112, 3)).astype(np.uint8)
     found = model.get_feat([crop[..., ::-1] for crop in crops])
@@ -139,7 +139,7 @@ def test_the_detector_file_answers_as_the_network(tmp_path):
     path = tmp_path / "det_mini.onnx"
     detector.write_detector(net, path)
     assert parameters(net) <= 0.35e6 and path.stat().st_size <= 0.8e6
-    model, _ = load_model(path, ["CPUExecutionProvider"], True)
+    model, _ = load_model(path, ["CPUExecutionProvider"])
     assert (
         model.taskname == "detection" and model.use_kps and model.static_input_size == (size, size)
     )

@@ -74,7 +74,7 @@ def test_the_published_figures_are_those_of_these_files():
 def test_the_readme_shows_the_published_figures():
     """Every cell of the table, as `start.py evaluate` would print it."""
     stated = json.loads((EVALUATION / "figures.json").read_text(encoding="utf-8"))
-    page = (EVALUATION.parents[1] / "README.md").read_text(encoding="utf-8")
+    page = (EVALUATION.parent / "README.md").read_text(encoding="utf-8")
     for row in stated["rows"].values():
         found = {name: value and Figure(**value) for name, value in row["figures"].items()}
         cells = [report.format_figure(metric, found[metric]) for metric in TABLE]

@@ -48,7 +48,7 @@ from flexid.model_patches.encoders.whiten import eva_pixels
 from flexid.model_patches.face.align import arcface_crop
 from flexid.model_patches.identity.encode import encode_identity
 from flexid.model_patches.inject.vfa import apply_vfa
-from flexid.model_patches.training.attention import plain_attention
+from flexid.model_patches.training.attention_kernel import plain_attention
 from flexid.model_patches.training.drawing import CFG, Conditioning, draw
 from flexid.model_patches.training.frozen_base import FrozenBase
 from flexid.model_patches.training.loop import Recipe, Training
@@ -384,17 +384,17 @@ def test_the_preview_shows_the_latest_stage(base, tmp_path):
     with pytest.raises(FileNotFoundError, match="--only adapter"):
         load_trained(tmp_path, base.anchors)
     runs, second, third = tmp_path / "runs", Adapter(base.anchors), Adapter(base.anchors)
-    _finished(adapter_diffusion.RECIPE, second, runs, 3)
+    _save_finished(adapter_diffusion.RECIPE, second, runs, 3)
     shown, stage = load_trained(tmp_path, base.anchors)
     assert stage == "adapter" and torch.equal(shown.encoder.proj_out, second.encoder.proj_out)
-    _finished(adapter_drawn.RECIPE, third, runs, 5)
+    _save_finished(adapter_drawn.RECIPE, third, runs, 5)
     shown, stage = load_trained(tmp_path, base.anchors)
     assert stage == "adapter_drawn, step 5"
     expected = fuse_adapters(second, third, adapter_drawn.FUSED).encoder.proj_out
     assert torch.equal(shown.encoder.proj_out, expected)
 
 
-def _finished(recipe, adapter, folder, step):
+def _save_finished(recipe, adapter, folder, step):
     run = Training(recipe, adapter, folder)
     run.step = step
     run.save()

@@ -40,7 +40,7 @@ def test_an_unfinished_world_is_not_installed(work, tmp_path):
     assert not (tmp_path / "weights").exists()
 
 
-def test_training_goes_on_from_the_repositorys_weights(tmp_path):
+def test_training_goes_on_from_the_weights_in_the_repository(tmp_path):
     weights, other = tmp_path / "weights", tmp_path / "other"
     for name in (world.VAE, world.FLUX):
         (weights / name).parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ from flexid.model_patches.encoders.mini_text import load_mini_clip
 from flexid.model_patches.inject.sip import Wording, apply_sip
 from flexid.model_patches.sip.faceclip import FaceClipProjector
 from flexid.model_patches.sip.projector import encode_sip
-from flexid.model_patches.training.attention import plain_attention
+from flexid.model_patches.training.attention_kernel import plain_attention
 from flexid.model_patches.training.frozen_base import FrozenBase
 from flexid.model_patches.training.loop import Recipe, Training
 from identity_world import CPU, KnownFaces, build

@@ -48,7 +48,8 @@ def test_every_input_has_a_tooltip_that_says_what_nothing_means():
 
 
 def test_defaults_are_the_knobs_defaults():
-    values, knobs = defaults(), Knobs()
+    schema, knobs = FlexIDContextAwareGate.define_schema(), Knobs()
+    values = {one.id: getattr(one, "default", None) for one in schema.inputs}
     for name in vars(knobs):
         assert values[name] == getattr(knobs, name), name
 
@@ -72,6 +73,9 @@ def test_the_ui_carries_curves_and_terms_as_json():
     term = shown["terms"][0]
     assert LAUGH[term["start"] : term["end"]] == "laughing" and term["score"] == 0.9
     assert shown["curve"][0]["percent"] == 0 and shown["curve"][-1]["percent"] == 1
+    assert shown["bases"] == {"semantic": 0.1, "visual": 1.0}
+    for course in shown["courses"].values():
+        assert course in output.args[3], "the chart's figures are the report's"
     last = shown["curve"][-1]
     assert last["visual"] == pytest.approx(output.args[1].weight(at(0.0)), abs=1e-5)
 
@@ -93,12 +97,32 @@ def test_every_widget_reaches_its_constant():
         "alpha_max": 0.1,
         "w_max": 0.6,
         "external_score": 0.1,
+        "bases": "nodes",
     }
     for name, value in changed.items():
         output = run(LAUGH, **{name: value})
         assert weights(output.args[0]) + weights(output.args[1]) != base, name
     assert run("a man jumping", pose_factor=0.0).args[2] == 0.0
     assert run("fisheye portrait of a man", camera_factor=0.0).args[2] == 0.0
+
+
+def test_graphs_from_before_the_bases_could_lie_in_the_nodes_are_as_they_were():
+    """Their prompts do not have the input; their pages get its default."""
+    plain, named = run(LAUGH), run(LAUGH, bases="gate")
+    for one, other in zip(plain.args[:2], named.args[:2], strict=True):
+        assert weights(one) == weights(other)
+    (bases,) = (one for one in FlexIDContextAwareGate.define_schema().inputs if one.id == "bases")
+    assert bases.optional and bases.default == "gate"
+
+
+def test_bases_in_the_nodes_are_said_in_the_report():
+    output = run(LAUGH, bases="nodes")
+    report = output.args[3]
+    assert "α × 2.228 → 0.742, w × 0.355 → 1.064" in report
+    assert "times alpha of Apply SIP and weight of Apply VFA; at most α 0.15, w 1.5" in report
+    (shown,) = output.ui["flexid_gate"]
+    assert shown["bases"] == {"semantic": 1.0, "visual": 1.0}
+    assert shown["courses"]["semantic"] == "α × 2.228 → 0.742"
 
 
 def test_percent_time_serves_models_whose_sigma_is_not_a_share():

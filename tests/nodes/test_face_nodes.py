@@ -86,6 +86,8 @@ def test_a_missing_pack_names_folders_files_address_and_terms(models):
     for fact in ("does not exist", "it is empty", "glintr100.onnx", "huggingface.co/DIAMONIK7777"):
         assert fact in said
     assert "non-commercial research" in said and BUNDLED_ONLY in said
+    for unread in ("1k3d68.onnx", "2d106det.onnx", "genderage.onnx"):
+        assert unread not in said
     with pytest.raises(FileNotFoundError, match=r"github.*v0\.7/buffalo_l\.zip"):
         FlexIDLoadFaceAnalyser.execute(pack="buffalo_l", **LOAD)
     with pytest.raises(FileNotFoundError, match="mine.*another pack"):

@@ -47,7 +47,7 @@ def defaults(node):
     }
 
 
-def separate(parts, gate=None, **changes):
+def separate(parts, gate=None, alpha=1.0, **changes):
     """The same graph with the three nodes at their defaults."""
     settings = {**defaults(FlexIDContextAwareGate), "dictionary": BUILTIN, **changes}
     settings |= {"prompt": PROMPT} | ({"gate": gate} if gate else {})
@@ -56,7 +56,7 @@ def separate(parts, gate=None, **changes):
     conditioning, model, _ = FlexIDApplySIP.execute(
         parts["conditioning"],
         parts["projector"],
-        alpha=1.0,
+        alpha=alpha,
         scope="auto",
         norm="token",
         model=parts["model"],
@@ -79,6 +79,14 @@ def test_equals_the_separate_nodes(parts, cfg, mode):
     out = tiny.sample(whole[0], positive=whole[1], cfg=cfg)
     assert torch.equal(out, tiny.sample(model, positive=conditioning, cfg=cfg))
     assert not torch.equal(out, tiny.sample(parts["model"], cfg=cfg))
+
+
+@pytest.mark.parametrize("mode", ["recommended", "literal"])
+def test_bases_in_the_nodes_draw_the_same_picture(parts, mode):
+    whole = FlexIDApply.execute(**parts, prompt=PROMPT, **{**KNOBS, "mode": mode}).result
+    model, conditioning = separate(parts, alpha=0.1, mode=mode, bases="nodes")
+    out = tiny.sample(whole[0], positive=whole[1])
+    assert torch.equal(out, tiny.sample(model, positive=conditioning))
 
 
 def test_a_further_gate_multiplies_both_streams(parts):
@@ -112,6 +120,9 @@ def test_reports_what_the_prompt_did(parts):
     _, _, intent, report = output.result
     assert 0.2 < intent <= 1.0
     assert "laughing" in report and "watercolor" in report and "fixed source" in report
+    assert "in the whole picture" in report
+    empty = FlexIDApply.execute(**parts, prompt=PROMPT, **KNOBS, mask=torch.zeros(8, 8))
+    assert "the mask covers 0 % of the picture" in empty.result[3]
     summary = json.loads(json.dumps(output.ui))["flexid_gate"][0]
     assert summary["intent"] == intent
     assert {match["category"] for match in summary["terms"]} == {"expression", "style"}

@@ -53,6 +53,28 @@ def loaded(home, files):
     return adapter, nodes.FlexIDLoadEvaClip.execute("eva.safetensors")[0]
 
 
+def first_option(node):
+    return node.define_schema().inputs[0].options[0]
+
+
+def test_a_new_loader_has_the_file_that_fits_whatever_its_name(home, files):
+    for place in ("models/pulid", "models/clip_vision"):
+        shutil.copy(files[0], home / place / "zz.safetensors")
+        shutil.copy(files[1], home / place / "yy.safetensors")
+        (home / place / "flux_eva.safetensors").write_bytes(b"not a model")
+    assert first_option(nodes.FlexIDLoadIdentityAdapter) == "zz.safetensors"
+    assert first_option(nodes.FlexIDLoadEvaClip) == "yy.safetensors"
+
+
+def test_a_new_load_identity_has_an_identity(home, loaded):
+    (home / "output/identities").mkdir()
+    (home / "output/identities/a.safetensors").write_bytes(b"not an identity")
+    identity = _encode(loaded, 1)[0]
+    saved = nodes.FlexIDSaveIdentity.execute(identity, "zoe", True)
+    assert "zoe" in saved.ui["text"][0]
+    assert "zoe" in first_option(nodes.FlexIDLoadIdentity)
+
+
 def _encode(loaded, *seeds):
     faces = tuple(face(seed) for seed in seeds)
     return nodes.FlexIDEncodeIdentity.execute(*loaded, faces, "mean", "auto", True)
@@ -127,7 +149,7 @@ def test_a_folder_reached_under_two_names_is_listed_once(home, files, monkeypatc
 
 def test_labels_cannot_leave_the_folders(home):
     (home / "models/secret.safetensors").write_bytes(b"x")
-    files = ModelFiles(("pulid",), (".safetensors",), "flux", PULID_FLUX_091)
+    files = ModelFiles(("pulid",), (".safetensors",), "flux", PULID_FLUX_091, ("pulid_flux",))
     with pytest.raises(FileNotFoundError, match="not among"):
         files.path("../secret.safetensors")
     for label in ("../secret.safetensors [output]", "../secret.safetensors"):
@@ -147,7 +169,7 @@ def test_encode_shows_thumbnail_and_report(home, loaded):
     identity, thumbnail, report = output[0], output[1], output[2]
     assert identity.encodings["pulid_flux"].tokens.shape == (1, 32, 256)
     assert thumbnail.shape == (1, 256, 256, 3) and thumbnail.dtype == torch.float32
-    assert "2 photo(s)" in report
+    assert "2 faces of 2 photos" in report
     assert output.ui["text"] == (report,)
     (preview,) = output.ui["images"]
     assert (home / "temp" / preview["filename"]).is_file()

@@ -11,7 +11,9 @@ from schemas import FILE_COMBOS, LOCALES, SNAPSHOT, english_texts, nodes, read, 
 pytestmark = pytest.mark.comfy
 
 NODES = nodes()
-VERBS = set("Align Apply Combine Compute Convert Detect Encode Load Make Save".split())
+VERBS = set(
+    "Align Apply Balance Choose Combine Compute Convert Detect Encode Fetch Load Make Save".split()
+)
 DOCS = ROOT / "web" / "docs"
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 NOT_TRANSLATED = {"t5", "clip_l", "CLIP"}
@@ -73,7 +75,7 @@ def test_every_input_has_a_tooltip_and_numbers_say_what_0_means(node):
 def test_schema_ids_are_execute_arguments(node):
     inputs = schema_of(node).inputs
     signature = inspect.signature(node.execute)
-    named, rest = _named(signature)
+    named, rest = _name_arguments(signature)
     order = _order(inputs)
     assert named == order[: len(named)]
     assert rest or named == order
@@ -81,10 +83,10 @@ def test_schema_ids_are_execute_arguments(node):
         has_default = one.id in named and signature.parameters[one.id].default is not _REQUIRED
         assert has_default == bool(one.optional), one.id
     if "fingerprint_inputs" in vars(node):
-        assert set(_named(inspect.signature(node.fingerprint_inputs))[0]) <= set(order)
+        assert set(_name_arguments(inspect.signature(node.fingerprint_inputs))[0]) <= set(order)
 
 
-def _named(signature):
+def _name_arguments(signature):
     """Arguments by name, and whether there is a **rest."""
     kinds = {name: one.kind for name, one in signature.parameters.items()}
     named = [name for name, kind in kinds.items() if kind is not inspect.Parameter.VAR_KEYWORD]

@@ -27,6 +27,17 @@ def clip(files):
     return load_mini_clip(*files)
 
 
+def test_each_combo_has_the_file_of_its_family(files, monkeypatch):
+    folder = str(files[0].parent)
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "text_encoders", ([folder], set()))
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    inputs = FlexIDLoadMiniTextEncoder.define_schema().inputs
+    assert [one.options for one in inputs] == [
+        ["t5.safetensors", "clip_l.safetensors"],
+        ["clip_l.safetensors", "t5.safetensors"],
+    ]
+
+
 def encode(clip, text):
     (condition,) = clip.encode_from_tokens_scheduled(clip.tokenize(text))
     return condition[0], condition[1]["pooled_output"]

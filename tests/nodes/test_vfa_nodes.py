@@ -1,14 +1,14 @@
-"""Gate and VFA nodes: their schema, their error messages, and old graphs that become new ones."""
-
-import asyncio
+"""Gate and VFA nodes: what they do, and their error messages."""
 
 import pytest
 import tiny
 import torch
+from flexid.model_patches.face.choose import FaceChoice, NoSuchFace
 from flexid.model_patches.gates.gate import Moment
+from flexid.nodes import vfa
+from flexid.nodes.face import FlexIDChooseFace
 from flexid.nodes.gates import FlexIDWindow
-from flexid.nodes.replacements import REPLACEMENTS
-from flexid.nodes.vfa import FlexIDApplyVFA
+from flexid.nodes.vfa import FlexIDApplyVFA, FlexIDApplyVFAFromPhoto
 from identities import identity_of
 
 pytestmark = pytest.mark.comfy
@@ -47,6 +47,27 @@ def test_window_nodes_multiply():
     assert [both.weight(at(p)) for p in (0.3, 0.7)] == [0.25, 0.0]
 
 
+def said(parts, **changes):
+    (text,) = FlexIDApplyVFA.execute(**parts, **{**APPLY, **changes}).ui.as_dict()["text"]
+    return text
+
+
+def test_the_node_says_what_the_mask_covers(parts):
+    mask = torch.zeros(8, 8)
+    assert said(parts, mask=mask) == "the mask covers 0 % of the picture: the model is unchanged"
+    mask[:2] = 0.5
+    assert said(parts, mask=mask) == "w 1.000 → 1.000; the mask covers 25 % of the picture"
+    thin = torch.zeros(20, 100)
+    thin[0, 0] = 1
+    assert "covers 0.05 % of" in said(parts, mask=thin)
+
+
+def test_the_node_says_its_weight_over_the_run(parts):
+    assert said(parts, weight=0.0) == "weight is 0: the model is unchanged"
+    fade = FlexIDWindow.execute(**{**WINDOW, "shape": "linear", "weight_end": 0.0})[0]
+    assert said(parts, weight=0.8, gate=fade) == "w 0.800 → 0.000 in the whole picture"
+
+
 def test_apply_node_is_gate_times_window(parts):
     gate = FlexIDWindow.execute(**{**WINDOW, "end": 0.5})[0]
     through_gate = FlexIDApplyVFA.execute(**parts, **APPLY, gate=gate)[0]
@@ -55,6 +76,21 @@ def test_apply_node_is_gate_times_window(parts):
     assert not torch.equal(
         tiny.sample(through_gate), tiny.sample(FlexIDApplyVFA.execute(**parts, **APPLY)[0])
     )
+
+
+@pytest.mark.parametrize("chosen", [None, ("left to right", 1)])
+def test_from_photo_detects_the_chosen_face(monkeypatch, parts, chosen):
+    seen = []
+
+    def detect(analyser, image, choice, on_missing):
+        seen.append(choice)
+        raise NoSuchFace("stop here")
+
+    monkeypatch.setattr(vfa, "detect_faces", detect)
+    options = {"options": FlexIDChooseFace.execute(*chosen)[0]} if chosen else {}
+    with pytest.raises(NoSuchFace):
+        FlexIDApplyVFAFromPhoto.execute(parts["model"], 0, 0, 0, 0, **APPLY, **options)
+    assert seen == [FaceChoice("left to right", "1") if chosen else FaceChoice()]
 
 
 def _family(family):
@@ -140,114 +176,3 @@ def test_bad_input_raises_before_sampling(parts, case):
         FlexIDApplyVFA.execute(**{**parts, **APPLY, **changes(parts)})
     for fact in facts:
         assert fact in str(error.value), str(error.value)
-
-
-# Old graphs
-
-
-def _apply(prompt):
-    from app.node_replace_manager import NodeReplaceManager
-
-    manager = NodeReplaceManager()
-    for replacement in REPLACEMENTS:
-        manager.register(replacement)
-    manager.apply_replacements(prompt)
-    return prompt
-
-
-# ComfyUI replaces nodes in the order of a set of strings: names that sort every which way.
-NAMES = [list("1234"), list("4321"), ["b:7", "12", "99", "3"], ["31", "a", "x:y", "0"]]
-
-OLD = {
-    "1": ("PulidFluxModelLoader", {"pulid_file": "pulid_flux_v0.9.1.safetensors"}),
-    "2": ("PulidFluxInsightFaceLoader", {"provider": "CPU"}),
-    "3": ("PulidFluxEvaClipLoader", {}),
-    "4": (
-        "ApplyPulidFlux",
-        {
-            "model": ["9", 0],
-            "pulid_flux": ["1", 0],
-            "eva_clip": ["3", 0],
-            "face_analysis": ["2", 0],
-            "image": ["8", 0],
-            "weight": 0.8,
-            "start_at": 0.1,
-            "end_at": 0.9,
-        },
-    ),
-    "5": ("KSampler", {"model": ["4", 0]}),
-}
-
-
-@pytest.mark.parametrize("names", NAMES, ids=" ".join)
-def test_old_graphs_become_ours(monkeypatch, names):
-    from flexid.nodes import NODES
-
-    import nodes
-
-    schemas = {node.define_schema().node_id: node.define_schema() for node in NODES}
-    for node_id in schemas:
-        monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, node_id, object)
-    prompt = _apply(_renamed(dict(zip("1234", names, strict=True))))
-    loader, analyser, tower, apply = names
-    replaced = {key: prompt[key]["class_type"] for key in names}
-    assert replaced == {
-        loader: "FlexIDLoadIdentityAdapter",
-        analyser: "FlexIDLoadFaceAnalyser",
-        tower: "FlexIDLoadEvaClip",
-        apply: "FlexIDApplyVFAFromPhoto",
-    }
-    for key in names:
-        required = {i.id for i in schemas[replaced[key]].inputs if not i.optional}
-        given = set(prompt[key]["inputs"])
-        assert required == given, f"{replaced[key]}: {required ^ given}"
-    assert prompt[apply]["inputs"]["pulid_flux"] == [loader, 0]
-    assert prompt[apply]["inputs"]["face_analysis"] == [analyser, 0]
-    assert prompt[apply]["inputs"]["weight"] == 0.8
-    assert prompt[apply]["inputs"]["negative"] == "same"
-    assert prompt["5"]["inputs"]["model"] == [apply, 0]
-
-
-def _renamed(names):
-    def link(value):
-        return [names.get(value[0], value[0]), value[1]] if isinstance(value, list) else value
-
-    return {
-        names.get(key, key): {
-            "class_type": kind,
-            "inputs": {name: link(value) for name, value in inputs.items()},
-            "_meta": {},
-        }
-        for key, (kind, inputs) in OLD.items()
-    }
-
-
-def test_old_provider_values_are_still_choices():
-    from flexid.nodes.face import FlexIDLoadFaceAnalyser
-
-    provider = next(i for i in FlexIDLoadFaceAnalyser.define_schema().inputs if i.id == "provider")
-    assert {"CPU", "CUDA", "ROCM"} <= set(provider.options)
-
-
-def test_replacements_name_real_inputs():
-    from flexid.nodes import NODES
-
-    schemas = {node.define_schema().node_id: node.define_schema() for node in NODES}
-    for replacement in REPLACEMENTS:
-        ids = {i.id for i in schemas[replacement.new_node_id].inputs}
-        for mapping in replacement.input_mapping:
-            assert mapping["new_id"] in ids
-
-
-def test_registering_reaches_the_core(monkeypatch):
-    from comfy_api.latest import ComfyAPI
-    from flexid.nodes import replacements
-
-    seen = []
-
-    async def register(self, replacement):
-        seen.append(replacement.old_node_id)
-
-    monkeypatch.setattr(ComfyAPI.NodeReplacement, "register", register)
-    asyncio.run(replacements.register_replacements())
-    assert seen == [replacement.old_node_id for replacement in REPLACEMENTS]

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from flexid.setup.client import Client
 from flexid.setup.environment import Environment
 from flexid.setup.probe import device, prefers_bfloat16
 from flexid.setup.server import Server, start
+from small_hub import SmallHub, serve_hub
 
 FLAGS = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
 FLAGS += " --disable-sync --no-first-run --disable-dev-shm-usage"
@@ -38,9 +40,19 @@ def models(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(environment, models, tmp_path_factory) -> Server:
+def hub() -> Iterator[SmallHub]:
+    """What the server takes for the Hugging Face Hub."""
+    with serve_hub() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def server(environment, models, hub, tmp_path_factory) -> Server:
     """One server for all server tests; ended with everything it started."""
-    running = start(environment, tmp_path_factory.mktemp("server"), {"flexid_mini": models})
+    base = tmp_path_factory.mktemp("server")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_ENDPOINT", hub.url)
+        running = start(environment, base, {"flexid_mini": models})
     try:
         yield running
     finally:
@@ -67,16 +79,31 @@ def demo_graph(client, portrait) -> dict:
     return demo.put_photo(demo.load_graph(demo.WORKFLOW), client.upload(portrait), insist=True)
 
 
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    """The browser that `start.py test` found. CI must have one; elsewhere its tests are skipped."""
-    path = os.environ.get("FLEXID_CHROMIUM", "")
+def from_start(name: str, reason: str) -> str:
+    """A path that `start.py test` found. CI must have it; elsewhere its tests are skipped."""
+    path = os.environ.get(name, "")
     if path:
         return path
-    reason = "no Chromium: install one, or name it in FLEXID_CHROMIUM"
     if os.environ.get("CI", "").lower() in ("1", "true"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def newest_server(environment, models, tmp_path_factory) -> Iterator[Server]:
+    """A server with the newest page in place of the one that ComfyUI installs."""
+    page = from_start("FLEXID_FRONTEND", "no newest page: name its files in FLEXID_FRONTEND")
+    base = tmp_path_factory.mktemp("newest")
+    running = start(environment, base, {"flexid_mini": models}, "--front-end-root", page)
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    return from_start("FLEXID_CHROMIUM", "no Chromium: install one, or name it in FLEXID_CHROMIUM")
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +118,9 @@ def browser(chromium):
             running.close()
 
 
-@pytest.fixture
-def open_page(browser, client, portrait) -> Iterator:
-    """open_page(language, **settings) -> Page; closed at the end of the test."""
+@contextmanager
+def opener(browser, client: Client, portrait: Path) -> Iterator[Callable[..., Page]]:
+    """open_it(language, **settings) -> Page; closed at the end."""
     tabs = []
     client.upload(portrait)
 
@@ -110,6 +137,18 @@ def open_page(browser, client, portrait) -> Iterator:
     yield open_it
     for tab in tabs:
         tab.close()
+
+
+@pytest.fixture
+def open_page(browser, client, portrait) -> Iterator[Callable[..., Page]]:
+    with opener(browser, client, portrait) as open_it:
+        yield open_it
+
+
+@pytest.fixture
+def open_newest_page(browser, newest_server, portrait) -> Iterator[Callable[..., Page]]:
+    with opener(browser, Client(newest_server.url), portrait) as open_it:
+        yield open_it
 
 
 @pytest.fixture

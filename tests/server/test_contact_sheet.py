@@ -10,6 +10,7 @@ from flexid.mini.study.judge import largest, open_judge
 from flexid.model_patches.face.align import arcface_crop
 from flexid.model_patches.face.analyser import load_analyser
 from flexid.setup import contact, demo
+from flexid.setup.face import find_face
 from PIL import Image
 
 pytestmark = pytest.mark.server
@@ -31,7 +32,9 @@ def cells(pictures):
 
 
 def test_the_sheet_from_photo_to_png(client, environment, models, portrait, tmp_path, small):
-    graph, entry = contact.paint(client, client.upload(portrait), demo.run_with_progress)
+    detector = contact.choose_detector(own_photo=False)
+    found = find_face(environment, models, portrait, detector, tmp_path)
+    graph, entry = contact.paint(client, client.upload(portrait), detector, demo.run_with_progress)
     pictures = client.pictures(entry)
     pixels = cells(pictures)
     assert set(pixels) == {(line, column) for line in range(3) for column in range(4)}
@@ -39,9 +42,8 @@ def test_the_sheet_from_photo_to_png(client, environment, models, portrait, tmp_
         assert one.shape == (128, 128, 3) and one.std() > 5
         others = [pixels[line, other] for other in range(4) if other != column]
         assert all(not np.array_equal(one, other) for other in others), (line, column)
-    reference, made = tmp_path / "reference.png", tmp_path / "sheet.png"
-    reference.write_bytes(portrait.read_bytes())
-    contact.compose(environment, models, reference, pictures, made, own_photo=False)
+    made = tmp_path / "sheet.png"
+    contact.compose(environment, models, found, pictures, made, own_photo=False)
     sheet = np.asarray(Image.open(made)).astype(int)
     assert sheet.shape[1] > 1500 and sheet.std() > 10
     assert client.queue(json.loads(json.dumps(graph)))["status"]["status_str"] == "success"
@@ -50,7 +52,8 @@ def test_the_sheet_from_photo_to_png(client, environment, models, portrait, tmp_
 @pytest.mark.skipif(not world.is_trained(), reason="mini/weights is not whole yet")
 def test_the_sheet_shows_the_person(client, portrait):
     """The graph of `start.py demo` as a user gets it, with the trained models."""
-    _, entry = contact.paint(client, client.upload(portrait), demo.run_with_progress)
+    name = client.upload(portrait)
+    _, entry = contact.paint(client, name, contact.OWN, demo.run_with_progress)
     pixels = cells(client.pictures(entry))
     pack = (world.WEIGHTS / world.DETECTOR).parent
     judge = open_judge(load_analyser(pack, "pack", ["CPU"], None), world.WEIGHTS)

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import real_names
 from flexid.setup import demo
+from flexid.setup.client import GraphError
 from pack import ROOT
 from PIL import Image
+from templates import PAGES
 
 pytestmark = pytest.mark.server
 
@@ -93,7 +95,7 @@ def test_vfa_runs_for_as_many_steps_as_it_says(client, vfa_graph):
 
 
 def test_the_gate_of_the_vfa_graph_works_when_it_is_switched_on(client, vfa_graph):
-    page = json.loads((ROOT / "workflows" / "vfa.json").read_text(encoding="utf-8"))
+    page = json.loads(PAGES["vfa"].read_text(encoding="utf-8"))
     gate = next(node for node in page["nodes"] if node["type"] == "FlexIDWindow")
     names = [one["name"] for one in gate["inputs"] if "widget" in one]
     values = dict(zip(names, gate["widgets_values"], strict=True))
@@ -129,17 +131,17 @@ def old_graph(graph, **more):
     old = {key: node for key, node in graph.items() if key not in ours or key == "2"}
     old["7"] = {"class_type": "PulidFluxModelLoader", "inputs": {}}
     old["7"]["inputs"]["pulid_file"] = "pulid_flux_v0.9.1.safetensors"
-    old["5"] = {"class_type": "PulidFluxInsightFaceLoader", "inputs": {"provider": "CPU"}}
+    old["5"] = {"class_type": "PulidFluxInsightFaceLoader", "inputs": {"provider": "CUDA"}}
     old["8"] = {"class_type": "PulidFluxEvaClipLoader", "inputs": {}}
     links = {"model": ["1", 0], "pulid_flux": ["7", 0], "eva_clip": ["8", 0]}
     links |= {"face_analysis": ["5", 0], "image": ["4", 0]}
     values = {"weight": 0.9, "start_at": 0.1, "end_at": 0.9}
     old["10"] = {"class_type": "ApplyPulidFlux", "inputs": {**links, **values, **more}}
-    return {key: {"_meta": {}, **node} for key, node in old.items()}
+    return old
 
 
 def test_an_old_pulid_flux_graph_paints_what_our_nodes_paint(client, vfa_graph):
-    """`fusion` and `use_gray` stand for what some of those packs add; they are passed over."""
+    """With and without `_meta`. `fusion` and `use_gray` stand for what some of those packs add."""
     old = old_graph(sized(vfa_graph), fusion="mean", use_gray=True)
     ours = copy.deepcopy(old)
     strength = {"weight": 0.9, "start": 0.1, "end": 0.9, "axis": "percent", "negative": "same"}
@@ -147,11 +149,33 @@ def test_an_old_pulid_flux_graph_paints_what_our_nodes_paint(client, vfa_graph):
     ours["10"] = {"class_type": "FlexIDApplyVFAFromPhoto", "inputs": links | strength}
     ours["5"] = vfa_graph["5"] | {"inputs": vfa_graph["5"]["inputs"] | {"provider": "CPU"}}
     ours["7"], ours["8"] = vfa_graph["7"], vfa_graph["8"]
+    for node in old.values():
+        node.pop("_meta", None)
     theirs = picture(client, old)
     assert np.array_equal(theirs, picture(client, ours))
+    titled = {key: {**node, "_meta": {"title": key}} for key, node in old.items()}
+    assert np.array_equal(theirs, picture(client, titled))
     plain = copy.deepcopy(ours)
     plain["14"]["inputs"]["model"] = ["1", 0]
     assert not np.array_equal(theirs, picture(client, plain))
+
+
+def test_the_mask_and_the_face_of_an_old_graph_are_kept(client, vfa_graph):
+    graph = sized(vfa_graph)
+    half = {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": SIDE // 2, "height": SIDE}}
+    none = {"class_type": "SolidMask", "inputs": {"value": 0.0, "width": SIDE, "height": SIDE}}
+    place = {"destination": ["m0", 0], "source": ["m1", 0], "x": 0, "y": 0, "operation": "add"}
+    masks = {"m0": none, "m1": half, "m": {"class_type": "MaskComposite", "inputs": place}}
+    masked = picture(client, old_graph(graph, attn_mask=["m", 0]) | masks)
+    everywhere = picture(client, old_graph(graph))
+    assert not np.array_equal(masked, everywhere)
+    chosen = old_graph(graph, options=["o", 0])
+    values = {"input_faces_order": "right-left", "input_faces_index": 0}
+    chosen["o"] = {"class_type": "PulidFluxOptions", "inputs": values}
+    assert np.array_equal(picture(client, chosen), everywhere), "the photo has one face"
+    values["input_faces_index"] = 1
+    with pytest.raises(GraphError, match="face 1 is asked for"):
+        client.queue(chosen)
 
 
 def test_the_server_tells_the_page_what_replaces_what(client):

@@ -1,5 +1,6 @@
 """The contact sheet's graph and notes, and the command that measures the small world."""
 
+import importlib
 import importlib.util
 import json
 import sys
@@ -104,29 +105,26 @@ def test_defaults_are_those_of_the_server():
     assert contact.defaults_from(NoServer())("KSampler") == {"a": 3}
 
 
-def test_a_face_that_the_small_world_misses_is_looked_for_again():
+def test_the_drawn_person_gets_the_small_worlds_detector_and_photos_the_bundled_one(monkeypatch):
+    monkeypatch.setattr(contact, "is_trained", lambda: True)
+    assert contact.choose_detector(own_photo=True) == "bundled"
+    assert contact.choose_detector(own_photo=False) == "auto"
+    monkeypatch.setattr(contact, "is_trained", lambda: False)
+    assert contact.choose_detector(own_photo=False) == "bundled", "the sample is a photograph then"
+
+
+def test_the_graph_looks_with_the_detector_that_was_chosen():
+    """And with no other: a second try by the small world's own finds faces in coffee cups."""
     tried = []
 
     def run(client, graph):
-        (detect,) = of_kind(graph, "FlexIDLoadFaceAnalyser").values()
-        tried.append(detect["inputs"]["detector"])
-        if len(tried) == 1:
-            raise GraphError("node 6 (FlexIDDetectFaces) failed: no face")
-        return {"outputs": {}}
+        (analyser,) = of_kind(graph, "FlexIDLoadFaceAnalyser").values()
+        tried.append(analyser["inputs"]["detector"])
+        raise GraphError("node 6 (FlexIDDetectFaces) failed: no face")
 
-    _, entry = contact.paint(NoServer(), "me.png", run)
-    assert tried == ["auto", "bundled"] and entry == {"outputs": {}}
-
-
-@pytest.mark.parametrize(
-    "reason", ["node 6 (FlexIDDetectFaces) failed", "node 9 (KSampler) failed"]
-)
-def test_other_failures_are_reported(reason):
-    def run(client, graph):
-        raise GraphError(reason)
-
-    with pytest.raises(GraphError, match="failed"):
-        contact.paint(NoServer(), "me.png", run)
+    with pytest.raises(GraphError, match="no face"):
+        contact.paint(NoServer(), "me.png", "bundled", run)
+    assert tried == ["bundled"]
 
 
 def test_the_note_says_what_the_pictures_are_not(monkeypatch):
@@ -137,25 +135,69 @@ def test_the_note_says_what_the_pictures_are_not(monkeypatch):
     assert "evaluate" in contact.note(own_photo=False)
 
 
+def captions(monkeypatch):
+    """Collects what is written and ticked on sheets."""
+    sheet = importlib.import_module("flexid.mini.study.sheet")
+    seen = []
+    write = sheet.Pen.text
+    monkeypatch.setattr(
+        sheet.Pen, "text", lambda pen, where, text, *more, **words: (
+            seen.append(text), write(pen, where, text, *more, **words)))  # fmt: skip
+    monkeypatch.setattr(sheet.Pen, "mark", lambda *_: seen.append("tick or cross"))
+    return seen
+
+
+@pytest.mark.parametrize("embedding", [None, [1.0] * 512])
+def test_pictures_without_a_likeness_get_no_ticks(tmp_path, monkeypatch, embedding):
+    image, np = pytest.importorskip("PIL.Image"), pytest.importorskip("numpy")
+    pytest.importorskip("onnxruntime")
+    sheet_job = importlib.import_module("flexid.mini.study.sheet_job")
+    judge = importlib.import_module("flexid.mini.study.judge")
+
+    class Judging:
+        def look(self, rgb, embedding):
+            return judge.Seen(0.4, (1, 2, 3, 4), "happy", (0, 0, 0), "photo")
+
+    monkeypatch.setattr(sheet_job, "load_analyser", lambda *_: None)
+    monkeypatch.setattr(sheet_job, "open_judge", lambda *_: Judging())
+    seen = captions(monkeypatch)
+    face = tmp_path / "face.png"
+    image.new("RGB", (40, 40), (200, 30, 30)).save(face)
+    manifest = {
+        "models": str(tmp_path), "face": str(face), "output": str(tmp_path / "sheet.png"),
+        "title": "t", "subtitle": "s", "columns": ["one"], "foot": "f", "embedding": embedding,
+        "lines": [{"prompt": "laughing", "pictures": [str(face)]}],
+    }  # fmt: skip
+    (tmp_path / "m.json").write_text(json.dumps(manifest))
+    sheet_job.make(tmp_path / "m.json")
+    assert ("tick or cross" in seen) is (embedding is not None)
+    assert ("FaceSim 0.40" in seen) is (embedding is not None)
+    assert "face used" in seen
+    with image.open(tmp_path / "sheet.png") as made:
+        red = np.abs(np.asarray(made.convert("RGB")).astype(int) - (200, 30, 30)).sum(-1) < 6
+    assert red.sum() > 200_000, "the crop stands beside the picture"
+
+
 def test_the_sheet_is_laid_out_by_the_environments_python(tmp_path):
     """Without estimators and similarity, so that nothing has to be looked at."""
     image = pytest.importorskip("PIL.Image")
     pytest.importorskip("onnxruntime")
     mini_world.WRITERS[mini_world.RECOGNISER](tmp_path / mini_world.RECOGNISER, 1)
-    reference = tmp_path / "me.png"
-    image.new("RGB", (40, 60), "grey").save(reference)
+    face = tmp_path / "me.png"
+    image.new("RGB", (60, 60), "grey").save(face)
+    found = {"crop": str(face), "embedding": None}
     pictures = [
-        (f"sheet_{line}_{column}_00001_.png", reference.read_bytes())
+        (f"sheet_{line}_{column}_00001_.png", face.read_bytes())
         for line in range(3)
         for column in range(4)
     ]
     here = Environment(Path(sys.executable), tmp_path, tmp_path, "cpu")
     made = tmp_path / "out.png"
-    contact.compose(here, tmp_path, reference, pictures, made, own_photo=True)
+    contact.compose(here, tmp_path, found, pictures, made, own_photo=True)
     with image.open(made) as sheet:
         assert sheet.width > 1500 and sheet.height > 1000
     with pytest.raises(SetupError, match="is missing; the graph did not save it"):
-        contact.compose(here, tmp_path, reference, pictures[:-1], made, own_photo=True)
+        contact.compose(here, tmp_path, found, pictures[:-1], made, own_photo=True)
 
 
 # The person of the demo
@@ -222,7 +264,7 @@ def test_an_evaluations_options_are_handed_on(parse):
         (["--steps", "0"], "'0'"),
         (["--csv", "a.xls"], ".csv"),
         (["--", "x"], "nothing after --"),
-        (["--poeple", "3"], "--poeple"),
+        (["--persons", "3"], "--persons"),
     ],
 )
 def test_a_wrong_evaluation_is_explained_before_any_set_up(parse, capsys, words, fact):

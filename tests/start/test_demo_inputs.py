@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from flexid.mini import world as mini_world
-from flexid.setup import checks, demo, server, world
+from flexid.setup import checks, demo, pins, server, world
 from flexid.setup.console import SetupError
 from flexid.setup.environment import Environment
 from pack import ROOT
@@ -69,6 +69,7 @@ def test_a_server_that_dies_is_reported_with_its_last_words(tmp_path, monkeypatc
     monkeypatch.setattr(demo, "ensure_world", lambda _: tmp_path)
     monkeypatch.setattr(demo, "start", lambda *_: gone)
     monkeypatch.setattr(demo, "prepare_photo", lambda *_: None)
+    monkeypatch.setattr(demo, "find_face", lambda *_: {})
     code = demo.demo(here, None, None, tmp_path / "out", demo.Phases({}))
     assert code == 1 and "Killed" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
@@ -179,6 +180,27 @@ def test_a_browser_is_found_on_the_path_and_in_the_download_folder(tmp_path, mon
         (tmp_path / "bin" / "chromium").write_text("")
         (tmp_path / "bin" / "chromium").chmod(0o755)
         assert checks.installed_browser(tmp_path / "browsers") == str(tmp_path / "bin/chromium")
+
+
+def test_the_newest_page_is_fetched_once_and_never_half(tmp_path, monkeypatch):
+    here = Environment(tmp_path.__class__(sys.executable), tmp_path, tmp_path / "cache", "cpu")
+    monkeypatch.delenv("FLEXID_FRONTEND", raising=False)
+    fetched = []
+
+    def fetch(command, log, live, environ):
+        target = tmp_path.__class__(command[command.index("--target") + 1])
+        (target / "comfyui_frontend_package" / "static").mkdir(parents=True)
+        fetched.append(command[-1])
+        if len(fetched) == 1:
+            raise subprocess.CalledProcessError(1, command, "cut off")
+
+    monkeypatch.setattr(checks, "run_logged", fetch)
+    assert checks.find_frontend(here) == "", "half a page is none"
+    found = checks.find_frontend(here)
+    assert tmp_path.__class__(found).is_dir() and checks.find_frontend(here) == found
+    assert fetched == [f"comfyui-frontend-package=={pins.FRONTEND}"] * 2
+    monkeypatch.setenv("FLEXID_FRONTEND", "/my/page")
+    assert checks.find_frontend(here) == "/my/page"
 
 
 @pytest.mark.parametrize(("text", "debian"), [("ID=debian", 1), ("ID=ubuntu\nID_LIKE=debian", 0)])

@@ -2,6 +2,9 @@
 import { app } from "../../../scripts/app.js";
 import { grow } from "./flexid_size.js";
 
+// From top to bottom, whatever ran first; the page's own picture comes below.
+const ORDER = ["flexid_gate_curve", "flexid_report", "$$canvas-image-preview"];
+const MARGIN = 20; // what the page puts above and below an element in a node
 const STYLE = {
   boxSizing: "border-box",
   overflow: "auto",
@@ -12,39 +15,75 @@ const STYLE = {
   borderRadius: "4px",
 };
 
-function createDisplay(node, name, low, high) {
+function createDisplay(node, name) {
   const element = document.createElement("div");
   Object.assign(element.style, STYLE);
   const widget = node.addDOMWidget(name, name, element, {
     serialize: false, // not part of the queued prompt
-    getMinHeight: () => low,
-    getMaxHeight: () => high,
+    getMinHeight: () => widget.shown + MARGIN,
   });
   widget.serialize = false; // not part of the saved workflow either
+  widget.shown = -MARGIN; // takes no room yet
+  const place = (each) => ORDER.indexOf(each.name); // -1 for the node's own widgets
+  node.widgets.sort((one, other) => place(one) - place(other));
   return widget;
 }
 
-// Put `children` (elements or text) into the node's display `name`, low to high pixels tall.
-export function display(node, name, [low, high], children, style = {}) {
-  const known = node.widgets?.find((each) => each.name === name);
-  const { element } = known ?? createDisplay(node, name, low, high);
-  Object.assign(element.style, style);
-  element.replaceChildren(...children);
+// Put `children` (elements or text) into the node's display `name`, at least `height` pixels tall.
+export function display(node, name, height, children, style = {}) {
+  const widget = node.widgets?.find((each) => each.name === name) ?? createDisplay(node, name);
+  Object.assign(widget.element.style, style, { minHeight: `${height}px` });
+  widget.element.replaceChildren(...children);
+  const more = height - widget.shown;
+  widget.shown = height;
+  node.setSize([node.size[0], node.size[1] + more]);
   grow(node);
   node.setDirtyCanvas?.(true, true);
 }
 
-// Call `show(node, output)` whenever a FlexID node has run, or its cached output is sent again.
+// Displays come back with the outputs, so a saved node is as tall as without them.
+function leaveOutDisplays(node, saved) {
+  const shown = node.widgets?.filter((each) => each.shown !== undefined) ?? [];
+  const room = shown.reduce((sum, each) => sum + each.shown + MARGIN, 0);
+  saved.size = [saved.size[0], saved.size[1] - room];
+}
+
+function nodeAt(locator) {
+  const parts = String(locator).split(":"); // "7", or "id of a subgraph:7"
+  const graph = parts.length > 1 ? app.rootGraph?.subgraphs?.get(parts[0]) : app.rootGraph;
+  return (graph ?? app.graph)?.getNodeById(Number(parts.at(-1)));
+}
+
+// Call `show(node, output)` whenever a FlexID node has run, or its output is there again: after
+// undo and redo, and in a workflow that comes back to the front.
 export function onOutput(name, show) {
   app.registerExtension({
     name,
     beforeRegisterNodeDef(nodeType, nodeData) {
       if (!nodeData.name.startsWith("FlexID")) return;
-      const onExecuted = nodeType.prototype.onExecuted;
+      const { onExecuted } = nodeType.prototype;
       nodeType.prototype.onExecuted = function (output) {
         onExecuted?.apply(this, arguments);
         show(this, output ?? {});
       };
     },
+    onNodeOutputsUpdated(outputs) {
+      for (const [locator, output] of Object.entries(outputs ?? {})) {
+        const node = nodeAt(locator);
+        if (node?.comfyClass?.startsWith("FlexID")) show(node, output ?? {});
+      }
+    },
   });
 }
+
+app.registerExtension({
+  name: "flexid.Display",
+  beforeRegisterNodeDef(nodeType, nodeData) {
+    if (!nodeData.name.startsWith("FlexID")) return;
+    const { onSerialize } = nodeType.prototype;
+    nodeType.prototype.onSerialize = function (saved) {
+      onSerialize?.apply(this, arguments);
+      leaveOutDisplays(this, saved);
+    };
+  },
+});

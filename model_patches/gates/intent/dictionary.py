@@ -1,4 +1,4 @@
-"""The words that mean something to the intent parser, as data: built-in files and a user's.
+"""The words that the intent parser knows, as data: built-in files and a user's file.
 
 A dictionary file is a JSON object; every key may be absent. Phrases are separated words or Chinese
 characters; `*` is one word or none; the built-in verbs and nouns are found in all their forms, and

@@ -85,7 +85,7 @@ def read_intent(
 
 
 def _category_scores(matches: tuple[Match, ...], factors: Mapping[str, float]) -> dict[str, float]:
-    strongest = dict.fromkeys(CATEGORIES, 0.0)
+    strongest: dict[str, float] = dict.fromkeys(CATEGORIES, 0.0)
     for match in matches:
         if match.score > strongest[match.category]:
             strongest[match.category] = match.score

@@ -1,4 +1,4 @@
-"""Marks -> matches: what a term weighs where it stands.
+"""Marks -> matches: how much a term counts in its context.
 
 A term counts fully when it is neither negated nor part of a compound and the person does it. All
 rules are local to a clause and look at a few words, so a long prompt weighs no more than a short.
@@ -198,7 +198,7 @@ def _modifier(reading: Reading, i: int) -> Ruling:
     return factor, ", ".join(reasons)
 
 
-def _elsewhere(reading: Reading, i: int) -> Ruling:
+def _judge_place(reading: Reading, i: int) -> Ruling:
     """In the background; an object on the wall. The nearest other term owns what is beyond it."""
     here = reading.marks[i]
     style = here.entry.category == "style"
@@ -222,7 +222,7 @@ def _elsewhere(reading: Reading, i: int) -> Ruling:
 
 
 def _subject(reading: Reading, i: int) -> Ruling:
-    """Who does it? Doubtful terms need a person; others only must not belong to an animal."""
+    """Judge who acts: doubtful terms need a person, others must only not belong to an animal."""
     entry = reading.marks[i].entry
     if entry.category not in _OF_A_PERSON or not (entry.doubtful or reading.has_animals):
         return NOTHING
@@ -233,26 +233,26 @@ def _subject(reading: Reading, i: int) -> Ruling:
 
 
 def _who(reading: Reading, i: int) -> Ruling:
-    followed = _followed_by(reading, i)
+    followed = _find_noun_behind(reading, i)
     if followed and not _is_right_behind_subject(reading, i):
-        return _belongs(followed)
+        return _judge_subject(followed)
     subject = reading.subject(i)
-    return _belongs(subject) if subject else _unnamed(reading, i)
+    return _judge_subject(subject) if subject else _judge_without_subject(reading, i)
 
 
 def _acts(mark: Mark, doubtful: bool) -> bool:
-    """Things such as hair and water can do only what is doubtful."""
+    """Whether this noun can do it: hair and water can do only what doubtful terms say."""
     kind = mark.entry.kind
     return kind in ("persons", "animals") or (doubtful and kind == "things")
 
 
-def _belongs(subject: Mark) -> Ruling:
+def _judge_subject(subject: Mark) -> Ruling:
     if subject.entry.kind == "persons":
         return SURELY, ""
     return SOMEBODY_ELSE, f"done by {subject.entry.phrase}"
 
 
-def _followed_by(reading: Reading, i: int) -> Mark | None:
+def _find_noun_behind(reading: Reading, i: int) -> Mark | None:
     """The noun of dancing flames, of a laughing crowd, of 奔跑的狗."""
     here = reading.marks[i]
     mark = reading.next(i)
@@ -271,8 +271,8 @@ def _is_right_behind_subject(reading: Reading, i: int) -> bool:
     return mark.end == here.start and _acts(mark, here.entry.doubtful)
 
 
-def _unnamed(reading: Reading, i: int) -> Ruling:
-    """No subject in the clause: "a woman, running" continues the sentence, a tag stands alone."""
+def _judge_without_subject(reading: Reading, i: int) -> Ruling:
+    """A clause without a subject: "a woman, running" continues the sentence; a tag stands alone."""
     here = reading.marks[i]
     if _is_near_clause_start(reading.tokens, here.start):
         if reading.first_person < i or reading.first_subject >= i:
@@ -288,7 +288,7 @@ _RULES: tuple[tuple[Callable[[Reading, int], Ruling], tuple[str, ...]], ...] = (
     (_compound, ("term",)),
     (_negation, ("negations",)),
     (_modifier, ("modifier",)),
-    (_elsewhere, ("elsewhere", "pictured")),
+    (_judge_place, ("elsewhere", "pictured")),
     (_subject, ("term",)),
 )
-"""Each with the kinds of marks without which it has nothing to say."""
+"""Each rule with the kinds of marks that it needs; without those it is not asked."""

@@ -1,4 +1,4 @@
-"""A dictionary compiled for reading: which phrases of it stand where in a list of tokens."""
+"""A dictionary compiled for reading: it finds its phrases in a list of tokens."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Lexicon:
             if known is None or here < free:
                 continue
             end = here + 1
-            if known.__class__ is Entry:
+            if isinstance(known, Entry):
                 entry = known
             else:
                 branch, soon, entry = known
@@ -124,15 +124,17 @@ def compile_lexicon(dictionary: Dictionary) -> Lexicon:
 
 def _by_first_token(entries: list[Entry]) -> dict[str, Entry | Opening]:
     phrases = [entry.words for entry in entries]
-    root = Branch(phrases, list(range(len(phrases))), 0).grow()
-    openings = {branch: _opening(branch, entries) for branch in set(root.next.values())}
-    return {token: openings[branch] for token, branch in root.next.items()}
+    following = Branch(phrases, list(range(len(phrases))), 0).grow()
+    openings = {branch: _opening(branch, entries) for branch in set(following.values())}
+    return {token: openings[branch] for token, branch in following.items()}
 
 
 def _opening(branch: Branch, entries: list[Entry]) -> Entry | Opening:
     soon = branch.soon()
     alone = entries[branch.phrase] if branch.phrase < len(entries) else None
-    return alone if soon is not None and not soon else (branch, soon, alone)
+    if alone is not None and soon is not None and not soon:
+        return alone
+    return branch, soon, alone
 
 
 def _is_hyphenated(phrase: str) -> bool:

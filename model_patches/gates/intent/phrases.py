@@ -44,8 +44,8 @@ class Branch:
         self.any: Branch | None = None
         """After a `*`."""
 
-    def grow(self) -> Branch:
-        """Sort the phrases by their next word. Phrases with the same word stay together."""
+    def grow(self) -> dict[str, Branch]:
+        """Sort the phrases by their next word; `next`. Phrases with the same word stay together."""
         wild: list[int] = []
         by_word: dict[frozenset[str], list[int]] = {}
         for number in self._numbers:
@@ -58,8 +58,8 @@ class Branch:
                 by_word.setdefault(word, []).append(number)
         if wild:
             self.any = self._branch(wild)
-        self.next = self._by_spelling(by_word)
-        return self
+        self.next = following = self._by_spelling(by_word)
+        return following
 
     def _by_spelling(self, by_word: dict[frozenset[str], list[int]]) -> dict[str, Branch]:
         meant: dict[str, list[frozenset[str]]] = {}
@@ -85,12 +85,12 @@ class Branch:
         tokens end with END. Where a phrase fits in two ways, its first `*` is no word.
         """
         best, end = _NO_PHRASE, 0
-        untried = [(self, start)]
+        untried: list[tuple[Branch, int]] = [(self, start)]
         while untried:
             branch, here = untried.pop()
             following = branch.next
             if following is None:
-                following = branch.grow().next
+                following = branch.grow()
             if branch.phrase < best:
                 best, end = branch.phrase, here
             token = tokens[here]
@@ -107,13 +107,13 @@ class Branch:
 
         None: whatever follows, a longer phrase may.
         """
-        self.grow()
-        if self.any is None:
-            return frozenset(self.next)
-        after = self.any.grow()
-        if after.any is not None or after.phrase != _NO_PHRASE:
+        following, wild = self.grow(), self.any
+        if wild is None:
+            return frozenset(following)
+        beyond = wild.grow()
+        if wild.any is not None or wild.phrase != _NO_PHRASE:
             return None
-        return frozenset({*self.next, *after.next})
+        return frozenset({*following, *beyond})
 
 
 def wildcard_places(words: Sequence[object], wildcard: object) -> tuple[int, ...]:

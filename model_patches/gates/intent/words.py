@@ -37,7 +37,7 @@ def split(phrase: str) -> list[str]:
 
 
 def verb_forms(word: str, irregular: Forms) -> frozenset[str]:
-    """smile, smiles, smiled, smiling. Forms that do not exist harm nobody: nobody writes them."""
+    """smile, smiles, smiled, smiling. Impossible forms are harmless: nobody writes them."""
     forms = {word, *irregular.get(word, ()), *_plurals(word)}
     if not word.isascii() or not word.isalpha() or len(word) < 3:
         return frozenset(forms)

@@ -188,7 +188,7 @@ def _without(tensors, *keys):
     return {k: t for k, t in tensors.items() if k not in keys}
 
 
-def _renamed(table, prefix=""):
+def _name_ones(table, prefix=""):
     """A file with the key names of `table` and one-element tensors."""
     return {f"{prefix}{key}": torch.ones(1) for key in table}
 
@@ -199,23 +199,25 @@ MAPPING = "pulid_encoder.mapping_2.3.weight"
 
 BAD = {
     "sdxl 1.1": (
-        lambda t: _renamed(["id_adapter.latents", "id_adapter_attn_layers.1.id_to_k.weight"]),
+        lambda t: _name_ones(["id_adapter.latents", "id_adapter_attn_layers.1.id_to_k.weight"]),
         ["PuLID v1.1 for SDXL", "no layers for Flux"],
     ),
     "sdxl 1": (
-        lambda t: _renamed(["id_adapter.body.0.weight", "id_adapter_attn_layers.1.id_to_k.weight"]),
+        lambda t: _name_ones(
+            ["id_adapter.body.0.weight", "id_adapter_attn_layers.1.id_to_k.weight"]
+        ),
         ["PuLID v1 for SDXL", "no layers for Flux"],
     ),
     "sdxl 1, ipadapter layout": (
-        lambda t: IP | _renamed(["image_proj.mapping_patch_0.0.weight"]),
+        lambda t: IP | _name_ones(["image_proj.mapping_patch_0.0.weight"]),
         ["PuLID v1 for SDXL in the IPAdapter layout"],
     ),
     "ip-adapter": (
-        lambda t: IP | _renamed(["image_proj.proj.weight"]),
+        lambda t: IP | _name_ones(["image_proj.proj.weight"]),
         ["an IP-Adapter for Stable Diffusion"],
     ),
     "ip-adapter faceid": (
-        lambda t: IP | _renamed(["ip_adapter.0.to_q_lora.down.weight"]),
+        lambda t: IP | _name_ones(["ip_adapter.0.to_q_lora.down.weight"]),
         ["IP-Adapter FaceID"],
     ),
     "instantid": (
@@ -223,29 +225,29 @@ BAD = {
         ["InstantID"],
     ),
     "lora": (
-        lambda t: _renamed(["lora_unet_double_blocks_0_img_attn_proj.lora_up.weight"]),
+        lambda t: _name_ones(["lora_unet_double_blocks_0_img_attn_proj.lora_up.weight"]),
         ["a LoRA", "models/loras"],
     ),
     "flux": (
-        lambda t: _renamed(["double_blocks.0.img_attn.qkv.weight"]),
+        lambda t: _name_ones(["double_blocks.0.img_attn.qkv.weight"]),
         ["a Flux base model", "models/diffusion_models"],
     ),
     "stable diffusion": (
-        lambda t: _renamed(["model.diffusion_model.input_blocks.0.0.weight"]),
+        lambda t: _name_ones(["model.diffusion_model.input_blocks.0.0.weight"]),
         ["Stable Diffusion base model", "models/checkpoints"],
     ),
     "text encoder": (
-        lambda t: _renamed(["text_model.encoder.layers.0.mlp.fc1.weight"]),
+        lambda t: _name_ones(["text_model.encoder.layers.0.mlp.fc1.weight"]),
         ["a text encoder"],
     ),
     "clip vision": (
-        lambda t: _renamed(["vision_model.encoder.layers.0.mlp.fc1.weight"]),
+        lambda t: _name_ones(["vision_model.encoder.layers.0.mlp.fc1.weight"]),
         ["CLIP", "Load CLIP Vision"],
     ),
-    "vae": (lambda t: _renamed(["decoder.conv_in.weight"]), ["a VAE", "models/vae"]),
-    "controlnet": (lambda t: _renamed(["controlnet_blocks.0.weight"]), ["a ControlNet"]),
+    "vae": (lambda t: _name_ones(["decoder.conv_in.weight"]), ["a VAE", "models/vae"]),
+    "controlnet": (lambda t: _name_ones(["controlnet_blocks.0.weight"]), ["a ControlNet"]),
     "identity": (
-        lambda t: _renamed(["tokens.pulid_flux", "unconditional.pulid_flux"]),
+        lambda t: _name_ones(["tokens.pulid_flux", "unconditional.pulid_flux"]),
         ["an identity saved by FlexID", "Load Identity node"],
     ),
     "empty": (lambda t: {}, ["no tensors"]),
@@ -347,7 +349,7 @@ def test_bad_head_counts(tmp_path, small, metadata, fact):
 
 def test_sdxl_pickle_is_recognised_too(tmp_path):
     names = ["body.0.weight", "mapping_i.0.weight"]
-    torch.save({"id_adapter": _renamed(names)}, tmp_path / "pulid_v1.bin")
+    torch.save({"id_adapter": _name_ones(names)}, tmp_path / "pulid_v1.bin")
     with pytest.raises(ValueError, match="pulid_v1.bin is PuLID v1 for SDXL"):
         load_adapter(tmp_path / "pulid_v1.bin")
 

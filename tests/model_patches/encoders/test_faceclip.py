@@ -94,7 +94,7 @@ def test_a_converted_file_computes_the_same_and_is_smaller(files, tmp_path, name
 
 def test_encoder_digest_follows_the_face_encoders_alone(files, tmp_path, t5):
     def change(key):
-        path = _changed(files, tmp_path, lambda state: state[key].mul_(2))
+        path = _write_changed(files, tmp_path, lambda state: state[key].mul_(2))
         return load_faceclip(path).encoder_digest
 
     assert change("encoder_2.face_patch_proj.weight") == t5.encoder_digest
@@ -176,14 +176,14 @@ def test_a_converted_file_has_the_mode_of_the_umask(files, tmp_path):
 # What is refused
 
 
-def _changed(files, tmp_path, change, name="face_t5_encoder.pt"):
+def _write_changed(files, tmp_path, change, name="face_t5_encoder.pt"):
     state = torch.load(files / name, weights_only=True)
     change(state)
     torch.save(state, tmp_path / "changed.pt")
     return tmp_path / "changed.pt"
 
 
-def _renamed(state):
+def _rename_keys(state):
     for key in list(state):
         state["other." + key.removeprefix("encoder_2.")] = state.pop(key)
 
@@ -239,7 +239,7 @@ DAMAGED = {
         lambda s: s.update({f"{F0}.text_layers.0.self_attn.in_proj_weight": torch.tensor(1.0)}),
         ["text_layers.0.self_attn.qk.weight", "missing"],
     ),
-    "foreign prefix": (_renamed, ["'other.'", "encoder_2.", "face_clip_l."]),
+    "foreign prefix": (_rename_keys, ["'other.'", "encoder_2.", "face_clip_l."]),
 }
 
 
@@ -247,7 +247,7 @@ DAMAGED = {
 def test_damaged_files(files, tmp_path, case):
     change, facts = DAMAGED[case]
     with pytest.raises(ValueError) as error:
-        load_faceclip(_changed(files, tmp_path, change))
+        load_faceclip(_write_changed(files, tmp_path, change))
     for fact in [*facts, "ByteDance/FaceCLIP"]:
         assert fact in str(error.value), str(error.value)
 

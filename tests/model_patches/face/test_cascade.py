@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from flexid.model_patches.face.boxes import keep_best, overlap, shrink
-from flexid.model_patches.face.cascade import load_cascade
+from flexid.model_patches.face.cascade import CascadeDetector, load_cascade
 from flexid.model_patches.face.packages import need
 
 pytestmark = pytest.mark.pure
@@ -80,6 +80,21 @@ def test_pictures_without_a_face_give_none(detector):
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 2), (23, 23)])
 def test_tiny_and_thin_pictures_give_none(detector, shape):
     assert detector.find(np.full((*shape, 3), 90, np.uint8)) == []
+
+
+@pytest.mark.parametrize("shape", [(800, 800), (2000, 20), (16, 9000), (3000, 4000)])
+def test_the_work_does_not_grow_with_the_photo(shape, detector):
+    """Counted in pixels that the cascade is asked about; a plain photo of 512 takes half of it."""
+    asked = []
+
+    class Counting:
+        def find(self, stacks, step=1):
+            asked.append(sum(stack.size for stack in stacks) // step**2)
+            return detector.cascade.find(stacks, step)
+
+    stripes = np.random.default_rng(0).integers(0, 255, (shape[0], 1, 3), dtype=np.uint8)
+    CascadeDetector(Counting()).find(np.tile(stripes, (1, shape[1], 1)))
+    assert sum(asked) < 5_000_000
 
 
 def test_keep_best_drops_what_overlaps_a_better_one():

@@ -3,12 +3,17 @@
 import pytest
 import torch
 from flexid.model_patches.face.choose import (
+    BOTTOM_TO_TOP,
     IN_BOXES,
     IN_MASK,
     LARGEST,
     LEFT_TO_RIGHT,
     NEAREST,
+    ORDERS,
+    PLAIN_ORDERS,
     RIGHT_TO_LEFT,
+    SMALLEST,
+    TOP_TO_BOTTOM,
     FaceChoice,
     NoSuchFace,
     boxes_per_photo,
@@ -31,15 +36,36 @@ FACES = [
 
 @pytest.mark.parametrize(
     ("order", "expected"),
-    [(LARGEST, [1, 0, 2]), (LEFT_TO_RIGHT, [1, 0, 2]), (RIGHT_TO_LEFT, [2, 0, 1])],
+    [
+        (LARGEST, [1, 0, 2]),
+        (SMALLEST, [2, 0, 1]),
+        (LEFT_TO_RIGHT, [1, 0, 2]),
+        (RIGHT_TO_LEFT, [2, 0, 1]),
+        (TOP_TO_BOTTOM, [2, 0, 1]),
+        (BOTTOM_TO_TOP, [1, 0, 2]),
+    ],
 )
 def test_orders(order, expected):
     assert rank(FACES, FaceChoice(order), SIZE) == expected
 
 
+def test_plain_orders_are_those_that_need_only_the_faces():
+    assert set(PLAIN_ORDERS) == set(ORDERS) - {NEAREST, IN_BOXES, IN_MASK}
+
+
 def test_equal_faces_keep_the_detectors_order():
     twins = [face_at((0, 0, 10, 10)), face_at((50, 0, 60, 10))]
     assert rank(twins, FaceChoice(LARGEST), SIZE) == [0, 1]
+
+
+def test_a_doubtful_hit_counts_less_than_a_sure_face():
+    """A table's corner is large and hardly a face; among sure faces only the size decides."""
+    corner, face = face_at((0, 0, 150, 150), 0.52), face_at((200, 0, 300, 100), 0.7)
+    assert rank([corner, face], FaceChoice(LARGEST), SIZE) == [1, 0]
+    sure, surer = face_at((0, 0, 110, 110), 0.62), face_at((200, 0, 300, 100), 0.95)
+    assert rank([surer, sure], FaceChoice(LARGEST), SIZE) == [1, 0]
+    lone = [face_at((0, 0, 10, 10), 0.5), face_at((0, 0, 30, 30), 0.5)]
+    assert rank(lone, FaceChoice(LARGEST), SIZE) == [1, 0]
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 """From photos to Faces: batches, odd photos, what is missing, and the overlay."""
 
 import numpy as np
+import people
 import pytest
 import torch
 from flexid.model_patches.face.align import arcface_crop, ffhq_crop
 from flexid.model_patches.face.analyser import load_analyser
 from flexid.model_patches.face.choose import IN_BOXES, IN_MASK, LEFT_TO_RIGHT, FaceChoice
-from flexid.model_patches.face.detect import detect_faces
+from flexid.model_patches.face.detect import _line, detect_faces
 from flexid.model_patches.face.overlay import (
     CHOSEN,
     DIM,
@@ -111,8 +112,22 @@ def test_skip_photo_goes_on_and_the_report_says_so():
     )
     assert [face.photo for face in found.faces] == [1]
     assert found.report.count("SKIPPED") == 2
-    assert "Photo 2 (200x120): 0 found, 0 chosen; SKIPPED, no face was found" in found.report
+    assert "Photo 3 (200x120): 0 found, 0 chosen; SKIPPED, no face was found" in found.report
     assert chosen_boxes(found)[0] == [] and chosen_mask(found)[0].sum() == 0
+
+
+def test_the_report_names_faces_first_and_the_analyser_last():
+    found = detect_faces(TWO, noise(200, 120, photos=2), FaceChoice(index="1,0"))
+    lines = found.report.splitlines()
+    assert lines[0].startswith("Photo 1 (200x120): ") and lines[3].startswith("Photo 2 ")
+    assert [line.split(":")[0] for line in lines[1:3]] == ["  face 1", "  face 0"]
+    assert [(face.photo, face.number) for face in found.faces] == [(0, 1), (0, 0), (1, 1), (1, 0)]
+    assert found.report.endswith(TWO.description)
+
+
+def test_angles_that_round_to_nothing_have_no_minus():
+    face = people.face(angles=(-0.3, -0.0, 0.4))
+    assert "yaw +0, pitch +0, roll +0 degrees" in _line(face)
 
 
 def test_skip_photo_also_covers_a_face_that_cannot_be_chosen():
@@ -244,17 +259,21 @@ def nobody(**more):
 
 
 BAD = [
-    (nan_photo, ["photo 1", "200x120", "NaN"]),
-    (nobody, ["photo 0", "60x40", "no face", "lbp cascade", "320 and 512", "antelopev2"]),
-    (lambda: nobody(on_missing="skip photo"), ["photo 0", "no face", "lbp cascade"]),
+    (nan_photo, ["photo 2", "200x120", "NaN"]),
+    (nobody, ["photo 1", "60x40", "no face", "lbp cascade", "512, then 1280", "antelopev2"]),
+    (lambda: nobody(on_missing="skip photo"), ["photo 1", "no face", "lbp cascade"]),
     (lambda: nobody(on_missing="ignore"), ["'ignore'", "skip photo"]),
     (
-        lambda: detect_faces(TWO, noise(1, 1), FaceChoice()),
-        ["photo 0 (1x1 pixels)", "no face was found by fixed", "tried nothing"],
+        lambda: detect_faces(TWO, noise(3, 2000), FaceChoice()),
+        ["photo 1 (3x2000 pixels)", "short side has 3 pixels", "at least 16"],
+    ),
+    (
+        lambda: detect_faces(TWO, noise(20, 160), FaceChoice()),
+        ["photo 1 (20x160 pixels)", "strip", "by fixed, which tried nothing"],
     ),
     (
         lambda: detect_faces(TWO, noise(200, 120), FaceChoice(index="3")),
-        ["photo 0", "face 3", "only 3", "10, 30, 50, 70", "overlay"],
+        ["photo 1", "face 3", "only 3", "10, 30, 50, 70", "overlay"],
     ),
     (
         lambda: detect_faces(

@@ -63,7 +63,7 @@ def test_hash_knows_pixels_and_shape():
 def test_not_finite_pixels_are_refused_wherever_they_are(value):
     photo = torch.zeros(1200, 5, 3)
     photo[1100, 2, 1] = value
-    with pytest.raises(ValueError, match=r"photo 3 \(5x1200\).*NaN or infinite"):
+    with pytest.raises(ValueError, match=r"photo 4 \(5x1200\).*NaN or infinite"):
         to_uint8(photo, 3)
 
 

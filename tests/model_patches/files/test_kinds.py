@@ -34,6 +34,11 @@ EXAMPLES = {
         "image_proj.proj_in.weight": (1280, 512),
         "ip_adapter.1.to_k_ip.weight": (640, 2048),
     },
+    "flexip": {
+        "preserve.detail.latents": (1, 16, 768),
+        "personal.proj_query.weight": (768, 768),
+        "blocks.input.1.0.preserve.to_k.weight": (320, 768),
+    },
     "ip_adapter_faceid": {
         "image_proj.proj.0.weight": (1024, 512),
         "ip_adapter.0.to_q_lora.down.weight": (128, 320),

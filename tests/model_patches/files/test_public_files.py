@@ -5,10 +5,14 @@ from flexid.model_patches.files.public_files import (
     ANTELOPEV2,
     BUFFALO_L,
     EVA02_CLIP_L_336,
+    FACE_CLIP,
+    FACE_T5,
     PARSING_BISENET,
     PULID_FLUX_090,
     PULID_FLUX_091,
+    SETS,
     WEIGHTS,
+    format_bytes,
     where_to_get,
 )
 
@@ -24,20 +28,49 @@ def test_rows_are_consistent(row):
     assert row.sha256 is None or (len(row.sha256) == 64 and int(row.sha256, 16))
     assert (row.sha256 is None) == (row.bytes is None)
     assert not row.folder.startswith("models/")
+    assert row.needed_for and row.page in row.url and row.size != "?"
 
 
 def test_rows_are_unique():
-    assert len({(row.folder, row.file) for row in WEIGHTS}) == len(WEIGHTS)
+    """By name alone, too: a name is what the user fetches by."""
+    assert len({row.file for row in WEIGHTS}) == len(WEIGHTS)
+    assert not {row.file for row in WEIGHTS} & set(SETS)
 
 
-def test_antelopev2_is_complete():
-    assert {row.file for row in ANTELOPEV2} == {
+@pytest.mark.parametrize("rows", [ANTELOPEV2, BUFFALO_L])
+def test_of_a_face_pack_only_what_is_read_is_asked_for(rows):
+    """A detector and a recogniser; insightface's three others would be 150 MB for nothing."""
+    assert [row.needed_for.split(": ")[1] for row in rows] == ["the detector", "the recogniser"]
+
+
+def test_sets_hold_what_their_nodes_need():
+    chosen = {name: {row.file for row in one.rows} for name, one in SETS.items()}
+    assert chosen["vfa"] == {
+        "pulid_flux_v0.9.1.safetensors",
+        "EVA02_CLIP_L_336_psz14_s6B.pt",
         "scrfd_10g_bnkps.onnx",
         "glintr100.onnx",
-        "1k3d68.onnx",
-        "2d106det.onnx",
-        "genderage.onnx",
+        "parsing_bisenet.pth",
     }
+    assert (chosen["sip-flux"], chosen["sip-sdxl"]) == ({FACE_T5.file}, {FACE_CLIP.file})
+    assert set().union(*chosen.values()) <= {row.file for row in WEIGHTS}
+    assert not any(row.is_archived for one in SETS.values() for row in one.rows)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (999, "999 bytes"),
+        (1000, "1.00 kB"),
+        (16_923_827, "16.9 MB"),
+        (260_665_334, "261 MB"),
+        (999_600_000, "1.00 GB"),
+        (1_142_099_520, "1.14 GB"),
+        (23_800_000_000, "23.8 GB"),
+    ],
+)
+def test_sizes_are_told_as_the_hub_tells_them(count, text):
+    assert format_bytes(count) == text
 
 
 def test_pulid_size_fits_its_tensors():
@@ -47,16 +80,17 @@ def test_pulid_size_fits_its_tensors():
 
 
 def test_the_sentence_names_files_folder_address_and_terms():
-    said = where_to_get(ANTELOPEV2[:2])
-    assert "scrfd_10g_bnkps.onnx (17 MB), glintr100.onnx (261 MB)" in said
+    said = where_to_get(ANTELOPEV2)
+    assert "scrfd_10g_bnkps.onnx (16.9 MB), glintr100.onnx (261 MB)" in said
     assert "models/insightface/models/antelopev2" in said
     assert "https://huggingface.co/DIAMONIK7777/antelopev2" in said
-    assert "non-commercial research" in said
+    assert "non-commercial research" in said and said.endswith("Fetch Models node does it, too.")
 
 
 def test_an_archive_is_to_be_unpacked():
     said = where_to_get(BUFFALO_L)
     assert "releases/download/v0.7/buffalo_l.zip (unpack it)" in said
+    assert "Fetch Models" not in said
 
 
 def test_files_from_several_places_get_a_sentence_each():

@@ -21,7 +21,7 @@ class Code:
         return (print, ("never shown",))
 
 
-def _pickled(path, value, **options):
+def _save_pickle(path, value, **options):
     torch.save(value, path, **options)
 
 
@@ -39,20 +39,20 @@ def test_safetensors_with_metadata(tmp_path):
 def test_torch_files_are_unwrapped(tmp_path, wrapper, zipped):
     inner = {f"module.{key}": tensor for key, tensor in TENSORS.items()}
     value = {wrapper: inner, "epoch": 3} if wrapper else inner
-    _pickled(tmp_path / "x.pt", value, _use_new_zipfile_serialization=zipped)
+    _save_pickle(tmp_path / "x.pt", value, _use_new_zipfile_serialization=zipped)
     file = read_weights(tmp_path / "x.pt", WANTED)
     assert file.shapes == {"a.weight": (2, 3), "b": (2,)}
     assert file.tensors["a.weight"].equal(TENSORS["a.weight"])
 
 
 def test_nested_groups_are_flattened(tmp_path):
-    _pickled(tmp_path / "x.bin", {"image_proj": {"latents": torch.ones(1)}, "step": 7})
+    _save_pickle(tmp_path / "x.bin", {"image_proj": {"latents": torch.ones(1)}, "step": 7})
     assert list(read_weights(tmp_path / "x.bin", WANTED).tensors) == ["image_proj.latents"]
 
 
 def test_format_is_told_by_content_not_by_name(tmp_path):
     save_file(TENSORS, tmp_path / "x.pt")
-    _pickled(tmp_path / "y.safetensors", TENSORS)
+    _save_pickle(tmp_path / "y.safetensors", TENSORS)
     assert len(read_weights(tmp_path / "x.pt", WANTED).tensors) == 2
     assert len(read_weights(tmp_path / "y.safetensors", WANTED).tensors) == 2
 
@@ -70,7 +70,7 @@ OLD = {"_use_new_zipfile_serialization": False}
 
 
 def _torch_bytes(tmp_path, **options):
-    _pickled(tmp_path / "source", {"a": torch.randn(4000)}, **options)
+    _save_pickle(tmp_path / "source", {"a": torch.randn(4000)}, **options)
     return (tmp_path / "source").read_bytes()
 
 
@@ -114,11 +114,11 @@ BROKEN = {
     ),
     "other zip": (lambda p, t: _zip(p), ["zip archive", "Unpack"]),
     "pickle with code": (
-        lambda p, t: _pickled(p, {"a": Code()}),
+        lambda p, t: _save_pickle(p, {"a": Code()}),
         ["wants to run code", "print", "was not opened"],
     ),
     "old pickle with code": (
-        lambda p, t: _pickled(p, {"a": Code()}, **OLD),
+        lambda p, t: _save_pickle(p, {"a": Code()}, **OLD),
         ["wants to run code", "was not opened"],
     ),
     "damaged pickle": (
@@ -174,7 +174,7 @@ def test_digest_of_large_files_samples_evenly(tmp_path, monkeypatch):
 
 def test_tensors_digest_ignores_the_file_around_them(tmp_path):
     save_file(TENSORS, tmp_path / "x.safetensors", {"who": "me"})
-    _pickled(tmp_path / "y.pt", {"model": dict(reversed(TENSORS.items()))})
+    _save_pickle(tmp_path / "y.pt", {"model": dict(reversed(TENSORS.items()))})
     names = ("x.safetensors", "y.pt")
     digests = [tensors_digest(read_weights(tmp_path / name, WANTED).tensors) for name in names]
     assert digests[0] == digests[1] == tensors_digest(TENSORS)

@@ -13,7 +13,7 @@ from flexid.model_patches.gates.cag import (
     gates_for,
 )
 from flexid.model_patches.gates.clock import Clock
-from flexid.model_patches.gates.gate import OPEN, Gate, Moment
+from flexid.model_patches.gates.gate import OPEN, Gate, Moment, describe_ends
 from flexid.model_patches.gates.window import window
 
 pytestmark = pytest.mark.pure
@@ -79,6 +79,21 @@ def test_literal_weights_are_the_papers(prompt, t, alpha, w):
     gates = compute_gates(prompt, Knobs(mode="literal"))
     assert gates.semantic.weight(at(t)) == pytest.approx(alpha)
     assert gates.visual.weight(at(t)) == pytest.approx(w)
+
+
+@pytest.mark.parametrize("mode", ["recommended", "literal"])
+@pytest.mark.parametrize("prompt", [PLAIN, SMILE, LAUGH])
+def test_bases_in_the_nodes_give_the_same_bits_as_in_the_gate(mode, prompt):
+    bases = {"alpha_base": 0.1, "w_base": 0.7}
+    held = compute_gates(prompt, Knobs(mode, **bases))
+    free = compute_gates(prompt, Knobs(mode, bases="nodes", alpha_base=0.9, w_base=3.0))
+    for t in (i / 97 for i in range(98)):
+        assert free.semantic.weight(at(t), 0.1) == held.semantic.weight(at(t))
+        assert free.visual.weight(at(t), 0.7) == held.visual.weight(at(t))
+
+
+def test_a_weight_that_rounds_to_nothing_is_not_minus_0():
+    assert describe_ends(Gate((window("constant", 0.0, 1.0, first=-1e-5),))) == "0.000 → 0.000"
 
 
 def test_literal_mode_is_the_papers_formula_for_any_constants():

@@ -206,6 +206,39 @@ def test_report_names_the_stranger(adapter, vision):
     assert all("share 33%" in line and "same person?" not in line for line in lines[1:4])
 
 
+def test_faces_of_one_photo_are_not_counted_as_photos(adapter, vision):
+    places = {"photo": 0, "photo_hash": "one"}
+    faces = [face(i, **places, number=i) for i in range(3)] + [face(3, photo=1)]
+    lines = encode_identity(adapter, vision, faces).report.splitlines()
+    assert lines[0] == "4 faces of 2 photos -> 32 identity tokens, fusion: mean"
+    for i in range(3):
+        assert lines[1 + i].startswith(f"photo 1, face {i}: ")
+    assert lines[4].startswith("photo 2: ")
+    assert lines[5] == "recogniser: test recogniser"
+    alone = encode_identity(adapter, vision, faces[:1]).report
+    assert alone.startswith("1 face of 1 photo -> ") and "photo 1: " in alone
+
+
+def test_reject_outliers_says_what_it_kept(adapter, vision):
+    def kept(*embeddings):
+        faces = [face(i, embedding=one) for i, one in enumerate(embeddings)]
+        report = encode_identity(adapter, vision, faces, "reject_outliers").report
+        (line,) = (line for line in report.splitlines() if line.startswith("reject_outliers"))
+        return line
+
+    one, others = face(1).embedding, [face(i).embedding for i in range(2, 5)]
+    assert "kept all 2: it needs 3" in kept(one, others[0])
+    assert "kept all 3: none agrees" in kept(one, *others[:2]), "all three are strangers"
+    assert "kept 3 of 4" in kept(one, one, one, others[0])
+
+
+def test_no_agreement_is_minus_0(adapter, vision):
+    one, other = torch.zeros(512), torch.zeros(512)
+    one[0], other[0], other[1] = 20.0, -1e-3, 20.0
+    report = encode_identity(adapter, vision, [face(1, embedding=one), face(2, embedding=other)])
+    assert "others 0.00" in report.report and "-0.00" not in report.report
+
+
 def _small_tower(folder):
     return load_eva_clip(write_eva_clip(folder / "narrow.safetensors", 0, width=64))
 

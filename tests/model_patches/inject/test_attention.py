@@ -30,7 +30,7 @@ KEYS, VALUES = _random(TOKENS, HEADS * HEAD, seed=4), _random(TOKENS, HEADS * HE
 IMAGE = _random(2, 7, DIM, seed=6)
 
 
-def _defined(image, keys=KEYS, values=VALUES):
+def _define(image, keys=KEYS, values=VALUES):
     query, out = _layers()
     q, k, v = (
         x.unflatten(-1, (HEADS, HEAD)).transpose(-3, -2)
@@ -52,7 +52,7 @@ def test_matrices_and_layers_fold_to_the_same_attention():
     by_matrix = fold(KEYS, VALUES, query.weight, out.weight, HEADS)
     by_layer = fold(KEYS, VALUES, query, out, HEADS, width=DIM)
     for state in (by_matrix, by_layer):
-        torch.testing.assert_close(_module(state)(IMAGE), _defined(IMAGE), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(_module(state)(IMAGE), _define(IMAGE), atol=1e-5, rtol=1e-5)
 
 
 def test_the_bias_of_a_layer_is_no_part_of_its_matrix():
@@ -65,7 +65,7 @@ def test_a_norm_on_image_tokens_is_folded_in():
     norm = Norm(1 + 0.1 * _random(DIM, seed=7), 0.1 * _random(DIM, seed=8))
     state = fold(KEYS, VALUES, query.weight, out.weight, HEADS, norm)
     normed = nn.functional.layer_norm(IMAGE, (DIM,), norm.weight, norm.bias)
-    torch.testing.assert_close(_module(state)(IMAGE), _defined(normed), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(_module(state)(IMAGE), _define(normed), atol=1e-5, rtol=1e-5)
 
 
 def test_two_people_side_by_side_share_one_softmax_that_an_activation_can_divide():
@@ -85,7 +85,7 @@ def test_two_people_side_by_side_share_one_softmax_that_an_activation_can_divide
 
     got = _module(both, TOKENS + 3)(IMAGE, 0.8, only_the_first)
     assert seen == [(2, 7, HEADS, TOKENS + 3)]
-    expected = 0.8 * _defined(IMAGE) * torch.tensor([1.0, 0.5])[:, None, None]
+    expected = 0.8 * _define(IMAGE) * torch.tensor([1.0, 0.5])[:, None, None]
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
 

@@ -75,9 +75,34 @@ def moving(model, conditioning, person, gate=SLOPE, **options):
 
 
 def direction_of(conditioning, person, **options):
-    """Δ itself, from the constant path at α = 1."""
-    edited = apply(conditioning, person, weight=1.0, **options).conditioning
-    return edited[0][0] - conditioning[0][0]
+    """Δ itself, from the constant path at α = 1/2."""
+    edited = apply(conditioning, person, weight=0.5, **options).conditioning
+    return 2 * (edited[0][0] - conditioning[0][0])
+
+
+# A gate that is bypassed
+
+
+@pytest.mark.parametrize("norm", ["token", "prompt"])
+@pytest.mark.parametrize("alpha", [1.0, -1.0, 2.0])
+def test_a_constant_as_long_as_the_text_is_refused(model, person, alpha, norm):
+    """α 1 is right only with a gate that holds the base, and that gate was bypassed."""
+    with pytest.raises(ValueError, match=f"α {alpha:g} and no gate.*set alpha to 0.1"):
+        apply(tiny.conditioning(10), person, weight=alpha, norm=norm, model=model)
+    applied = apply(tiny.conditioning(10), person, weight=alpha, norm=norm, gate=ONES, model=model)
+    assert f"α {alpha:g} times the gate: {alpha:.3f} → {alpha:.3f}" in applied.report
+
+
+def test_a_direction_as_it_comes_may_have_any_alpha(person):
+    applied = apply(tiny.conditioning(10), person, weight=2.0, norm="none")
+    assert not torch.equal(applied.conditioning[0][0], tiny.conditioning(10)[0][0])
+    assert "the words may be lost" not in applied.report
+
+
+@pytest.mark.parametrize(("alpha", "told"), [(0.3, False), (0.31, True), (-0.5, True)])
+def test_a_strong_constant_is_pointed_out(person, alpha, told):
+    report = apply(tiny.conditioning(10), person, weight=alpha).report
+    assert ("|α| is above 0.3 all the way" in report) == told
 
 
 # 1. Neutral is exact
@@ -165,13 +190,13 @@ def test_two_people_are_parallel_in_any_order(model, person, gates):
         tiny.sample(clone, positive=prompts, steps=1)
         return seen[0][1]
 
-    ab = both((person, gates[0]), (other, gates[1]))
-    ba = both((other, gates[1]), (person, gates[0]))
-    assert torch.equal(ab, ba), "they are summed in an order of their own"
+    ordered = both((person, gates[0]), (other, gates[1]))
+    swapped = both((other, gates[1]), (person, gates[0]))
+    assert torch.equal(ordered, swapped), "they are summed in an order of their own"
     weights = [1.5 if gate is SLOPE else 1.0 for gate in gates]
     directions = [direction_of(text, who) for who in (person, other)]
     expected = text[0][0] + 0.1 * (weights[0] * directions[0] + weights[1] * directions[1])
-    torch.testing.assert_close(ab, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ordered, expected, atol=1e-5, rtol=0)
 
 
 def test_composes_with_vfa_in_any_order(model, person):
@@ -510,7 +535,7 @@ def test_interrupting_leaves_nothing_behind(model, base, person):
 
 def test_prompts_without_their_model_are_refused(model, person):
     applied = apply(tiny.conditioning(10), person, gate=SLOPE, model=model)
-    with pytest.raises(RuntimeError, match="Connect the MODEL that Apply SIP returns"):
+    with pytest.raises(RuntimeError, match="Connect the MODEL that the same node returns"):
         tiny.sample(model, positive=applied.conditioning)
 
 

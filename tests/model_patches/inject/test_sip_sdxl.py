@@ -138,7 +138,7 @@ def test_alpha_at_the_models_input_is_the_formula(model, apply, sampler, calls, 
     tiny_unet.sample(clone, applied.conditioning, NEGATIVE, **options)
     assert len(seen) == calls
     sampling = model.get_model_object("model_sampling")
-    direction = (apply(POSITIVE, weight=1.0).conditioning[0][0] - POSITIVE[0][0])[0]
+    direction = 2 * (apply(POSITIVE, weight=0.5).conditioning[0][0] - POSITIVE[0][0])[0]
     alphas = []
     for sigma, text, _ in seen:
         percent = 1 - sampling.timestep(torch.tensor(sigma)).item() / 999

@@ -14,6 +14,7 @@ from flexid.model_patches.inject.call import Term
 from flexid.model_patches.inject.region import EVERYWHERE, Grid, Region
 from flexid.model_patches.inject.run import register
 from flexid.model_patches.inject.unet import cross_attention_of, patch_attention, unet_sites
+from injections import Idle
 from torch import nn
 
 pytestmark = pytest.mark.comfy
@@ -23,7 +24,7 @@ TOKENS = 3
 
 
 @dataclass(frozen=True, eq=False)
-class Decoupled:
+class Decoupled(Idle):
     """Keys and values of its own, query and output of the base model's attention."""
 
     model: object
@@ -39,18 +40,6 @@ class Decoupled:
     @property
     def order(self):
         return f"{tensor_key(self.tokens)} {self.weight}"
-
-    def models(self):
-        return []
-
-    def to(self, device):
-        return self
-
-    def check_run(self, prompts):
-        pass
-
-    def edit_text(self, call, text):
-        return text
 
     def terms(self, call):
         weight = self.gate.weight(call.moments[0], self.weight)

@@ -2,14 +2,13 @@
 
 import json
 
-import comfy.ldm.flux.model
 import comfy.model_patcher
-import comfy.ops
 import comfy.supported_models
 import pytest
 import tiny
 import torch
 from einops import rearrange
+from flexid.mini.flux_layout import flux_config
 from flexid.model_patches.gates.gate import Gate
 from flexid.model_patches.gates.window import Window
 from flexid.model_patches.inject.flux import flux_sites
@@ -113,7 +112,7 @@ def test_folding_is_exact_to_float_rounding():
 # End to end: the unmodified ComfyUI Flux
 
 CONFIG = {
-    **tiny.FLUX,
+    "vec_in_dim": tiny.VECTOR,
     "num_heads": 4,
     "axes_dim": [16, 24, 24],
     "depth": 3,
@@ -122,8 +121,7 @@ CONFIG = {
 
 
 def _tiny_flux(gain):
-    known = comfy.ldm.flux.model.FluxParams.__dataclass_fields__
-    config = {name: value for name, value in CONFIG.items() if name in known}
+    config = flux_config(**CONFIG)
     settings = comfy.supported_models.Flux({"image_model": "flux", **config})
     settings.set_inference_dtype(torch.float32, None)
     base = settings.get_model({}, "")

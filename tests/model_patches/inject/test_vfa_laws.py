@@ -14,6 +14,7 @@ from flexid.model_patches.inject.call import CALL
 from flexid.model_patches.inject.run import KEY, RUN, inject_call, register
 from flexid.model_patches.inject.vfa import apply_vfa
 from identities import identity_of
+from injections import Idle
 from torch.utils._python_dispatch import TorchDispatchMode
 
 pytestmark = pytest.mark.comfy
@@ -140,9 +141,11 @@ def test_upstream_model_and_its_clones_stay_as_they_were(model, base, adapter, p
 
 
 def test_order_of_two_anchors_does_not_matter(model, adapter, person, other):
-    ab = apply_vfa(apply_vfa(model, adapter, person, weight=0.7), adapter, other, weight=0.4)
-    ba = apply_vfa(apply_vfa(model, adapter, other, weight=0.4), adapter, person, weight=0.7)
-    assert torch.equal(tiny.sample(ab), tiny.sample(ba)), "they are summed in an order of their own"
+    ordered = apply_vfa(apply_vfa(model, adapter, person, weight=0.7), adapter, other, weight=0.4)
+    swapped = apply_vfa(apply_vfa(model, adapter, other, weight=0.4), adapter, person, weight=0.7)
+    assert torch.equal(tiny.sample(ordered), tiny.sample(swapped)), (
+        "they are summed in an order of their own"
+    )
 
 
 def test_two_anchors_read_the_same_tokens(model, adapter, person, other):
@@ -231,24 +234,9 @@ def test_a_later_anchor_wraps_a_block_that_was_taken_over(model, adapter, person
 def test_every_kind_of_injection_is_checked_for_itself(model, adapter, person):
     """A second injection whose sites never run is not covered by the first one's."""
 
-    class Elsewhere:
-        kind, label, order = "elsewhere", "Apply Elsewhere", ""
+    class Elsewhere(Idle):
+        kind, label = "elsewhere", "Apply Elsewhere"
         sites = (sites.Site("double_block", 99),)
-
-        def models(self):
-            return []
-
-        def to(self, device):
-            return self
-
-        def check_run(self, prompts):
-            pass
-
-        def edit_text(self, call, text):
-            return text
-
-        def terms(self, call):
-            return []
 
     patched = apply_vfa(model, adapter, person)
     register(patched, Elsewhere())
@@ -384,7 +372,7 @@ def test_masked_tokens_alone_receive_the_residual(model, adapter, person):
     torch.testing.assert_close(change[:, :, :4], expected, atol=1e-4, rtol=0)
 
 
-def _guided(model, guider, **conds):
+def _sample_by_guider(model, guider, **conds):
     import comfy.samplers
 
     noise = torch.randn(1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -402,7 +390,7 @@ def test_roles_do_not_depend_on_the_guider(model, adapter, person):
     dual = Guider_DualCFG(watched)
     dual.set_conds(tiny.conditioning(10), tiny.conditioning(12), tiny.conditioning(11))
     dual.set_cfg(3.0, 2.0)
-    _guided(watched, dual)
+    _sample_by_guider(watched, dual)
     assert {tuple(sorted(chunks)) for chunks in seen} == {
         (("negative", None), ("positive", None), ("positive", None))
     }
@@ -410,7 +398,7 @@ def test_roles_do_not_depend_on_the_guider(model, adapter, person):
     perp = Guider_PerpNeg(watched)
     perp.set_conds(tiny.conditioning(10), tiny.conditioning(11), tiny.conditioning(12))
     perp.set_cfg(3.0, 1.0)
-    _guided(watched, perp)
+    _sample_by_guider(watched, perp)
     roles = sorted(role for chunks in seen for role, _ in chunks)
     assert roles == ["negative"] * 4 + ["positive"] * 2
 

@@ -1,0 +1,52 @@
+"""What a region and a gate make of one prompt's rows: covered tokens and their factors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .call import Call, PromptRows
+from .region import EVERYWHERE, Coverage, Region
+
+
+def cover_tokens(
+    call: Call, prompt: PromptRows, region: Region | None, cell: int, label: str
+) -> Coverage | None:
+    """Image tokens that `region` reaches where a token is `cell` latent pixels a side.
+
+    None: no token at all. Worked out once per run, area and grid. label: the node, for messages.
+    Raises ValueError on tiles that another node made, whose place in the picture is unknown.
+    """
+    if region is None:
+        return EVERYWHERE
+    key = ("cover", region, cell, prompt.area, call.latent_size, call.batch)
+    if key not in call.run.cache:
+        _check_tiles(call, prompt, label)
+        size = call.run.latent_size or call.latent_size
+        coverage = region.cover(call.grid(cell), size, prompt.area, call.batch)
+        call.run.cache[key] = coverage and coverage.to(call.device, call.dtype)
+    return call.run.cache[key]
+
+
+def token_factor(call: Call, weights: Sequence[float], coverage: Coverage) -> float | Tensor:
+    """One factor for every row and token when there is one, else a (rows or 1, tokens or 1).
+
+    weights: one per row.
+    """
+    if len(set(weights)) == 1:
+        return weights[0] if coverage.weights is None else coverage.weights * weights[0]
+    per_row = torch.tensor(weights, device=call.device, dtype=call.dtype).unsqueeze(1)
+    return per_row if coverage.weights is None else coverage.weights * per_row
+
+
+def _check_tiles(call: Call, prompt: PromptRows, label: str) -> None:
+    """A mask needs the place of a tile in the picture, and tiling nodes do not give it."""
+    whole = call.run.latent_size
+    if prompt.area is None and whole not in (None, call.latent_size):
+        raise ValueError(
+            f"{label} has a mask for a latent of {whole[0]}x{whole[1]}, but another node runs the "
+            f"model on tiles of {call.latent_size[0]}x{call.latent_size[1]} without saying where. "
+            "Disconnect the mask, or remove the tiling node."
+        )

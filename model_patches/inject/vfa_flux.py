@@ -1,0 +1,81 @@
+"""Anchors on a Flux: after the blocks that PuLID-FLUX was trained for, image tokens attend to the
+identity, img ← img + w(t)·CrossAttention(img, identity)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ..adapters.pulid_flux import IdentityAdapter
+from .anchor import LABEL, VFA, Anchor
+from .call import Call, PromptRows, Site, Term
+from .cover import cover_tokens, token_factor
+from .flux import wrap_blocks
+from .pulid import folded_for
+from .run import register
+
+
+@dataclass(frozen=True, eq=False)
+class FluxAnchor:
+    """One identity on one Flux: an Injection."""
+
+    anchor: Anchor
+    positive: ModelPatcher
+    """A ModuleList of FoldedAttention, one per site."""
+    negative: ModelPatcher | None
+    sites: Sequence[Site]
+
+    kind = VFA
+    label = LABEL
+
+    @property
+    def order(self) -> str:
+        return self.anchor.order
+
+    def models(self) -> list[ModelPatcher]:
+        negative = [] if self.negative in (None, self.positive) else [self.negative]
+        return [self.positive, *negative]
+
+    def to(self, device_or_dtype: Any) -> FluxAnchor:
+        return self
+
+    def check_run(self, prompts: Sequence[PromptRows]) -> None:
+        """Any run will do."""
+
+    def edit_text(self, call: Call, text: Tensor) -> Tensor:
+        return text
+
+    def terms(self, call: Call) -> list[Term]:
+        """One per prompt that has an identity and covered tokens."""
+        found = []
+        for prompt, rows, weights in self.anchor.prompts(call):
+            stack = self.positive if prompt.role == "positive" else self.negative
+            region, cell = self.anchor.region, self.sites[0].cell
+            coverage = cover_tokens(call, prompt, region, cell, LABEL)
+            if stack is not None and coverage is not None:
+                layers = dict(zip(self.sites, stack.model, strict=True))
+                factor = token_factor(call, weights, coverage)
+                found.append(Term(layers, rows, coverage.index, factor))
+        return found
+
+
+def patch_flux(
+    patched: ModelPatcher,
+    sites: Sequence[Site],
+    adapter: IdentityAdapter,
+    anchor: Anchor,
+    tokens: Tensor,
+    null: Tensor,
+) -> None:
+    """Put an anchor on a clone of a Flux. tokens, null (1, N, C)."""
+    dtype = patched.model.get_dtype_inference()
+    positive = folded_for(adapter, tokens, dtype)
+    negative = {"same": positive, "none": None}.get(anchor.negative)
+    if anchor.negative == "unconditional":
+        negative = folded_for(adapter, null, dtype)
+    register(patched, FluxAnchor(anchor, positive, negative, sites))
+    wrap_blocks(patched, sites)

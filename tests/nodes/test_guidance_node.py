@@ -1,0 +1,50 @@
+"""Apply Reference Guidance, as ComfyUI runs it."""
+
+import pytest
+import tiny
+import torch
+from flexid.model_patches.gates.gate import Gate
+from flexid.model_patches.gates.window import Window
+from flexid.nodes.guidance import REFERENCES, FlexIDApplyReferenceGuidance
+
+
+def reference():
+    return torch.randn(1, 16, 8, 12, generator=torch.Generator().manual_seed(1))
+
+
+def prompt():
+    return tiny.conditioning(10, reference_latents=[reference()])
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.flux()
+
+
+def run(model, conditioning, weight=1.0, reference="all", method="two predictions", **options):
+    output = FlexIDApplyReferenceGuidance.execute(
+        model, conditioning, weight, reference, method, **options
+    )
+    return output.args
+
+
+def test_the_widgets_reach_the_model(model):
+    guided, conditioning, report = run(model, prompt(), 0.0, "1")
+    out = tiny.sample(guided, positive=conditioning)
+    assert torch.equal(out, tiny.sample(model, positive=tiny.conditioning(10)))
+    assert report == "reference 1: weight 0\nmethod: two predictions"
+
+
+def test_the_gate_display_and_the_mask_are_reported(model):
+    gate = Gate((Window(0.2, 1.0, "percent"),))
+    mask = torch.zeros(1, 4, 4)
+    mask[..., :1] = 1.0
+    *_, report = run(model, prompt(), 0.5, gate=gate, mask=mask)
+    assert report.startswith("every reference: weight 0.5, times the gate, on 25% of the picture")
+
+
+def test_each_number_of_the_widget_is_a_reference(model):
+    assert REFERENCES == ("all", "1", "2", "3", "4")
+    for name in REFERENCES[1:]:
+        *_, report = run(model, prompt(), 0.5, name)
+        assert report.startswith(f"reference {name}: weight 0.5")

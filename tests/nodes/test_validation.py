@@ -1,0 +1,117 @@
+"""What ComfyUI refuses before anything runs: wrong widgets, but never what a link will bring."""
+
+import asyncio
+
+import execution
+import pytest
+from flexid.nodes import NODES
+
+import nodes as core
+
+pytestmark = pytest.mark.comfy
+
+SOURCE = "TestSource"
+KINDS = {node.__name__: node for node in NODES}
+
+
+class Source:
+    """Any value for a socket; it would fail if it ran."""
+
+    RETURN_TYPES = ("*",)
+    FUNCTION = "run"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {}}
+
+
+class Anything(str):
+    """Equal to every type, so that the source fits every socket."""
+
+    def __eq__(self, other):
+        return True
+
+    def __ne__(self, other):
+        return False
+
+    __hash__ = str.__hash__
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    source = type("Source", (Source,), {"RETURN_TYPES": (Anything("*"),)})
+    monkeypatch.setattr(core, "NODE_CLASS_MAPPINGS", {**KINDS, SOURCE: source})
+
+
+def errors(kind, **changes):
+    """What ComfyUI says about the node with its default widgets and these; None links an input."""
+    prompt = {"1": {"class_type": SOURCE, "inputs": {}}}
+    inputs = {}
+    for one in KINDS[kind].define_schema().inputs:
+        if not one.optional:
+            default = getattr(one, "default", None)
+            options = getattr(one, "options", None)
+            first = options[0] if default is None and options else default
+            inputs[one.id] = ["1", 0] if first is None else first
+    for name, value in changes.items():
+        inputs[name] = ["1", 0] if value is None else value
+    if kind == "FlexIDCombineIdentities":
+        del inputs["identities"]
+        inputs |= {"identities.identity0": ["1", 0], "identities.identity1": ["1", 0]}
+    prompt["2"] = {"class_type": kind, "inputs": inputs}
+    valid, found, _ = asyncio.run(execution.validate_inputs("test", prompt, "2", {}))
+    assert valid == (not found)
+    return " ".join(f"{one['message']}: {one['details']}" for one in found)
+
+
+WRONG = {
+    "start after end": ("FlexIDApplyVFA", {"start": 0.8, "end": 0.2}, "starts at 0.8 and ends"),
+    "photo": ("FlexIDApplyVFAFromPhoto", {"start": 0.8, "end": 0.2}, "starts at 0.8 and ends"),
+    "beyond the axis": ("FlexIDApplyVFA", {"end": 1.5}, "ends at 1.5"),
+    "nan": ("FlexIDApplyVFA", {"start": float("nan")}, "starts at nan"),
+    "window": ("FlexIDWindow", {"start": 0.8, "end": 0.2}, "starts at 0.8"),
+    "shape": ("FlexIDWindow", {"shape": "square"}, "constant, linear, cosine, points"),
+    "points": ("FlexIDWindow", {"shape": "points", "points": "0:x"}, "a point is time:weight"),
+    "index": ("FlexIDDetectFaces", {"index": "first"}, "must be a number from 0"),
+    "weights": ("FlexIDCombineIdentities", {"weights": "1; half"}, "numbers separated by commas"),
+    "manual": ("FlexIDMakeAttributeProjector", {"manual": "mood: blue"}, "no switched-on group"),
+    "prefix": ("FlexIDSaveIdentity", {"filename_prefix": "../../x"}, "leads out of output"),
+    "constant alpha": ("FlexIDApplySIP", {"alpha": 1.0}, "no gate"),
+    "large alpha": ("FlexIDApplySIP", {"alpha": 3.0, "gate": None}, "[-2, 2]"),
+    "norm": ("FlexIDApplySIP", {"norm": "loud"}, "token, prompt, none"),
+    "core's own check": ("FlexIDApplyVFA", {"weight": 9.0}, "bigger than max"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_widgets_are_refused_before_anything_runs(case):
+    kind, changes, said = WRONG[case]
+    assert said in errors(kind, **changes)
+
+
+RIGHT = {
+    "linked start": ("FlexIDApplyVFA", {"start": None, "end": 0.2}),
+    "linked shape": ("FlexIDWindow", {"shape": None, "points": "0:x"}),
+    "unused points": ("FlexIDWindow", {"shape": "linear", "points": "0:x"}),
+    "linked points": ("FlexIDWindow", {"shape": "points", "points": None}),
+    "linked index": ("FlexIDDetectFaces", {"index": None}),
+    "linked weights": ("FlexIDCombineIdentities", {"weights": None}),
+    "subfolder": ("FlexIDSaveIdentity", {"filename_prefix": "family/%year%/ann"}),
+    "empty prefix": ("FlexIDSaveIdentity", {"filename_prefix": ""}),
+    "gated alpha": ("FlexIDApplySIP", {"alpha": 1.0, "gate": None}),
+    "linked alpha": ("FlexIDApplySIP", {"alpha": None}),
+    "alpha as it comes": ("FlexIDApplySIP", {"alpha": 1.0, "norm": "none"}),
+}
+
+
+@pytest.mark.parametrize("case", RIGHT)
+def test_right_widgets_and_links_pass(case):
+    kind, changes = RIGHT[case]
+    assert errors(kind, **changes) == ""
+
+
+@pytest.mark.parametrize("kind", [name for name in KINDS if "Load" not in name])
+def test_the_widgets_of_a_new_node_pass(kind):
+    """Loaders are left out: their lists are empty here, and that is an error when they run."""
+    if kind != "FlexIDConvertFaceCLIP":
+        assert errors(kind) == ""
