@@ -30,6 +30,10 @@ STAGES = {
     "sip_face": "sip_face:train_face",
     "critic": "estimators:train_critic",
     "sip": "sip_diffusion:train_sip",
+    "judge_data": "judge_data:build",
+    "judge_recogniser": "judge_recogniser:train_recogniser",
+    "judge_estimators": "judge_estimators:train_estimators",
+    "judge_faces": "judge_evaluate:evaluate_judges",
 }
 """In this order. Name -> "module:function" in mini/training, called as (work, device, options)."""
 
@@ -46,6 +50,8 @@ MADE = {
     "sip_face": ("FACE_T5",),
     "critic": ("FACE_T5",),
     "sip": ("FACE_T5",),
+    "judge_recogniser": ("JUDGE_RECOGNISER",),
+    "judge_estimators": ("JUDGE_ESTIMATORS",),
 }
 """Stage -> its finished files, by their names in mini/world.py; where they are, it is done."""
 

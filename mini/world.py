@@ -29,6 +29,8 @@ FACE_T5 = "flexid/flexid_mini_face_t5.pt"
 RECOGNISER = "insightface/models/flexid_mini/recogniser.onnx"
 DETECTOR = "insightface/models/flexid_mini/det_mini.onnx"
 ESTIMATORS = "flexid/flexid_mini_estimators.safetensors"
+JUDGE_RECOGNISER = "flexid/flexid_mini_judge_recogniser.safetensors"
+JUDGE_ESTIMATORS = "flexid/flexid_mini_judge_estimators.safetensors"
 
 WRITERS = {
     FLUX: random_flux.write_flux,
@@ -40,7 +42,7 @@ WRITERS = {
     RECOGNISER: random_faces.write_recogniser,
     FACE_T5: partial(random_faceclip.write_face_t5, width=random_text.T5_CONFIG["d_model"]),
 }
-TRAINED = (*WRITERS, DETECTOR, ESTIMATORS)
+TRAINED = (*WRITERS, DETECTOR, ESTIMATORS, JUDGE_RECOGNISER, JUDGE_ESTIMATORS)
 
 
 def is_trained(weights: Path = WEIGHTS) -> bool:

@@ -9,7 +9,7 @@ import torch
 from flexid.mini import random_flux, random_text, random_vae, world
 from flexid.mini.seeded import Seeded
 from flexid.mini.training import data, identity_inputs, vae_latents
-from flexid.mini.training.judges import Found
+from flexid.mini.training.frozen_faces import Found
 from flexid.mini.training.options import Options, models
 from flexid.mini.training.recogniser import Recogniser, write_recogniser
 from safetensors.torch import save_file

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
-from .figures import metrics_of
+from .figures import TRAINED, metrics_of
 from .judge import Judge, Seen, disruption, hits, pose_error
+from .judges import INDEPENDENT, TRAINING
 from .prompts import Prompt
 from .report import Study
 from .rows import ALONE, Row
@@ -20,6 +21,8 @@ from .store import Store
 Note = Callable[[str], None]
 Photo = Callable[[int], np.ndarray]
 """Seed of a person -> (H, W, 3) uint8 reference photo."""
+SeenBy = Mapping[str, Mapping[str, Seen]]
+"""Row key -> Prompt.file_name -> what one judge saw."""
 
 
 class Painter(Protocol):
@@ -34,11 +37,14 @@ class Painter(Protocol):
 
 @dataclass
 class Evaluation:
-    """One run over `study`; `photo` gives the references, `note` shows progress."""
+    """One run over `study`; `photo` gives the references, `note` shows progress.
+
+    `judges` are those of judges.open_judges; what an absent one would say is None.
+    """
 
     study: Study
     painter: Painter
-    judge: Judge
+    judges: Mapping[str, Judge]
     store: Store
     photo: Photo
     note: Note
@@ -71,15 +77,11 @@ class Evaluation:
     def _person(self, person: int, clock: Clock) -> dict[str, list[dict]]:
         """Row key -> one record per prompt."""
         self._paint(person, clock)
-        seen = self._look(person)
-        prompts, records = self.study.prompts, {}
-        for row in self.study.rows:
-            records[row.key] = [
-                self._record(row, person, prompt, seen[row.key][prompt.file_name],
-                             seen[ALONE.key][prompt.file_name])
-                for prompt in prompts
-            ]  # fmt: skip
-        return records
+        seen = {name: self._look(person, name) for name in self.judges}
+        return {
+            row.key: [self._record(row, person, prompt, seen) for prompt in self.study.prompts]
+            for row in self.study.rows
+        }
 
     def _paint(self, person: int, clock: Clock) -> None:
         missing = {
@@ -98,36 +100,45 @@ class Evaluation:
                 self.store.save(row, person, prompts, pictures)
                 clock.count_painted(len(prompts), row.title)
 
-    def _look(self, person: int) -> dict[str, dict[str, Seen]]:
-        found, embedding = {}, None
+    def _look(self, person: int, judge: str) -> SeenBy:
+        """What one judge sees in the pictures of all rows, looked up or looked at."""
+        found, wanted = {}, None
         for row in self.rows:
-            seen = self.store.load_seen(row, person)
+            seen = self.store.load_seen(row, person, judge)
             new = [prompt for prompt in self.study.prompts if prompt.file_name not in seen]
-            if new and embedding is None:
-                sitter = self.painter.sitter(self.photo(person), False)
-                embedding = sitter.face.embedding
+            if new and wanted is None:
+                wanted = self.judges[judge].remember(self.photo(person))
             for prompt in new:
                 picture = self.store.load(row, person, prompt)
-                seen[prompt.file_name] = self.judge.look(picture, embedding)
+                seen[prompt.file_name] = self.judges[judge].look(picture, wanted)
             if new:
-                self.store.note(row, person, seen)
+                self.store.note(row, person, judge, seen)
             found[row.key] = seen
         return found
 
     def _record(
-        self, row: Row, person: int, prompt: Prompt, seen: Seen, plain: Seen
+        self, row: Row, person: int, prompt: Prompt, seen: Mapping[str, SeenBy]
     ) -> dict[str, float | None]:
+        name = prompt.file_name
+        places, plain = (seen[TRAINING][key][name] for key in (row.key, ALONE.key))
         changed = None
         if row != ALONE:
             pictures = [self.store.load(one, person, prompt) for one in (row, ALONE)]
-            changed = disruption(*pictures, [seen, plain])
-        return {
-            "similarity": seen.similarity,
-            "detected": float(seen.box is not None),
-            "pose_error": pose_error(prompt, seen),
-            "disruption": changed,
-            **hits(prompt, seen),
-        }
+            changed = disruption(*pictures, [places, plain])
+        told = {INDEPENDENT: "", TRAINING: TRAINED}
+        record = {"detected": float(places.box is not None), "disruption": changed}
+        for judge, prefix in told.items():
+            one = seen[judge][row.key][name] if judge in seen else None
+            record |= {prefix + metric: value for metric, value in measure(prompt, one).items()}
+        return record
+
+
+def measure(prompt: Prompt, seen: Seen | None) -> dict[str, float | None]:
+    """What a judge says of one picture; None where it says nothing."""
+    if seen is None:
+        return dict.fromkeys(("similarity", "pose_error", "expression", "pose", "style", "edit"))
+    told = {"similarity": seen.similarity, "pose_error": pose_error(prompt, seen)}
+    return told | hits(prompt, seen)
 
 
 def noise_seed(person: int, prompt: Prompt) -> int:

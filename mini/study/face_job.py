@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from ...model_patches.face.align import arcface_crop, ffhq_crop
+from ...model_patches.face.align import ffhq_crop
 from ...model_patches.face.analyser import load_analyser
 from ...model_patches.face.choose import FaceChoice, rank
 from .. import world
+from .judges import open_judges
 
 
 def find(manifest: Path) -> None:
@@ -28,8 +29,10 @@ def find(manifest: Path) -> None:
     found = {"size": size, "count": len(faces)}
     if faces:
         face = faces[rank(faces, FaceChoice(), size)[0]]
-        recogniser = analyser.recogniser
-        embedding = recogniser and recogniser.embed(arcface_crop(rgb, face.points)).tolist()
+        embedding = None
+        if own:
+            judge = next(iter(open_judges(analyser, Path(wanted["models"])).values()))
+            embedding = judge.embed(rgb, face).tolist()
         Image.fromarray(ffhq_crop(rgb, face.points)).save(wanted["crop"])
         found |= {
             "number": 0,

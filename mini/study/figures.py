@@ -16,20 +16,31 @@ from .rows import ALONE, WHOLE, rigid_row
 
 DRAWS, SEED, LEVEL = 2000, 0, 0.95
 
-METRICS = {
+TRAINED = "trained_"
+"""Before a metric's key: by the networks that adapter and projector were trained against."""
+TABLE = {
     "similarity": "FaceSim",
+    "trained_similarity": "FaceSim, trained against",
     "detected": "face found",
     "expression": "expression",
     "pose": "pose",
     "pose_error": "pose error",
     "style": "style",
     "edit": "edit obeyed",
+    "trained_edit": "edit obeyed, training's judge",
     "disruption": "disruption",
 }
-"""Key -> title. FaceSim counts a picture without a face as 0; pose error in degrees, over pictures
-with a face; edit obeyed: all that the prompt asks; disruption: outside of the face, against the
-same seed without a person."""
-SHARES = ("detected", "expression", "pose", "style", "edit", "disruption")
+"""Key -> title of what a table shows. FaceSim counts a picture without a face as 0; pose error in
+degrees, over pictures with a face; edit obeyed: all that the prompt asks; disruption: outside of
+the face, against the same seed without a person. Without `trained_` the independent judge says it.
+"""
+METRICS = TABLE | {
+    f"{TRAINED}{name}": f"{TABLE[name]}, training's judge"
+    for name in ("expression", "pose", "pose_error", "style")
+}
+"""All that is measured; files hold all of it."""
+_RATES = ("expression", "pose", "style", "edit")
+SHARES = ("detected", "disruption", *_RATES, *(TRAINED + name for name in _RATES))
 """Shown as percentages."""
 
 Values = np.ndarray
@@ -89,7 +100,7 @@ class Claim:
 
     text: str
     found: Figure | None
-    """None when a row or the estimators are missing."""
+    """None when a row or the independent judge is missing."""
     aim: float
     above: bool
     """Whether the aim is a lower bound."""
@@ -102,7 +113,7 @@ class Claim:
 
 
 def claims(measured: Measured) -> list[Claim]:
-    """The aims of the small world, in the order of the story they tell."""
+    """The aims of the small world, in the order of their story, by the independent judge."""
     alone, fixed, whole = ALONE.key, rigid_row(1.0).key, WHOLE.key
     ratio = _Ratios(measured)
 

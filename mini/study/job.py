@@ -11,7 +11,7 @@ from pathlib import Path
 from ...model_patches.gates.cag import Knobs
 from . import rows
 from .evaluation import Evaluation, Photo, duration
-from .judge import open_judge
+from .judges import TRAINING, open_judges
 from .options import SPLITS, settings_of
 from .people import reference
 from .prompts import choose
@@ -69,7 +69,7 @@ def prepare(options: argparse.Namespace, photo: Photo | None = None) -> Prepared
     evaluation = Evaluation(
         study,
         studio,
-        open_judge(studio.analyser, options.models),
+        open_judges(studio.analyser, options.models),
         Store(options.cache, digests, made, numbers),
         photo or partial(reference, side=made.side),
         lambda _: None,
@@ -92,7 +92,7 @@ def announcement(prepared: Prepared, count: int, seconds: float) -> list[str]:
             f"about {seconds:.1f} s a picture here: {duration(count * seconds)}; fewer with "
             "--people N or --rows ROW ..."
         )
-    if evaluation.judge.estimator is None:
+    if evaluation.judges[TRAINING].estimate is None:
         lines.append("no estimators in these models: only faces are measured, no edits")
     return lines
 

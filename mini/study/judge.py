@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ...model_patches.evaluate import measures
 from ...model_patches.face.align import arcface_crop
 from ...model_patches.face.analyser import FaceAnalyser
-from ...model_patches.face.boxes import Detection
-from .. import world
-from ..estimators import Estimator, load_estimator
+from ...model_patches.face.boxes import Detection, Detector
+from ..estimators import Estimate, Estimator
 from .prompts import AXES, Prompt
 
 LEAST_TURN = 0.5
@@ -50,33 +49,53 @@ class Seen:
         return cls(**values | tuples)
 
 
+@dataclass(frozen=True)
 class Judge:
-    """Looks at pictures with the face pack and, where their file is there, the estimators."""
+    """Looks at pictures. Where `estimate` and `style` are None, nothing is told but who it is."""
 
-    def __init__(self, analyser: FaceAnalyser, estimator: Estimator | None) -> None:
-        self.analyser, self.estimator = analyser, estimator
+    detector: Detector
+    embed: Callable[[np.ndarray, Detection], Tensor]
+    """(H, W, 3) uint8 and a face in it -> (D,), compared by cosine."""
+    estimate: Callable[[np.ndarray, Detection], Estimate] | None = None
+    style: Callable[[np.ndarray], str] | None = None
 
-    def look(self, rgb: np.ndarray, embedding: torch.Tensor | None) -> Seen:
-        """rgb (H, W, 3) uint8, embedding (512,) of the reference photo: without, similarity 0."""
-        style = self.estimator.style(rgb) if self.estimator else None
-        face = largest(self.analyser.detector.find(rgb))
+    def remember(self, photo: np.ndarray) -> Tensor:
+        """(H, W, 3) uint8 -> what `look` compares with. Raises ValueError without a face."""
+        face = largest(self.detector.find(photo))
+        if face is None:
+            raise ValueError(
+                f"no face is found in the reference photo ({self.detector.tried}); take another one"
+            )
+        return self.embed(photo, face)
+
+    def look(self, rgb: np.ndarray, wanted: Tensor | None) -> Seen:
+        """rgb (H, W, 3) uint8; wanted: of `remember`, without it the similarity is 0."""
+        style = self.style(rgb) if self.style else None
+        face = largest(self.detector.find(rgb))
         if face is None:
             return Seen(style=style)
-        similarity = 0.0
-        if embedding is not None:
-            mine = self.analyser.recogniser.embed(arcface_crop(rgb, face.points))
-            similarity = measures.cosine(mine, embedding)
+        alike = 0.0 if wanted is None else measures.cosine(self.embed(rgb, face), wanted)
         box = tuple(round(float(value), 2) for value in face.box)
-        if not self.estimator:
-            return Seen(similarity, box)
-        (estimate,) = self.estimator.faces(rgb, np.array([face.box]))
-        angles = (estimate.yaw, estimate.pitch, estimate.roll)
-        return Seen(similarity, box, estimate.expression, angles, style)
+        if not self.estimate:
+            return Seen(alike, box, style=style)
+        read = self.estimate(rgb, face)
+        return Seen(alike, box, read.expression, (read.yaw, read.pitch, read.roll), style)
 
 
-def open_judge(analyser: FaceAnalyser, models: Path) -> Judge:
-    path = models / world.ESTIMATORS
-    return Judge(analyser, load_estimator(path) if path.is_file() else None)
+def training_judge(analyser: FaceAnalyser, estimator: Estimator | None) -> Judge:
+    """The recogniser of the identity loss, and the estimators whose twin is the critic.
+
+    Raises FileNotFoundError where the pack has no recogniser.
+    """
+    recogniser = analyser.recogniser
+    if recogniser is None:
+        raise FileNotFoundError(f"the pack has no recogniser: {analyser.description}")
+    return Judge(
+        analyser.detector,
+        lambda rgb, face: recogniser.embed(arcface_crop(rgb, face.points)),
+        estimator and (lambda rgb, face: estimator.faces(rgb, np.array([face.box]))[0]),
+        estimator and estimator.style,
+    )
 
 
 def largest(found: Sequence[Detection]) -> Detection | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...model_patches.evaluate.statistics import Figure
+from .figures import TRAINED
 from .report import Study
 from .rows import Row
 
@@ -17,34 +18,51 @@ PLACES = (
     ((9, 22), "left"), ((9, -29), "left"), ((-9, -29), "right"), ((-9, 22), "right"),
 )  # fmt: skip
 """Where a title may stand: offset from its point, and the side of the title that is there."""
+Point = tuple[Row, Figure, Figure]
 NAMES = {"similarity": "identity kept: FaceSim to the reference photo", "edit": "edit obeyed, %"}
 
 
 def plot(study: Study, path: Path) -> None:
-    """Write the picture as PNG. Without estimators, whose edit is unknown, faces found stand in.
+    """Write the picture as PNG: full points by the independent judge, hollow ones by training's.
 
-    Raises ModuleNotFoundError without matplotlib, which facexlib brings along.
+    Without the independent judge training's points are the full ones; without estimators, whose
+    edit is unknown, faces found stand in. Raises ModuleNotFoundError without matplotlib, which
+    facexlib brings along.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Sheet
 
-    figures = study.figures
-    across = "edit" if any(f["edit"] for f in figures.values()) else "detected"
+    points, across = _points_of(study, "")
+    others, _ = _points_of(study, TRAINED)
+    if not points:
+        points, across = _points_of(study, TRAINED)
+        others = []
     sheet = Sheet(figsize=(8.4, 6.0), dpi=160, facecolor=PAPER)
     axes = sheet.add_axes((0.095, 0.115, 0.87, 0.755), facecolor=PAPER)
-    points = [
-        (row, figures[row.key][across], figures[row.key]["similarity"])
-        for row in study.rows
-        if figures[row.key][across] is not None
-    ]
+    _line(axes, others, "--")
+    for row, x, y in others:
+        axes.scatter(100 * x.mean, y.mean, s=34, color=PAPER, edgecolor=colour(row), zorder=3)
     _line(axes, points)
     for row, x, y in points:
         _point(axes, row, x, y)
     _frame(axes, NAMES.get(across, "face found, %"))
-    _words(sheet, study)
+    _words(sheet, study, bool(others))
     canvas = FigureCanvasAgg(sheet)
     label(axes, points, canvas.get_renderer())
     canvas.print_png(str(path))
+
+
+def _points_of(study: Study, prefix: str) -> tuple[list[Point], str]:
+    """Row, place across and up by one judge; and what is shown across, without its prefix."""
+    figures = study.figures
+    known = any(figures[row.key][f"{prefix}edit"] for row in study.rows)
+    across = f"{prefix}edit" if known else "detected"
+    points = [
+        (row, figures[row.key][across], figures[row.key][f"{prefix}similarity"])
+        for row in study.rows
+    ]
+    shown = [point for point in points if point[1] and point[2]]
+    return shown, across.removeprefix(prefix)
 
 
 def colour(row: Row) -> str:
@@ -53,10 +71,10 @@ def colour(row: Row) -> str:
     return COLOURS[row.anchor]
 
 
-def _line(axes: Any, points: list[tuple[Row, Figure, Figure]]) -> None:
+def _line(axes: Any, points: list[Point], style: str = "-") -> None:
     rigid = sorted((p for p in points if p[0].anchor == "rigid"), key=lambda p: p[0].weight)
     xs, ys = [100 * x.mean for _, x, _ in rigid], [y.mean for _, _, y in rigid]
-    axes.plot(xs, ys, color=COLOURS["rigid"], lw=1.4, alpha=0.55, zorder=2)
+    axes.plot(xs, ys, style, color=COLOURS["rigid"], lw=1.4, alpha=0.55, zorder=2)
 
 
 def _point(axes: Any, row: Row, x: Figure, y: Figure) -> None:
@@ -72,7 +90,7 @@ def _is_whole(row: Row) -> bool:
     return row.anchor == "gated" and row.sip
 
 
-def label(axes: Any, points: list[tuple[Row, Figure, Figure]], renderer: Any) -> None:
+def label(axes: Any, points: list[Point], renderer: Any) -> None:
     """A title beside each point, in the first of PLACES where it hides no other title or point."""
     from matplotlib.transforms import Bbox
 
@@ -105,12 +123,13 @@ def _frame(axes: Any, across: str) -> None:
     axes.set_ylabel(f"{NAMES['similarity']}  →", color=INK, fontsize=10.5, loc="top")
 
 
-def _words(sheet: Any, study: Study) -> None:
+def _words(sheet: Any, study: Study, both: bool) -> None:
     people, prompts = len(study.people), len(study.prompts)
+    hollow = "; hollow: by the networks of the training" if both else ""
     sheet.text(0.095, 0.945, "Who it is, and what was asked", fontsize=15, color=INK, weight="bold")
     sheet.text(
         0.095, 0.905,
         f"{people} {study.split} people × {prompts} prompts in FlexID's small world; bars: 95 % "
-        "intervals over people; the upper right is best",
+        f"intervals over people; the upper right is best{hollow}",
         fontsize=8.8, color="#5b616b",
     )  # fmt: skip

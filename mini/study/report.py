@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ...model_patches.evaluate.statistics import Figure
-from .figures import METRICS, SHARES, Claim, Measured, claims, figure, summary
+from .figures import SHARES, TABLE, Claim, Measured, claims, figure, summary
 from .prompts import Prompt
 from .rows import Row, Settings, as_json
 
@@ -47,7 +47,7 @@ def format_figure(metric: str, found: Figure | None) -> str:
     if metric in SHARES:
         digits = 1 if metric == "disruption" else 0
         return f"{100 * found.mean:.{digits}f} ±{100 * half:.{digits}f} %"
-    if metric == "pose_error":
+    if metric.endswith("pose_error"):
         return f"{found.mean:.1f} ±{half:.1f}°"
     return f"{found.mean:.2f} ±{half:.2f}"
 
@@ -55,9 +55,9 @@ def format_figure(metric: str, found: Figure | None) -> str:
 def table(study: Study) -> str:
     """Rows against metrics, with half of the 95 % interval, and the claims below."""
     figures = study.figures
-    cells = [["", *METRICS.values()]]
+    cells = [["", *TABLE.values()]]
     for row in study.rows:
-        cells.append([row.title, *(format_figure(m, figures[row.key][m]) for m in METRICS)])
+        cells.append([row.title, *(format_figure(m, figures[row.key][m]) for m in TABLE)])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [_line(line, widths) for line in cells]
     lines.insert(1, "  ".join("-" * width for width in widths))

@@ -13,7 +13,8 @@ from PIL import Image
 
 from ...model_patches.face.analyser import load_analyser
 from .. import world
-from .judge import Seen, hits, open_judge
+from .judge import Seen, hits
+from .judges import open_judges
 from .prompts import Prompt, choose
 from .sheet import Cell, Line, compose
 
@@ -46,7 +47,7 @@ def _make_looking(models: Path, embedding: Sequence[float] | None) -> Look:
     if embedding is None:
         return lambda picture: None
     analyser = load_analyser((models / world.RECOGNISER).parent, "auto", ["CPU"], None)
-    judge = open_judge(analyser, models)
+    judge = next(iter(open_judges(analyser, models).values()))
     return lambda picture: judge.look(np.array(picture), torch.tensor(embedding))
 
 

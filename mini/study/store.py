@@ -13,6 +13,7 @@ from PIL import Image
 
 from .. import world
 from .judge import Seen
+from .judges import INDEPENDENT, TRAINING
 from .prompts import Prompt
 from .rows import Row, Settings, as_json
 
@@ -21,7 +22,11 @@ PAINTING, LOOKING = 1, 1
 BASE = (world.FLUX, world.VAE, world.T5, world.CLIP_L)
 FACES = (world.RECOGNISER, world.DETECTOR)
 PERSON = (*FACES, world.EVA, world.PULID)
-JUDGES = (*FACES, world.ESTIMATORS)
+JUDGES = {
+    TRAINING: (*FACES, world.ESTIMATORS),
+    INDEPENDENT: (world.DETECTOR, world.JUDGE_RECOGNISER, world.JUDGE_ESTIMATORS),
+}
+"""Judge -> its files."""
 
 
 def file_digests(models: Path) -> dict[str, str]:
@@ -58,8 +63,9 @@ class Store:
         what = [PAINTING, as_json(self.settings), recipe, self._files(files)]
         return f"{row.key}-{_digest(what)}"
 
-    def judges(self) -> str:
-        return _digest([LOOKING, self._files(JUDGES)])
+    def judge(self, name: str) -> str:
+        """Name of all that decides what a judge sees in a picture."""
+        return _digest([LOOKING, self._files(JUDGES[name])])
 
     def _files(self, names: Sequence[str]) -> list[str]:
         return [self.digests.get(name, "") for name in dict.fromkeys(names)]
@@ -86,25 +92,25 @@ class Store:
         with Image.open(self.picture(row, person, prompt)) as picture:
             return np.array(picture.convert("RGB"))
 
-    def load_seen(self, row: Row, person: int) -> dict[str, Seen]:
-        """Prompt.file_name -> what was seen in this person's pictures of a row so far."""
-        path = self._notes(row, person)
+    def load_seen(self, row: Row, person: int, judge: str) -> dict[str, Seen]:
+        """Prompt.file_name -> what a judge saw in this person's pictures of a row so far."""
+        path = self._notes(row, person, judge)
         if not path.is_file():
             return {}
         notes = json.loads(path.read_text(encoding="utf-8"))
         return {name: Seen.from_json(values) for name, values in notes.items()}
 
-    def note(self, row: Row, person: int, seen: Mapping[str, Seen]) -> None:
+    def note(self, row: Row, person: int, judge: str, seen: Mapping[str, Seen]) -> None:
         """Keep what was seen; it replaces what was kept."""
-        path = self._notes(row, person)
+        path = self._notes(row, person, judge)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.part")
         notes = {name: one.as_json() for name, one in seen.items()}
         partial.write_text(json.dumps(notes), encoding="utf-8")
         os.replace(partial, path)
 
-    def _notes(self, row: Row, person: int) -> Path:
-        return self.folder / "seen" / self.painter(row) / self.judges() / f"{person}.json"
+    def _notes(self, row: Row, person: int, judge: str) -> Path:
+        return self.folder / "seen" / self.painter(row) / self.judge(judge) / f"{person}.json"
 
 
 def _digest(value: object) -> str:

@@ -28,8 +28,8 @@ from .adapter_likeness import Likeness
 from .adapter_tokens import damage, load_tokens
 from .captions import Captions, captions_of
 from .data import SHOTS, SIZE, Portraits
+from .frozen_faces import read_recogniser
 from .identity_inputs import IdentityInputs, tower_input
-from .judges import read_recogniser
 from .options import Options, curves, models
 from .vae_latents import EDGE, latents
 

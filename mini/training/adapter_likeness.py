@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...model_patches.training.identity_loss import IdentityLoss
 from .data import SIZE, Portraits
-from .judges import Found
+from .frozen_faces import Found
 
 WINDOW = 11
 """Latent cells of 8 pixels that are decoded around the face: 88 of 128 pixels hold the recogniser's

@@ -1,8 +1,8 @@
 """What keeps the projector obedient: a picture with its residual must say what the same picture
 without it says. PuLID's alignment loss (arXiv 2404.16022), on expression, pose and style.
 
-The critic that compares them is the recipe of the estimators with another seed: those judge the
-evaluation, so nothing is trained against them.
+The critic that compares them is the recipe of the estimators with another seed. It is their twin:
+what pleases it likely pleases them. The evaluation stands on others, see judge_estimators.py.
 """
 
 from __future__ import annotations

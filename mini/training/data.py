@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,8 @@ CHUNK = 300
 SEED = 0
 
 Drawn = tuple[portraits.Picture, str]
+Draw = Callable[[int, int], Iterator[Drawn]]
+"""(start, end) -> the pictures with these numbers, each the same whatever is drawn with it."""
 
 
 @dataclass(frozen=True)
@@ -69,21 +71,22 @@ class Layout:
 
 
 class Portraits:
-    """The pictures of one person. All arrays are mapped from disk, read-only.
+    """A set of pictures of one person each. All arrays are mapped from disk, read-only.
 
     images uint8 (N, 128, 128, 3) RGB; person int64 (N,) seed; expression and style int64 (N,)
     index into portraits.EXPRESSIONS and STYLES; angles float32 (N, 3) yaw, pitch, roll in degrees;
     box float32 (N, 4) and points float32 (N, 5, 2) in pixels; caption: N texts; vectors float32
-    (people, P) Person.vector() of person i. Raises FileNotFoundError before the data is drawn.
+    (people, P) Person.vector() of the set's person i. Raises FileNotFoundError before the data is
+    drawn.
     """
 
-    def __init__(self, work: Path) -> None:
-        arrays, self.caption = _read(work, "singles")
+    def __init__(self, work: Path, name: str = "singles") -> None:
+        arrays, self.caption = _read(work, name)
         self.images, self.style = arrays["images"], arrays["style"]
         self.person, self.expression = arrays["people"][:, 0], arrays["expression"][:, 0]
         self.angles, self.box = arrays["angles"][:, 0], arrays["box"][:, 0]
         self.points = arrays["points"][:, 0]
-        self.vectors = np.load(_folder(work, "singles") / "vectors.npy", mmap_mode="r")
+        self.vectors = np.load(_folder(work, name) / "vectors.npy", mmap_mode="r")
 
     def describe_people(self) -> np.ndarray:
         """(people, P) float32 vectors around zero, each number at about unit variance.
@@ -122,15 +125,29 @@ def build(work: Path, device: object, options: Options) -> None:
     Raises ValueError when the folder holds data of another size, or half of another renderer's.
     """
     people = PEOPLE if options.people is None else options.people
-    groups = GROUPS if options.groups is None else options.groups
+    count = GROUPS if options.groups is None else options.groups
     if people < MOST_FACES:
         raise ValueError(f"people is {people}, expected at least {MOST_FACES}.")
-    renderer = _fingerprint()
-    singles = _prepare(work, Layout("singles", people * SHOTS, 1, renderer, CHUNK))
-    _save_vectors(_folder(work, "singles") / "vectors.npy", people)
-    _draw_all(work, singles, people, options.processes)
-    group = _prepare(work, Layout("groups", groups, MOST_FACES, renderer, CHUNK))
-    _draw_all(work, group, people, options.processes)
+    draw_portraits(work, "singles", range(people), SHOTS, singles, options.processes)
+    crowds = partial(groups, people=people)
+    _draw_set(work, "groups", count, MOST_FACES, crowds, options.processes)
+
+
+def draw_portraits(
+    work: Path, name: str, seeds: range, shots: int, draw: Draw, processes: int | None
+) -> None:
+    """Draw what is missing of a set that Portraits reads: `shots` pictures of each person."""
+    _draw_set(work, name, len(seeds) * shots, 1, draw, processes)
+    path = _folder(work, name) / "vectors.npy"
+    if not path.exists():
+        np.save(path, np.stack([portraits.person(seed).vector() for seed in seeds]))
+
+
+def _draw_set(
+    work: Path, name: str, count: int, faces: int, draw: Draw, processes: int | None
+) -> None:
+    layout = _prepare(work, Layout(name, count, faces, _fingerprint(), CHUNK))
+    _draw_all(work, layout, draw, processes)
 
 
 def _folder(work: Path, name: str) -> Path:
@@ -177,21 +194,16 @@ def _agree(folder: Path, found: Layout, asked: Layout) -> None:
     sys.stdout.write(f"data: {folder} was drawn by an earlier version of the renderer, kept\n")
 
 
-def _save_vectors(path: Path, people: int) -> None:
-    if not path.exists():
-        np.save(path, np.stack([portraits.person(seed).vector() for seed in range(people)]))
-
-
 def _chunk_captions(folder: Path, start: int) -> Path:
     """A chunk's captions; they are written last, so they say that its arrays are complete."""
     return folder / "captions" / f"{start:07d}.json"
 
 
-def _draw_all(work: Path, layout: Layout, people: int, processes: int | None) -> None:
+def _draw_all(work: Path, layout: Layout, pictures: Draw, processes: int | None) -> None:
     folder = _folder(work, layout.name)
     _chunk_captions(folder, 0).parent.mkdir(exist_ok=True)
     missing = [start for start in layout.chunks() if not _chunk_captions(folder, start).exists()]
-    draw = partial(_draw_chunk, folder, layout, people)
+    draw = partial(_draw_chunk, folder, layout, pictures)
     processes = min(processes or os.cpu_count() or 1, len(missing))
     if processes <= 1:
         return _show(layout, len(missing), map(draw, missing))
@@ -212,13 +224,12 @@ def _show(layout: Layout, chunks: int, drawn: Iterator[int]) -> None:
             sys.stdout.flush()
 
 
-def _draw_chunk(folder: Path, layout: Layout, people: int, start: int) -> int:
+def _draw_chunk(folder: Path, layout: Layout, draw: Draw, start: int) -> int:
     """Draw the pictures from `start` on; how many. Runs in a process of its own."""
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in layout.fields()}
     end = min(start + layout.chunk, layout.count)
-    drawn = singles(start, end) if layout.faces == 1 else groups(start, end, people)
     captions = []
-    for index, (picture, caption) in enumerate(drawn, start):
+    for index, (picture, caption) in enumerate(draw(start, end), start):
         _store(arrays, index, picture)
         captions.append(caption)
     for array in arrays.values():

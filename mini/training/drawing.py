@@ -16,7 +16,7 @@ from ...model_patches.training.frozen_base import FrozenBase
 from .. import world
 from .adapter_diffusion import Examples, open_likeness
 from .adapter_likeness import Likeness
-from .judges import Finder, Found, read_detector
+from .frozen_faces import Finder, Found, read_detector
 from .options import models
 
 

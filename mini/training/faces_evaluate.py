@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from ...model_patches.evaluate.statistics import verification_area
-from ...model_patches.face.align import arcface_crop
-from ...model_patches.face.analyser import FaceAnalyser, load_analyser
-from ...model_patches.face.boxes import Detection, overlap
-from ..estimators import ANGLES, Estimator, load_estimator
+from ...model_patches.face.analyser import load_analyser
+from ...model_patches.face.boxes import Detection, Detector, overlap
+from ..estimators import ANGLES, load_estimator
+from ..study.judge import Judge, training_judge
 from ..world import DETECTOR, ESTIMATORS
 from .faces_degrade import degrade
 from .faces_held_out import GROUPS, PEOPLE, SHOTS, Drawn, draw_groups, draw_singles
@@ -34,9 +34,9 @@ def evaluate_faces(work: Path, device: torch.device, options: Options) -> None:
     """
     pack = (models(work) / DETECTOR).parent
     analyser = load_analyser(pack, "pack", ["CPU"], None)
-    estimator = load_estimator(models(work) / ESTIMATORS)
+    judge = training_judge(analyser, load_estimator(models(work) / ESTIMATORS))
     singles = draw_singles(people=options.people or PEOPLE)
-    figures = judge(analyser, estimator, singles, draw_groups(pictures=options.groups or GROUPS))
+    figures = measure(judge, singles, draw_groups(pictures=options.groups or GROUPS))
     path = models(work) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(figures, indent=1)
@@ -44,36 +44,33 @@ def evaluate_faces(work: Path, device: torch.device, options: Options) -> None:
     sys.stdout.write(f"{text}\n{path}\n")
 
 
-def judge(
-    analyser: FaceAnalyser, estimator: Estimator, singles: Sequence[Drawn], groups: Sequence[Drawn]
-) -> dict[str, dict]:
+def measure(judge: Judge, singles: Sequence[Drawn], groups: Sequence[Drawn]) -> dict[str, dict]:
     """All figures. `singles` as `draw_singles` gives them."""
     return {
         "pictures": {"singles": len(singles), "groups": len(groups)},
-        "singles": _measure_all(analyser, estimator, singles),
-        "singles, degraded": _measure_all(analyser, estimator, _damage_pictures(singles)),
-        "groups, detection": detection(_find(analyser, groups), groups),
-        "small faces, detection": _detect_small_faces(analyser, singles),
+        "singles": _measure_all(judge, singles),
+        "singles, degraded": _measure_all(judge, damage_pictures(singles)),
+        "groups, detection": detection(find(judge.detector, groups), groups),
+        "small faces, detection": _detect_small_faces(judge.detector, singles),
     }
 
 
-def _measure_all(
-    analyser: FaceAnalyser, estimator: Estimator, drawn: Sequence[Drawn]
-) -> dict[str, Figures]:
-    found = _find(analyser, drawn)
+def _measure_all(judge: Judge, drawn: Sequence[Drawn]) -> dict[str, Figures]:
+    found = find(judge.detector, drawn)
     first = [one[0] if one else None for one in found]
     return {
         "detection": detection(found, drawn),
-        "recognition": recognition(analyser, first, drawn),
-        "estimation": estimation(estimator, first, drawn),
+        "recognition": recognition(judge, first, drawn),
+        "estimation": estimation(judge, first, drawn),
     }
 
 
-def _find(analyser: FaceAnalyser, drawn: Sequence[Drawn]) -> list[list[Detection]]:
-    return [analyser.detector.find(one.image) for one in drawn]
+def find(detector: Detector, drawn: Sequence[Drawn]) -> list[list[Detection]]:
+    """The faces of each picture, the surest first."""
+    return [detector.find(one.image) for one in drawn]
 
 
-def _damage_pictures(drawn: Sequence[Drawn]) -> list[Drawn]:
+def damage_pictures(drawn: Sequence[Drawn]) -> list[Drawn]:
     """As in training, each the same way every time."""
     randoms = (np.random.default_rng((5, number)) for number in range(len(drawn)))
     return [
@@ -86,7 +83,7 @@ def _replace_image(one: Drawn, image: np.ndarray, shift: float = 0.0) -> Drawn:
     return Drawn(image, one.seeds, one.shots, one.boxes + shift, one.points + shift)
 
 
-def _detect_small_faces(analyser: FaceAnalyser, drawn: Sequence[Drawn]) -> Figures:
+def _detect_small_faces(detector: Detector, drawn: Sequence[Drawn]) -> Figures:
     """The first picture of each person in the middle of a grey one of four times its side."""
     pad = drawn[0].image.shape[0] * 3 // 2
     edges = ((pad, pad), (pad, pad), (0, 0))
@@ -94,7 +91,7 @@ def _detect_small_faces(analyser: FaceAnalyser, drawn: Sequence[Drawn]) -> Figur
         _replace_image(one, np.pad(one.image, edges, constant_values=128), pad)
         for one in drawn[::SHOTS]
     ]
-    return detection(_find(analyser, wide), wide)
+    return detection(find(detector, wide), wide)
 
 
 def detection(found: Sequence[Sequence[Detection]], drawn: Sequence[Drawn]) -> Figures:
@@ -126,11 +123,11 @@ def _overlap(one: Detection, box: np.ndarray) -> float:
 
 
 def recognition(
-    analyser: FaceAnalyser, found: Sequence[Detection | None], drawn: Sequence[Drawn]
+    judge: Judge, found: Sequence[Detection | None], drawn: Sequence[Drawn]
 ) -> dict[str, Figures]:
     """Verification over all pairs of pictures, of all styles and of photos alone."""
     pairs = [(one, truth) for one, truth in zip(found, drawn, strict=True) if one]
-    units = np.stack([_embedding(analyser, truth.image, one) for one, truth in pairs])
+    units = np.stack([_embed(judge, truth.image, one) for one, truth in pairs])
     people = np.array([truth.seeds[0] for _, truth in pairs])
     photos = np.array([truth.style == "photo" for _, truth in pairs])
     return {
@@ -140,10 +137,8 @@ def recognition(
     }
 
 
-def _embedding(analyser: FaceAnalyser, rgb: np.ndarray, one: Detection) -> np.ndarray:
-    if analyser.recogniser is None:
-        raise FileNotFoundError(f"the pack has no recogniser: {analyser.description}")
-    raw = analyser.recogniser.embed(arcface_crop(rgb, one.points)).numpy()
+def _embed(judge: Judge, rgb: np.ndarray, one: Detection) -> np.ndarray:
+    raw = judge.embed(rgb, one).numpy()
     return raw / np.linalg.norm(raw)
 
 
@@ -167,16 +162,14 @@ def verification(
     }
 
 
-def estimation(
-    estimator: Estimator, found: Sequence[Detection | None], drawn: Sequence[Drawn]
-) -> Figures:
-    """Shares that are right, and mean absolute angles in degrees, in the detector's boxes."""
+def estimation(judge: Judge, found: Sequence[Detection | None], drawn: Sequence[Drawn]) -> Figures:
+    """Shares that are right, and mean absolute angles in degrees, in the faces that were found."""
     right, errors = [], []
-    styles = [estimator.style(one.image) == one.style for one in drawn]
+    styles = [judge.style(one.image) == one.style for one in drawn]
     for one, truth in zip(found, drawn, strict=True):
         if one is None:
             continue
-        seen, shot = estimator.faces(truth.image, np.array([one.box]))[0], truth.shots[0]
+        seen, shot = judge.estimate(truth.image, one), truth.shots[0]
         right.append(seen.expression == shot.expression)
         errors.append([abs(getattr(seen, angle) - getattr(shot, angle)) for angle in ANGLES])
     angles = dict(zip(ANGLES, np.mean(errors, 0).tolist(), strict=True))

@@ -19,6 +19,7 @@ def install(work: Path, weights: Path = world.WEIGHTS, evaluation: Path = EVALUA
     made = {models(work) / name: weights / name for name in world.TRAINED}
     made |= {models(work) / FACES: evaluation / "faces.json"}
     made |= {curves(work) / "vae.json": evaluation / "autoencoder.json"}
+    made |= {curves(work) / "judges.json": evaluation / "judges.json"}
     missing = [str(path) for path in made if not path.is_file()]
     if missing:
         raise FileNotFoundError(f"not trained yet: {', '.join(missing)}. Run mini-train first.")

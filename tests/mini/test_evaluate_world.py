@@ -162,7 +162,9 @@ def test_a_tiny_evaluation_writes_its_figures(tmp_path, models):
     assert set(document["rows"]) == {"alone", "sip-vfa-cag"}
     changed = document["rows"]["sip-vfa-cag"]["figures"]["disruption"]
     assert changed["mean"] > 0.005 and changed["count"] == 4
-    assert document["rows"]["alone"]["figures"]["edit"] is None  # random world: no estimators
+    told = document["rows"]["alone"]["figures"]
+    assert told["edit"] is None and told["trained_edit"] is None  # random world: no estimators
+    assert told["similarity"] is None and told["trained_similarity"]["count"] == 4
     assert document["weights"].keys() == set(world.WRITERS)
     assert files["png"].stat().st_size > 10_000 and "disruption" in files["csv"].read_text()
     assert job.prepare(chosen, photo_of).estimate() == (0, 0.0)

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from flexid.mini import world
 from flexid.mini.study import figures, report, rows, sheet
-from flexid.mini.study.evaluation import Clock, Evaluation, duration, noise_seed
+from flexid.mini.study.evaluation import Clock, Evaluation, duration, measure, noise_seed
 from flexid.mini.study.judge import Seen, disruption, hits, pose_error
 from flexid.mini.study.prompts import Prompt, all_prompts
 from flexid.mini.study.store import Store
@@ -35,9 +36,11 @@ def study(people=60, told=TOLD, estimators=True):
         values = {name: np.full(shape, np.nan) for name in figures.METRICS}
         values["similarity"] = rng.normal(similarity, 0.05, shape)
         values["detected"] = np.ones(shape)
+        values["trained_similarity"] = values["similarity"] + 0.1
         if estimators:
             for name in ("edit", "expression", "style"):
                 values[name] = (rng.random(shape) < edit).astype(float)
+            values["trained_edit"] = np.ones(shape)
         measured[key] = values
     chosen = tuple(rows.row_of(key) for key in told)
     made = rows.settings()
@@ -92,11 +95,24 @@ def test_claims_without_their_rows_are_not_measured():
     assert "not measured" in report.claim_line(blind[0])
 
 
+def test_the_claims_stand_on_the_independent_judge():
+    measured = study().measured
+    for values in measured.values():
+        values["trained_similarity"][:] = 1
+        values["trained_edit"][:] = 0
+    assert all(claim.holds for claim in figures.claims(measured))
+    for values in measured.values():
+        values["similarity"][:] = np.nan
+    assert [claim.holds for claim in figures.claims(measured)][2:4] == [None, None]
+
+
 def test_the_table_shows_each_row_once_with_its_interval():
     text = report.table(study())
     lines = {line[:15].strip(): line for line in text.splitlines()}
     assert "60 tune people x 12 prompts" in text
     assert "0.70 ±0.0" in lines["rigid VFA 1"] and "±" in lines["SIP + VFA + CAG"]
+    assert "0.80 ±0.0" in lines["rigid VFA 1"]  # by the networks of the training
+    assert all(title in text for title in figures.TABLE.values())
     assert lines["prompt alone"].rstrip().endswith("-")  # no disruption against itself
     assert text.count("\nyes  ") == 7
 
@@ -107,6 +123,8 @@ def test_numbers_are_shown_in_their_units():
     assert report.format_figure("edit", found) == "12 ±2 %"
     assert report.format_figure("disruption", found) == "12.3 ±2.0 %"
     assert report.format_figure("pose_error", found) == "0.1 ±0.0°"
+    assert report.format_figure("trained_pose_error", found) == "0.1 ±0.0°"
+    assert report.format_figure("trained_edit", found) == "12 ±2 %"
     assert report.format_figure("edit", None) == "-"
 
 
@@ -123,12 +141,16 @@ def test_csv_and_json_agree_and_are_readable():
     assert document["weights"] == {"a": "b"} and len(document["claims"]) == 7
 
 
+@pytest.mark.parametrize("independent", [True, False])
 @pytest.mark.parametrize("estimators", [True, False])
-def test_the_plot_shows_every_row(tmp_path, estimators):
+def test_the_plot_shows_every_row(tmp_path, estimators, independent):
     pytest.importorskip("matplotlib")
     from flexid.mini.study.plot import colour, plot
 
     made = study(estimators=estimators)
+    for values in made.measured.values():
+        if not independent:
+            values["similarity"][:] = values["edit"][:] = np.nan
     plot(made, tmp_path / "p.png")
     with Image.open(tmp_path / "p.png") as picture:
         assert picture.width > 1000
@@ -235,12 +257,16 @@ class Painter:
 
 
 class Judge:
-    def __init__(self):
-        self.looks = 0
+    def __init__(self, style="oil"):
+        self.looks, self.remembered, self.style = 0, [], style
 
-    def look(self, rgb, embedding):
+    def remember(self, photo):
+        self.remembered.append(int(photo[0, 0, 0]))
+        return torch.ones(512)
+
+    def look(self, rgb, wanted):
         self.looks += 1
-        return Seen(int(rgb[0, 0, 0]) / 255, None, None, None, "oil")
+        return Seen(int(rgb[0, 0, 0]) / 255, None, None, None, self.style)
 
 
 def evaluation(folder, painter, judge, files=None, told=("vfa-1", "sip"), people=3, **changes):
@@ -253,7 +279,8 @@ def evaluation(folder, painter, judge, files=None, told=("vfa-1", "sip"), people
         return np.full((8, 8, 3), person, np.uint8)
 
     store = Store(folder, digests, made, {})
-    return Evaluation(plan, painter, judge, store, photo, lambda _: None)
+    judges = judge if isinstance(judge, dict) else {"training": judge}
+    return Evaluation(plan, painter, judges, store, photo, lambda _: None)
 
 
 def test_an_interrupted_evaluation_goes_on_and_ends_the_same(tmp_path):
@@ -277,6 +304,7 @@ def test_a_second_run_paints_and_looks_at_nothing(tmp_path):
     painter, judge = Painter(), Judge()
     evaluation(tmp_path, painter, judge).run()
     assert (painter.painted, painter.sitters, judge.looks) == ([], [], 0)
+    assert judge.remembered == []
     evaluation(tmp_path, painter, judge, people=4).run()
     assert {seed for _, _, seed in painter.painted} == {
         noise_seed(3, prompt) for prompt in all_prompts()[:2]
@@ -301,6 +329,31 @@ def test_new_estimators_look_again_and_repaint_nothing(tmp_path):
     digests = {"flexid/flexid_mini_estimators.safetensors": "3"}
     evaluation(tmp_path, painter, judge, digests).run()
     assert painter.painted == [] and judge.looks == 18
+
+
+def test_a_new_judge_looks_and_the_other_one_does_not(tmp_path):
+    """Nor does it change the name under which pictures are kept."""
+    first = evaluation(tmp_path, Painter(), Judge())
+    first.run()
+    painter, known, new = Painter(), Judge(), Judge("comic")
+    digests = {world.PULID: "1", world.JUDGE_RECOGNISER: "4", world.JUDGE_ESTIMATORS: "5"}
+    second = evaluation(tmp_path, painter, {"independent": new, "training": known}, digests)
+    study = second.run()
+    assert painter.painted == [] and (known.looks, new.looks) == (0, 18)
+    assert new.remembered == [0, 1, 2]
+    for row in second.rows:
+        assert first.store.painter(row) == second.store.painter(row)
+    prompt = replace(all_prompts()[0], style="comic")
+    assert measure(prompt, Seen(style="comic"))["style"] is True
+    assert set(measure(prompt, None).values()) == {None}
+    one = study.measured["vfa-1"]
+    assert np.array_equal(one["similarity"], one["trained_similarity"])
+
+
+def test_an_absent_judge_says_nothing(tmp_path):
+    measured = evaluation(tmp_path, Painter(), Judge()).run().measured["vfa-1"]
+    assert np.isnan(measured["similarity"]).all() and np.isnan(measured["edit"]).all()
+    assert not np.isnan(measured["trained_similarity"]).any()
 
 
 def test_all_rows_of_a_person_start_from_the_same_noise(tmp_path):

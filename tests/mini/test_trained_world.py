@@ -6,15 +6,16 @@ import json
 import numpy as np
 import pytest
 import torch
-from flexid.mini import estimators, world
+from flexid.mini import world
 from flexid.mini.study import people, prompts, report, rows
 from flexid.mini.study.evaluation import noise_seed
-from flexid.mini.study.figures import METRICS
-from flexid.mini.study.judge import largest, open_judge
+from flexid.mini.study.figures import TABLE
+from flexid.mini.study.judge import largest
+from flexid.mini.study.judges import INDEPENDENT, TRAINING, open_judges
 from flexid.mini.study.studio import Studio
 from flexid.mini.training import faces_evaluate, faces_held_out
+from flexid.mini.training.frozen_faces import Finder, read_detector
 from flexid.mini.training.install import EVALUATION
-from flexid.mini.training.judges import Finder, read_detector
 from flexid.model_patches.evaluate.statistics import Figure
 from flexid.model_patches.face.align import arcface_crop
 from flexid.model_patches.face.analyser import load_analyser
@@ -62,7 +63,8 @@ def test_all_files_are_there_and_small():
 @needs_all
 def test_the_published_figures_are_those_of_these_files():
     figures = json.loads((EVALUATION / "figures.json").read_text(encoding="utf-8"))
-    assert figures["people"] == {"first": 1_000_000, "count": 100} and len(figures["prompts"]) == 12
+    assert figures["people"]["first"] == 1_000_000 and len(figures["prompts"]) == 12
+    assert set(figures["weights"]) == set(world.TRAINED)
     for name, digest in figures["weights"].items():
         found = hashlib.sha256((world.WEIGHTS / name).read_bytes()).hexdigest()
         assert found == digest, f"{name} is newer than its figures: run start.py evaluate again"
@@ -75,9 +77,10 @@ def test_the_readme_shows_the_published_figures():
     page = (EVALUATION.parent / "README.md").read_text(encoding="utf-8")
     for row in stated["rows"].values():
         found = {name: value and Figure(**value) for name, value in row["figures"].items()}
-        cells = [report.format_figure(metric, found[metric]) for metric in METRICS]
+        cells = [report.format_figure(metric, found[metric]) for metric in TABLE]
         assert f"| {' | '.join([row['title'], *cells])} |" in page, row["title"]
-    assert f"| {' | '.join(METRICS.values())} |" in page
+    assert f"| {' | '.join(TABLE.values())} |" in page
+    assert f"{stated['people']['count']} people whom no model was trained on" in page
 
 
 def test_the_detector_finds_drawn_faces(analyser, singles, found):
@@ -101,30 +104,38 @@ def test_the_recipes_find_the_faces_that_the_pack_finds(singles, faces):
     assert not find(torch.zeros(1, 3, 128, 128)).there.any()
 
 
-def test_the_recogniser_tells_people_apart(analyser, singles, faces):
-    for kind, figures in faces_evaluate.recognition(analyser, faces, singles).items():
-        assert figures["area under the curve"] >= 0.99, kind
+@pytest.fixture(scope="module")
+def judges(analyser):
+    return open_judges(analyser, world.WEIGHTS)
 
 
-def test_the_estimators_read_what_was_drawn(singles, faces):
-    estimator = estimators.load_estimator(world.WEIGHTS / world.ESTIMATORS)
-    figures = faces_evaluate.estimation(estimator, faces, singles)
-    assert figures["expression"] >= 0.95 and figures["style"] >= 0.99 and figures["pose"] <= 3.0
+@pytest.mark.parametrize(("name", "least"), [(INDEPENDENT, 0.97), (TRAINING, 0.99)])
+def test_the_recognisers_tell_people_apart(judges, name, least, singles, faces):
+    for kind, figures in faces_evaluate.recognition(judges[name], faces, singles).items():
+        assert figures["area under the curve"] >= least, kind
+
+
+@pytest.mark.parametrize(("name", "least"), [(INDEPENDENT, 0.95), (TRAINING, 0.99)])
+def test_the_estimators_read_what_was_drawn(judges, name, least, singles, faces):
+    figures = faces_evaluate.estimation(judges[name], faces, singles)
+    assert figures["expression"] >= 0.95 and figures["pose"] <= 3.2
+    assert figures["style"] >= least
 
 
 @pytest.fixture(scope="module")
-def similarity(analyser):
-    """Row key -> mean FaceSim of a few people by a few prompts."""
+def similarity(judges):
+    """Row key -> mean FaceSim of a few people by a few prompts, by the independent judge."""
     studio = Studio(world.WEIGHTS, rows.settings())
-    judge = open_judge(analyser, world.WEIGHTS)
+    judge = judges[INDEPENDENT]
     found = {row.key: [] for row in ROWS}
     for person in PEOPLE:
-        sitter = studio.sitter(people.reference(person, studio.settings.side))
+        photo = people.reference(person, studio.settings.side)
+        sitter, known = studio.sitter(photo), judge.remember(photo)
         seeds = [noise_seed(person, prompt) for prompt in CHOSEN]
         for row in ROWS:
             for picture in studio.paint(row, sitter, CHOSEN, seeds):
                 assert picture.std() > 10
-                found[row.key].append(judge.look(picture, sitter.face.embedding).similarity)
+                found[row.key].append(judge.look(picture, known).similarity)
     return {key: float(np.mean(values)) for key, values in found.items()}
 
 
@@ -132,7 +143,7 @@ def similarity(analyser):
 def test_more_anchor_is_more_of_the_person(similarity):
     assert similarity["alone"] < 0.25
     assert similarity["alone"] + 0.2 < similarity["vfa-0.5"] < similarity["vfa-1"]
-    assert similarity["vfa-1"] > 0.5
+    assert similarity["vfa-1"] > 0.45
 
 
 @needs_all

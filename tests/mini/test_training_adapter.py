@@ -31,6 +31,7 @@ from flexid.mini.training.base_preview import Painter
 from flexid.mini.training.captions import captions_of
 from flexid.mini.training.data import SHOTS, Portraits
 from flexid.mini.training.drawing import Drawing, Drawn
+from flexid.mini.training.frozen_faces import read_recogniser
 from flexid.mini.training.identity_inputs import (
     IdentityInputs,
     face_pixels,
@@ -39,7 +40,6 @@ from flexid.mini.training.identity_inputs import (
     recogniser_of,
     tower_input,
 )
-from flexid.mini.training.judges import read_recogniser
 from flexid.mini.training.options import models
 from flexid.model_patches.adapters.pulid_flux import load_adapter
 from flexid.model_patches.encoders.eva_clip import load_eva_clip

@@ -15,7 +15,9 @@ def work(tmp_path):
     folder = tmp_path / "work"
     names = [*world.TRAINED, "flexid/flexid_mini_faces.json"]
     files = [models(folder) / name for name in names]
-    files += [curves(folder) / name for name in ("vae.json", "base.csv", "base.ckpt")]
+    files += [
+        curves(folder) / name for name in ("vae.json", "judges.json", "base.csv", "base.ckpt")
+    ]
     for path in files:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(path.name)
@@ -28,7 +30,7 @@ def test_weights_figures_and_curves_find_their_places(work, tmp_path):
     assert all((weights / name).is_file() for name in world.TRAINED)
     assert (weights / world.FLUX).read_text() == "flexid_mini_flux.safetensors"
     found = {path.relative_to(evaluation).as_posix() for path in evaluation.rglob("*.*")}
-    assert found == {"faces.json", "autoencoder.json", "curves/base.csv"}
+    assert found == {"faces.json", "autoencoder.json", "judges.json", "curves/base.csv"}
 
 
 def test_an_unfinished_world_is_not_installed(work, tmp_path):
