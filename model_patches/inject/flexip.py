@@ -221,7 +221,8 @@ class _ShareMaker:
         if not isinstance(text, Tensor) or text.ndim != 3 or shape[-1] != width:
             raise ValueError(
                 f"The {name} prompt {number} holds text of shape {tuple(shape)}; "
-                f"'{self.adapter.name}' reads (batch, tokens, {width}). Encode it with this model's CLIP."
+                f"'{self.adapter.name}' reads (batch, tokens, {width}). Encode it with this "
+                "model's CLIP."
             )
         single = self.adapter.settings.fusion == "tokens"
         if self.weights.personal and (shape[1] % CHUNK or (single and shape[1] != CHUNK)):
