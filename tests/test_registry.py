@@ -13,6 +13,7 @@ TOP = {
     "CHANGELOG.md",
     "LICENSE",
     "README.md",
+    "README.zh.md",
     "__init__.py",
     "pyproject.toml",
     "requirements.txt",

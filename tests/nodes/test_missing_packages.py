@@ -69,7 +69,8 @@ comfy.cli_args.args.cpu = True
 comfy.cli_args.args.base_directory = {base!r}
 from server import PromptServer
 PromptServer.instance = SimpleNamespace(
-    node_replace_manager=SimpleNamespace(register=lambda replacement: None))
+    node_replace_manager=SimpleNamespace(register=lambda replacement: None),
+    add_on_prompt_handler=lambda handler: None)
 # As ComfyUI loads a custom node: from its folder, by its path.
 spec = importlib.util.spec_from_file_location(
     "the_pack", {root!r} + "/__init__.py", submodule_search_locations=[{root!r}])

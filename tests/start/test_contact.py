@@ -159,7 +159,7 @@ def test_pictures_without_a_likeness_get_no_ticks(tmp_path, monkeypatch, embeddi
             return judge.Seen(0.4, (1, 2, 3, 4), "happy", (0, 0, 0), "photo")
 
     monkeypatch.setattr(sheet_job, "load_analyser", lambda *_: None)
-    monkeypatch.setattr(sheet_job, "open_judge", lambda *_: Judging())
+    monkeypatch.setattr(sheet_job, "open_judges", lambda *_: {"independent": Judging()})
     seen = captions(monkeypatch)
     face = tmp_path / "face.png"
     image.new("RGB", (40, 40), (200, 30, 30)).save(face)

@@ -19,6 +19,7 @@ from flexid.setup import graph_files, models
 from flexid.setup.console import SetupError
 from flexid.setup.graph_files import check_workflow, list_workflows, read_needs
 from pack import ROOT
+from templates import TITLES
 from trees import make_tree
 
 pytestmark = pytest.mark.pure
@@ -84,12 +85,12 @@ def test_a_named_comfyui_and_its_own_python_go_first(tmp_path, monkeypatch):
 
 
 def test_the_vfa_graph_needs_what_its_note_names():
-    assert set(read_needs(list_workflows()["vfa"])) == VFA
+    assert set(read_needs(list_workflows()[TITLES["vfa"]])) == VFA
 
 
 def test_the_flexid_graphs_need_facet5_too():
     for name in ("flexid", "flexid_nodes"):
-        assert set(read_needs(list_workflows()[name])) == VFA | {FACE_T5}
+        assert set(read_needs(list_workflows()[TITLES[name]])) == VFA | {FACE_T5}
 
 
 @pytest.mark.parametrize("name", sorted(list_workflows()))
@@ -122,20 +123,20 @@ def plant(row, folder, size=None):
 
 
 def test_a_graph_can_run_when_all_is_there(folders, tmp_path):
-    path = list_workflows()["vfa"]
+    path = list_workflows()[TITLES["vfa"]]
     assert set(check_workflow(path, folders).missing) == VFA
     for row in VFA:
         plant(row, tmp_path)
     verdict = check_workflow(path, folders)
     assert verdict.can_run and verdict.missing == verdict.damaged == ()
-    assert set(check_workflow(list_workflows()["flexid"], folders).missing) == {FACE_T5}
+    assert set(check_workflow(list_workflows()[TITLES["flexid"]], folders).missing) == {FACE_T5}
 
 
 def test_a_file_of_another_size_does_not_count(folders, tmp_path):
     for row in VFA:
         plant(row, tmp_path)
     short = plant(PULID_FLUX_091, tmp_path, size=12)
-    verdict = check_workflow(list_workflows()["vfa"], folders)
+    verdict = check_workflow(list_workflows()[TITLES["vfa"]], folders)
     assert not verdict.can_run and verdict.damaged == ((PULID_FLUX_091, short),)
 
 
@@ -156,7 +157,7 @@ def test_a_bypassed_loader_needs_nothing_and_a_subgraph_counts(tmp_path, folders
 
 
 def test_the_demos_face_pack_may_name_its_files_freely(tmp_path, folders):
-    path = list_workflows()["demo"]
+    path = list_workflows()[TITLES["demo"]]
     row = next(row for row in read_needs(path) if row.file == graph_files.ANY_ONNX)
     assert row.folder == "insightface/models/flexid_mini"
     assert row in check_workflow(path, folders).missing

@@ -18,6 +18,7 @@ from flexid.model_patches.files.public_files import (
 )
 from pack import ROOT
 from small_hub import serve_hub, sha256
+from templates import TITLES
 
 pytestmark = pytest.mark.comfy
 
@@ -177,11 +178,13 @@ def test_check_says_what_can_run_and_what_is_lacking(base):
         plant(row, base)
     some = run("check", base=base)
     assert some.returncode == 0, some.stderr
-    assert "\nvfa                can run\n" in some.stdout
-    assert "flexid             lacks face_t5_encoder.pt\n" in some.stdout
+    lines = [line.split("  ", 1) for line in some.stdout.splitlines()]
+    verdicts = {one[0]: one[1].strip() for one in lines if len(one) == 2}
+    assert verdicts[TITLES["vfa"]] == "can run"
+    assert verdicts[TITLES["flexid"]] == "lacks face_t5_encoder.pt"
     assert "models fetch sip-flux\n" in some.stdout
-    assert run("check", "vfa", base=base).returncode == 0
-    assert run("check", "vfa", "flexid", base=base).returncode == 1
+    assert run("check", TITLES["vfa"], base=base).returncode == 0
+    assert run("check", TITLES["vfa"], TITLES["flexid"], base=base).returncode == 1
     unknown = run("check", "vaf", base=base)
     assert unknown.returncode == 2 and "'vaf' is no workflow of this pack" in unknown.stderr
 
@@ -190,7 +193,7 @@ def test_check_names_a_damaged_file_with_both_sizes(base):
     plant(PULID_FLUX_091, base)
     path = base / "models" / "pulid" / PULID_FLUX_091.file
     path.write_bytes(b"<html>")
-    result = run("check", "vfa", base=base)
+    result = run("check", TITLES["vfa"], base=base)
     assert result.returncode == 1
     assert f"{path} has 6 bytes, expected 1142099520. Move it away, then: " in result.stdout
 
