@@ -6,8 +6,7 @@ import json
 import numpy as np
 import pytest
 from flexid.mini import world
-from flexid.mini.study.judge import largest, open_judge
-from flexid.model_patches.face.align import arcface_crop
+from flexid.mini.study.judges import TRAINING, open_judges
 from flexid.model_patches.face.analyser import load_analyser
 from flexid.setup import contact, demo
 from flexid.setup.face import find_face
@@ -56,10 +55,8 @@ def test_the_sheet_shows_the_person(client, portrait):
     _, entry = contact.paint(client, name, contact.OWN, demo.run_with_progress)
     pixels = cells(client.pictures(entry))
     pack = (world.WEIGHTS / world.DETECTOR).parent
-    judge = open_judge(load_analyser(pack, "pack", ["CPU"], None), world.WEIGHTS)
-    reference = np.asarray(Image.open(portrait).convert("RGB"))
-    face = largest(judge.analyser.detector.find(reference))
-    embedding = judge.analyser.recogniser.embed(arcface_crop(reference, face.points))
+    judge = open_judges(load_analyser(pack, "pack", ["CPU"], None), world.WEIGHTS)[TRAINING]
+    embedding = judge.remember(np.array(Image.open(portrait).convert("RGB")))
     likeness = np.array(
         [[judge.look(pixels[line, column], embedding).similarity for column in range(4)]
          for line in range(3)]
