@@ -5,6 +5,7 @@ import { grow } from "./flexid_size.js";
 // From top to bottom, whatever ran first; the page's own picture comes below.
 const ORDER = ["flexid_gate_curve", "flexid_report", "$$canvas-image-preview"];
 const MARGIN = 20; // what the page puts above and below an element in a node
+const GAP = 4; // what it puts between two widgets
 const STYLE = {
   boxSizing: "border-box",
   overflow: "auto",
@@ -20,10 +21,10 @@ function createDisplay(node, name) {
   Object.assign(element.style, STYLE);
   const widget = node.addDOMWidget(name, name, element, {
     serialize: false, // not part of the queued prompt
-    getMinHeight: () => widget.shown + MARGIN,
+    getMinHeight: () => Math.max(0, widget.room - GAP),
   });
   widget.serialize = false; // not part of the saved workflow either
-  widget.shown = -MARGIN; // takes no room yet
+  widget.room = 0; // taken in the node's height
   const place = (each) => ORDER.indexOf(each.name); // -1 for the node's own widgets
   node.widgets.sort((one, other) => place(one) - place(other));
   return widget;
@@ -34,8 +35,9 @@ export function display(node, name, height, children, style = {}) {
   const widget = node.widgets?.find((each) => each.name === name) ?? createDisplay(node, name);
   Object.assign(widget.element.style, style, { minHeight: `${height}px` });
   widget.element.replaceChildren(...children);
-  const more = height - widget.shown;
-  widget.shown = height;
+  const room = height + MARGIN + GAP;
+  const more = room - widget.room;
+  widget.room = room;
   node.setSize([node.size[0], node.size[1] + more]);
   grow(node);
   node.setDirtyCanvas?.(true, true);
@@ -43,8 +45,7 @@ export function display(node, name, height, children, style = {}) {
 
 // Displays come back with the outputs, so a saved node is as tall as without them.
 function leaveOutDisplays(node, saved) {
-  const shown = node.widgets?.filter((each) => each.shown !== undefined) ?? [];
-  const room = shown.reduce((sum, each) => sum + each.shown + MARGIN, 0);
+  const room = node.widgets?.reduce((sum, each) => sum + (each.room ?? 0), 0) ?? 0;
   saved.size = [saved.size[0], saved.size[1] - room];
 }
 
