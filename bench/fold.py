@@ -36,7 +36,7 @@ class _Layer:
         return cross_attention(self.weights, HEADS, self.identity, image)
 
     def both(self, image: torch.Tensor) -> tuple[Callable[[], torch.Tensor], ...]:
-        return lambda: self.run_unfolded(image), lambda: self.run_folded(image)
+        return lambda: self.run_unfolded(image), lambda: self.folded(image)
 
 
 def prepare(options: Namespace, allowance: Allowance) -> Plan:

@@ -40,7 +40,7 @@ class Likeness:
         self.format, self.data, self.device = comfy.latent_formats.Flux(), data, device
         self.wanted = wanted
         judge = recogniser.to(device, memory_format=layout)
-        self.loss = IdentityLoss(self.decoded, judge, WINDOW)
+        self.loss = IdentityLoss(self.decode, judge, WINDOW)
 
     def __call__(self, latents: Tensor, rows: np.ndarray) -> Tensor:
         """latents (B, 16, 16, 16) as predicted, for the pictures `rows` -> cosines (B,)."""
