@@ -75,7 +75,10 @@ def test_the_demo_runs_by_the_button_and_shows_what_it_did(page, tmp_path):
             node["widgets_values"][2] = 3
     page.load(graph, "demo")
     page.run()
-    page.tab.wait_for_timeout(2 * SECOND)
+    page.tab.wait_for_function(
+        "() => app.graph._nodes.filter(n => n.type == 'SaveImage').every(n => n.imgs?.length)",
+        timeout=60 * SECOND,
+    )
     shown = page.tab.evaluate(
         "() => Object.fromEntries(app.graph._nodes.filter(n => n.imgs?.length).map(n => [n.title,"
         " n.imgs.length]))"
