@@ -85,7 +85,7 @@ def save_flexip(path: Path, tensors: Mapping[str, Tensor], settings: FlexIPSetti
 
 def _open_file(path: str | Path) -> TensorFile:
     file = read_weights(path, WANTED)
-    require(file, FAMILY, WANTED)
+    require(file, (FAMILY,), WANTED)
     known = (_DETAIL, _OVERALL, _PERSONAL, _BLOCKS)
     foreign = [key for key in file.tensors if not key.startswith(known) and key != _NULL]
     if foreign:

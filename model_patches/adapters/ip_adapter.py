@@ -19,7 +19,7 @@ import comfy.model_patcher
 from torch import Tensor
 
 from ..files.checks import MAX_LAYERS, check_finite, check_floating, shapes_of
-from ..files.kinds import find_kind, require
+from ..files.kinds import check_prefixes, find_kind, require, select_part
 from ..files.modules import build
 from ..files.tensor_file import TensorFile, digest, read_weights, tensors_digest
 from .flexip import FAMILY, FlexIPAdapter, Stream
@@ -31,6 +31,7 @@ Version = Literal["auto", "v1", "v2"]
 VERSIONS: tuple[Version, ...] = ("auto", "v1", "v2")
 
 KINDS = ("ip_adapter", "ip_adapter_faceid")
+NAME = "an IP-Adapter"
 WANTED = (
     "IP-Adapter file for SD 1.5 or SDXL from https://huggingface.co/h94/IP-Adapter or "
     "h94/IP-Adapter-FaceID, in models/ipadapter"
@@ -128,26 +129,13 @@ def _open_file(path: str | Path) -> TensorFile:
         for key, tensor in file.tensors.items()
     }
     file = TensorFile(file.path, tensors, file.metadata)
-    kind = find_kind(file.shapes)
-    if kind is None or kind.key not in KINDS:
-        require(file, KINDS[0], WANTED)
-    foreign = [key for key in tensors if not key.startswith((_TOKENS, _LAYERS))]
-    if foreign:
-        raise ValueError(
-            f"{file.path.name} is an IP-Adapter with {len(foreign)} tensors that do not belong to "
-            f"it ({', '.join(foreign[:3])}). Use the unmodified {WANTED}."
-        )
+    require(file, KINDS, WANTED)
+    check_prefixes(file, (_TOKENS, _LAYERS), NAME, WANTED)
     return file
 
 
 def _select(file: TensorFile, prefix: str) -> dict[str, Tensor]:
-    part = {k[len(prefix) :]: t for k, t in file.tensors.items() if k.startswith(prefix)}
-    if not part:
-        raise ValueError(
-            f"{file.path.name} is half an IP-Adapter: 0 tensors begin with {prefix!r}. Use the "
-            f"unmodified {WANTED}."
-        )
-    return part
+    return select_part(file, (prefix,), NAME, WANTED)
 
 
 def _find_variant(file: TensorFile, faceid_version: Version) -> Variant:

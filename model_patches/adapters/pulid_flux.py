@@ -26,13 +26,14 @@ from ..files.checks import (
     shape_of,
     shapes_of,
 )
-from ..files.kinds import require
+from ..files.kinds import check_prefixes, require, select_part
 from ..files.modules import build
 from ..files.public_files import PULID_FLUX_091
 from ..files.tensor_file import TensorFile, digest, read_weights, tensors_digest
 from .idformer import IDFormer, idformer_dims
 
 FAMILY = "pulid_flux"
+NAME = "a PuLID adapter"
 HEAD = 128
 HEADS_KEY = "flexid.cross_attention_heads"
 WANTED = f"{PULID_FLUX_091.file} from {PULID_FLUX_091.url}, in models/pulid"
@@ -104,7 +105,7 @@ def load_adapter(path: str | Path) -> IdentityAdapter:
     and misshapen tensors are counted and named.
     """
     file = _open_file(path)
-    attention = _select_part(file, _ATTENTION)
+    attention = _select(file, _ATTENTION)
     heads = _check_attention(file, attention)
     encoder = _build_encoder(file, False)
     _check_fit(file, attention, encoder.model)
@@ -112,7 +113,7 @@ def load_adapter(path: str | Path) -> IdentityAdapter:
         family=FAMILY,
         name=file.path.name,
         digest=digest(file.path),
-        encoder_digest=tensors_digest(_select_part(file, _ENCODER)),
+        encoder_digest=tensors_digest(_select(file, _ENCODER)),
         encoder=encoder,
         cross_attention=MappingProxyType(attention),
         heads=heads,
@@ -141,28 +142,17 @@ def encode_tokens(adapter: HasEncoder, condition: Tensor, hidden: Tensor) -> Ten
 
 def _open_file(path: str | Path) -> TensorFile:
     file = read_weights(path, WANTED)
-    require(file, FAMILY, WANTED)
-    foreign = [key for key in file.tensors if not key.startswith((_ENCODER, _ATTENTION))]
-    if foreign:
-        raise ValueError(
-            f"{file.path.name} is a PuLID adapter for Flux with {len(foreign)} tensors that do "
-            f"not belong to it ({', '.join(foreign[:3])}). Use the unmodified {WANTED}."
-        )
+    require(file, (FAMILY,), WANTED)
+    check_prefixes(file, (_ENCODER, _ATTENTION), f"{NAME} for Flux", WANTED)
     return file
 
 
-def _select_part(file: TensorFile, prefix: str) -> dict[str, Tensor]:
-    part = {k[len(prefix) :]: t for k, t in file.tensors.items() if k.startswith(prefix)}
-    if not part:
-        raise ValueError(
-            f"{file.path.name} is half a PuLID adapter: 0 tensors begin with {prefix!r}. "
-            f"Use the unmodified {WANTED}."
-        )
-    return part
+def _select(file: TensorFile, prefix: str) -> dict[str, Tensor]:
+    return select_part(file, (prefix,), NAME, WANTED)
 
 
 def _build_encoder(file: TensorFile, disable_dynamic: bool) -> comfy.model_patcher.ModelPatcher:
-    tensors = _select_part(file, _ENCODER)
+    tensors = _select(file, _ENCODER)
     what = f"{file.path.name} ({_ENCODER}*)"
     dims = idformer_dims(shapes_of(tensors), what, WANTED)
     rebuild = (load_encoder, (file.path,))

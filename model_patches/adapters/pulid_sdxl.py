@@ -18,13 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from ..files.checks import Shapes, check_finite, check_floating, count_layers, shape_of, shapes_of
-from ..files.kinds import find_kind, require
+from ..files.kinds import check_prefixes, require, select_part
 from ..files.modules import build
 from ..files.tensor_file import TensorFile, digest, read_weights, tensors_digest
 from .flexip import Stream
 from .idformer import IDFormer, idformer_dims, make_mapping
 
 FAMILY = "pulid_sdxl"
+NAME = "a PuLID adapter"
 KINDS = ("pulid_sdxl_v1", "pulid_sdxl_v1.1", "pulid_sdxl_ipadapter")
 WANTED = (
     "pulid_v1.1.safetensors or pulid_v1.bin from https://huggingface.co/guozinan/PuLID, in "
@@ -151,29 +152,13 @@ def load_sdxl_encoder(
 
 def _open_file(path: str | Path) -> TensorFile:
     file = read_weights(path, WANTED)
-    kind = find_kind(file.shapes)
-    if kind is None or kind.key not in KINDS:
-        require(file, KINDS[0], WANTED)
-    foreign = [key for key in file.tensors if not key.startswith((*_ENCODERS, *_LAYERS))]
-    if foreign:
-        raise ValueError(
-            f"{file.path.name} is a PuLID adapter for SDXL with {len(foreign)} tensors that do not "
-            f"belong to it ({', '.join(foreign[:3])}). Use the unmodified {WANTED}."
-        )
+    require(file, KINDS, WANTED)
+    check_prefixes(file, (*_ENCODERS, *_LAYERS), f"{NAME} for SDXL", WANTED)
     return file
 
 
 def _select(file: TensorFile, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
-    """The tensors under either layout's prefix, without it."""
-    for prefix in prefixes:
-        part = {k[len(prefix) :]: t for k, t in file.tensors.items() if k.startswith(prefix)}
-        if part:
-            return part
-    names = " or ".join(map(repr, prefixes))
-    raise ValueError(
-        f"{file.path.name} is half a PuLID adapter: 0 tensors begin with {names}. Use the "
-        f"unmodified {WANTED}."
-    )
+    return select_part(file, prefixes, NAME, WANTED)
 
 
 def _build_encoder(

@@ -48,7 +48,7 @@ def load_patcher(
 ) -> comfy.model_patcher.ModelPatcher:
     """The tower in a ModelPatcher that ComfyUI can rebuild from the file (second device, hooks)."""
     file = read_weights(path, WANTED)
-    require(file, "eva02_clip", WANTED)
+    require(file, ("eva02_clip",), WANTED)
     rebuild = (load_patcher, (path,))
     return build_patcher(_select_visual(file.tensors), file.path.name, rebuild, disable_dynamic)
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from .checks import Shapes
 from .tensor_file import TensorFile
@@ -193,11 +196,12 @@ def find_kind(shapes: Shapes) -> Kind | None:
     return None
 
 
-def require(file: TensorFile, key: str, wanted: str) -> None:
-    """Raise ValueError, naming what the file is and where it belongs, unless it is kind `key`."""
+def require(file: TensorFile, keys: Collection[str], wanted: str) -> None:
+    """Raise ValueError, naming what the file is and where it belongs, unless it is of one of the
+    kinds `keys`."""
     shapes = file.shapes
     kind = find_kind(shapes)
-    if kind is not None and kind.key == key:
+    if kind is not None and kind.key in keys:
         return
     if kind is not None:
         raise ValueError(f"{file.path.name} is {kind.name}. {kind.advice} Needed here: {wanted}.")
@@ -207,4 +211,32 @@ def require(file: TensorFile, key: str, wanted: str) -> None:
     raise ValueError(
         f"{file.path.name} is of no known kind: none of its {len(shapes)} tensors ({names}, ...) "
         f"belongs to a model that FlexID knows. Needed here: {wanted}."
+    )
+
+
+def check_prefixes(file: TensorFile, prefixes: tuple[str, ...], name: str, wanted: str) -> None:
+    """Raise ValueError when tensors begin with none of the prefixes. name: "a PuLID adapter"."""
+    foreign = [key for key in file.tensors if not key.startswith(prefixes)]
+    if foreign:
+        raise ValueError(
+            f"{file.path.name} is {name} with {len(foreign)} tensors that do not belong to it "
+            f"({', '.join(foreign[:3])}). Use the unmodified {wanted}."
+        )
+
+
+def select_part(
+    file: TensorFile, prefixes: tuple[str, ...], name: str, wanted: str
+) -> dict[str, Tensor]:
+    """The tensors under the first of the prefixes that is there, without it.
+
+    Raises ValueError when none is. name: "a PuLID adapter".
+    """
+    for prefix in prefixes:
+        part = {k[len(prefix) :]: t for k, t in file.tensors.items() if k.startswith(prefix)}
+        if part:
+            return part
+    names = " or ".join(map(repr, prefixes))
+    raise ValueError(
+        f"{file.path.name} is half {name}: 0 tensors begin with {names}. Use the unmodified "
+        f"{wanted}."
     )

@@ -116,7 +116,7 @@ def _tensors(identity: Identity, with_features: bool) -> dict[str, Tensor]:
 
 def _check_format(file: TensorFile) -> int:
     if file.metadata.get(_FORMAT_KEY) != FORMAT:
-        require(file, FORMAT, WANTED)
+        require(file, (FORMAT,), WANTED)
         raise ValueError(
             f"{file.path.name} has identity tensors but not the metadata "
             f"{_FORMAT_KEY}={FORMAT}; another program rewrote it. Needed here: {WANTED}."
