@@ -120,12 +120,14 @@ class FoldedAttention(nn.Module):
         if activate is not None:
             scores, active = activate(scores)
             weight = weight * active
-        attention = scores.softmax(-1).flatten(-2)
-        if isinstance(weight, Tensor):
-            attention = attention * weight.unsqueeze(-1)
-        elif weight != 1.0:
-            attention = attention * weight
-        return self.value(attention)
+        return self.value(scale(scores.softmax(-1).flatten(-2), weight))
+
+
+def scale(values: Tensor, weight: float | Tensor) -> Tensor:
+    """values (B, L, D) times a weight: one number, or (B or 1, L or 1)."""
+    if isinstance(weight, Tensor):
+        return values * weight.unsqueeze(-1)
+    return values if weight == 1.0 else values * weight
 
 
 class BaseAttention:
@@ -155,11 +157,7 @@ class BaseAttention:
         mixed = optimized_attention(
             queries, keys, values, self.attention.heads, attn_precision=precision
         )
-        if isinstance(weight, Tensor):
-            mixed = mixed * weight.unsqueeze(-1)
-        elif weight != 1.0:
-            mixed = mixed * weight
-        return self.attention.to_out(mixed) - self.bias
+        return self.attention.to_out(scale(mixed, weight)) - self.bias
 
 
 def folding_pays(tokens: int, heads: int, dim: int) -> bool:

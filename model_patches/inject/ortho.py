@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .attention import Activation
+from .attention import Activation, scale
 
 Projection = Literal["none", "ortho", "ortho_v2"]
 """none: z as it is. ortho: without what lies along y. ortho_v2: that only where an image token does
@@ -63,9 +63,7 @@ class OrthoAttention:
                 first = self._share(scores * width, top * width)[..., :FIRST].sum(-1).mean(1)
                 along = along * (1.0 - first).to(along.dtype).unsqueeze(-1)
             added = added - along
-        if isinstance(weight, Tensor):
-            return added * weight.unsqueeze(-1)
-        return added if weight == 1.0 else added * weight
+        return scale(added, weight)
 
     def _share(self, scores: Tensor, top: Tensor) -> Tensor:
         """Softmax over the tokens and the empty ones, of which only the tokens' is returned."""
