@@ -10,6 +10,7 @@ from ..model_patches.gates.gate import OPEN
 from ..model_patches.identity.reference import VIEWS, Encoders, View, encode_reference
 from ..model_patches.inject.flexip import apply_flexip
 from . import types
+from .identity import preview_both
 from .model_files import ModelFiles
 
 EXTENSIONS = (".safetensors", ".sft", ".bin", ".pt", ".pth")
@@ -131,10 +132,7 @@ class FlexIDEncodeFlexIP(io.ComfyNode):
     ) -> io.NodeOutput:
         done = encode_reference(adapter, Encoders(clip_vision, dino), image, faces, view)
         picture = done.identity.picture
-        shown = {
-            **ui.PreviewImage(picture, cls=cls).as_dict(),
-            **ui.PreviewText(done.report).as_dict(),
-        }
+        shown = preview_both(cls, picture, done.report)
         return io.NodeOutput(done.identity, picture, done.report, ui=shown)
 
 

@@ -38,7 +38,7 @@ def list_choices(table: dict[str, str]) -> str:
     return " ".join(f"{name}: {definition}." for name, definition in table.items())
 
 
-def _preview_both(cls: type[io.ComfyNode], image: io.Image.Type, text: str) -> dict:
+def preview_both(cls: type[io.ComfyNode], image: io.Image.Type, text: str) -> dict:
     """Preview picture and text together."""
     return {**ui.PreviewImage(image, cls=cls).as_dict(), **ui.PreviewText(text).as_dict()}
 
@@ -160,7 +160,7 @@ class FlexIDEncodeIdentity(io.ComfyNode):
             encoded.identity,
             picture,
             encoded.report,
-            ui=_preview_both(cls, picture, encoded.report),
+            ui=preview_both(cls, picture, encoded.report),
         )
 
 
@@ -219,7 +219,7 @@ class FlexIDCombineIdentities(io.ComfyNode):
             combined.identity,
             picture,
             combined.report,
-            ui=_preview_both(cls, picture, combined.report),
+            ui=preview_both(cls, picture, combined.report),
         )
 
 
@@ -266,7 +266,7 @@ class FlexIDSaveIdentity(io.ComfyNode):
         folder, name, number, *_ = folder_paths.get_save_image_path(prefix, root)
         path = save_numbered(identity, folder, name, number, with_features)
         text = f"Saved {path.relative_to(output).as_posix()} [output]"
-        return io.NodeOutput(identity, ui=_preview_both(cls, identity.picture, text))
+        return io.NodeOutput(identity, ui=preview_both(cls, identity.picture, text))
 
 
 class FlexIDLoadIdentity(io.ComfyNode):
