@@ -194,18 +194,21 @@ def _cut_aligned(photo: Tensor, face: Face) -> Tensor:
 def _null_features(adapter: FlexIPAdapter, encoders: Encoders, seen: Features) -> Features:
     """What the adapter reads of nobody: zeros, or what encoders make of pixels of zeros."""
     null: Features = {source: torch.zeros_like(value[:1]) for source, value in seen.items()}
-    if "patches" in null:
-        null["patches"] = look_at_nothing(encoders.clip, CLIP_SIZE).patches
-    if "context" in null and adapter.settings.null == "pixels":
+    by_pixels = "context" in null and adapter.settings.null == "pixels"
+    from_clip = {"patches"} & null.keys()
+    if by_pixels:
+        from_clip |= {"pooled"} & null.keys()
         if _reads_dino(adapter):
             size = adapter.settings.context_size
             null["context"] = look_at_nothing(encoders.dino, size).patches[:, 1:]
         else:
-            null["context"] = look_at_nothing(encoders.clip, CLIP_SIZE).patches
-        if "pooled" in null:
-            blank = look_at_nothing(encoders.clip, CLIP_SIZE)
-            projected = adapter.settings.cls == "projected"
-            null["pooled"] = blank.pooled if projected else blank.patches[:, 0]
+            from_clip |= {"context"}
+    if from_clip:
+        blank = look_at_nothing(encoders.clip, CLIP_SIZE)
+        projected = adapter.settings.cls == "projected"
+        pooled = blank.pooled if projected else blank.patches[:, 0]
+        made: Features = {"patches": blank.patches, "context": blank.patches, "pooled": pooled}
+        null |= {source: value for source, value in made.items() if source in from_clip}
     return null
 
 
