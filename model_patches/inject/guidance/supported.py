@@ -54,10 +54,6 @@ def check_model(model: ModelPatcher, label: str, by_attention: bool) -> None:
         )
 
 
-def is_tested(model: ModelPatcher) -> bool:
-    return type(model.model).__name__ in TESTED
-
-
 def check_prompts(
     model: Any,
     conds: Sequence[Sequence[Entry] | None],
