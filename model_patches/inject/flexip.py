@@ -27,7 +27,7 @@ from .call import Call, PromptRows, Site, Term
 from .decoupled import Table, match_sites, project_tokens
 from .flexip_fusion import Fusion, Share, make_terms
 from .region import Region, region_of
-from .run import payload_of, register, with_payload
+from .run import Neutral, payload_of, register, with_payload
 from .text import Edit, edit_rows
 from .unet import attention_names, patch_attention, unet_of, unet_sites
 
@@ -49,7 +49,7 @@ class Applied:
 
 
 @dataclass(frozen=True, eq=False)
-class Streams:
+class Streams(Neutral):
     """One adapter and identity on one model: an Injection."""
 
     binding: object
@@ -64,12 +64,6 @@ class Streams:
 
     kind = FLEXIP
     label = LABEL
-
-    def models(self) -> list[ModelPatcher]:
-        return []
-
-    def to(self, device_or_dtype: Any) -> Streams:
-        return self
 
     def check_run(self, prompts: Sequence[PromptRows]) -> None:
         if not any(self._shares(prompt) for prompt in prompts):

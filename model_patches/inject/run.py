@@ -135,6 +135,25 @@ class Injection(Protocol):
         ...
 
 
+class Neutral:
+    """An injection without an effect: others derive from it and write what they do."""
+
+    def models(self) -> list[ModelPatcher]:
+        return []
+
+    def to(self, device_or_dtype: Any) -> Any:
+        return self
+
+    def check_run(self, prompts: Sequence[PromptRows]) -> None:
+        """Accept any run."""
+
+    def edit_text(self, call: Call, text: Tensor) -> Tensor:
+        return text
+
+    def terms(self, call: Call) -> list[Term]:
+        return []
+
+
 def injections_of(options: Mapping[str, Any]) -> list[Injection]:
     """The injections in these transformer_options, in the order in which they are summed."""
     return sorted(options.get("patches", {}).get(KEY, []), key=lambda one: (one.kind, one.order))

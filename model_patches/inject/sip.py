@@ -26,8 +26,8 @@ from ..identity.identity import Identity
 from ..sip.projector import Direction, Prompt, SipProjector, direction_for
 from ..sip.residual import Norm, add_all, match_norms
 from ..sip.scope import Scope, scope_mask, scope_used
-from .call import Call, PromptRows, Site, Term
-from .run import injections_of, payload_of, register, with_payload
+from .call import Call, PromptRows, Site
+from .run import Neutral, injections_of, payload_of, register, with_payload
 from .text import Edit, edit_rows
 
 SIP = "sip"
@@ -134,7 +134,7 @@ def follow(model: ModelPatcher) -> ModelPatcher:
 
 
 @dataclass(frozen=True, eq=False)
-class TextResiduals:
+class TextResiduals(Neutral):
     """An Injection: adds to each prompt's rows of the text what travels with that prompt."""
 
     order: str = ""
@@ -143,12 +143,6 @@ class TextResiduals:
     kind = SIP
     label = LABEL
 
-    def models(self) -> list[ModelPatcher]:
-        return []
-
-    def to(self, device_or_dtype: Any) -> TextResiduals:
-        return self
-
     def check_run(self, prompts: Sequence[PromptRows]) -> None:
         if not any(SIP in prompt.payloads for prompt in prompts):
             raise RuntimeError(
@@ -156,9 +150,6 @@ class TextResiduals:
                 "Connect the CONDITIONING that Apply SIP returns (behind Conditioning Concat: as "
                 "conditioning_to), or the MODEL from before Apply SIP."
             )
-
-    def terms(self, call: Call) -> list[Term]:
-        return []
 
     def edit_text(self, call: Call, text: Tensor) -> Tensor:
         """The call's text (R, T, D) with every residual at this moment's α; itself if all are 0."""

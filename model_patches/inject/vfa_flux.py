@@ -5,22 +5,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..adapters.pulid_flux import IdentityAdapter
 from .anchor import LABEL, VFA, Anchor
-from .call import Call, PromptRows, Site, Term
+from .call import Call, Site, Term
 from .cover import cover_tokens, token_factor
 from .flux import wrap_blocks
 from .pulid import folded_for
-from .run import register
+from .run import Neutral, register
 
 
 @dataclass(frozen=True, eq=False)
-class FluxAnchor:
+class FluxAnchor(Neutral):
     """One identity on one Flux: an Injection."""
 
     anchor: Anchor
@@ -39,15 +38,6 @@ class FluxAnchor:
     def models(self) -> list[ModelPatcher]:
         negative = [] if self.negative in (None, self.positive) else [self.negative]
         return [self.positive, *negative]
-
-    def to(self, device_or_dtype: Any) -> FluxAnchor:
-        return self
-
-    def check_run(self, prompts: Sequence[PromptRows]) -> None:
-        """Any run will do."""
-
-    def edit_text(self, call: Call, text: Tensor) -> Tensor:
-        return text
 
     def terms(self, call: Call) -> list[Term]:
         """One per prompt that has an identity and covered tokens."""

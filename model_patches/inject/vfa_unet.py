@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -13,12 +13,12 @@ from torch import Tensor
 
 from ..adapters.pulid_sdxl import SdxlAdapter
 from .anchor import LABEL, VFA, Anchor
-from .call import Call, PromptRows, Site, Term
+from .call import Call, Site, Term
 from .cover import cover_tokens, token_factor
 from .decoupled import Table, match_sites, project_tokens
 from .ortho import OrthoAttention, Orthogonality
 from .region import Coverage
-from .run import register
+from .run import Neutral, register
 from .unet import cross_attention_of, inside_of, unet_of, unet_sites, wrap_attention
 
 Method = Literal["fidelity", "style", "neutral"]
@@ -43,7 +43,7 @@ def orthogonality(method: Method, version: str) -> Orthogonality:
 
 
 @dataclass(frozen=True, eq=False)
-class UNetAnchor:
+class UNetAnchor(Neutral):
     """One identity on one UNet: an Injection."""
 
     anchor: Anchor
@@ -59,18 +59,6 @@ class UNetAnchor:
     @property
     def order(self) -> str:
         return self.anchor.order
-
-    def models(self) -> list[ModelPatcher]:
-        return []
-
-    def to(self, device_or_dtype: Any) -> UNetAnchor:
-        return self
-
-    def check_run(self, prompts: Sequence[PromptRows]) -> None:
-        """Any run will do."""
-
-    def edit_text(self, call: Call, text: Tensor) -> Tensor:
-        return text
 
     def terms(self, call: Call) -> list[Term]:
         """One per prompt that has an identity and grid that has covered tokens."""

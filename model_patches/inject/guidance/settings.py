@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...files.cache import tensor_key
 from ...gates.gate import OPEN, Gate, Moment
 from ..call import Call, PromptRows, Run, Site, Term
 from ..region import Region
+from ..run import Neutral
 from .levels import Share, Subset, level_fields, level_shares
 
 GUIDANCE = "guidance"
@@ -49,7 +49,7 @@ NEUTRAL = Setting(1.0, OPEN, None)
 
 
 @dataclass(frozen=True, eq=False)
-class ReferenceGuidance:
+class ReferenceGuidance(Neutral):
     """The settings of all references on one model: an Injection that acts on whole predictions."""
 
     settings: Mapping[int, Setting]
@@ -60,12 +60,6 @@ class ReferenceGuidance:
     kind = GUIDANCE
     label = LABEL
 
-    def models(self) -> list[ModelPatcher]:
-        return []
-
-    def to(self, device_or_dtype: Any) -> ReferenceGuidance:
-        return self
-
     def check_run(self, prompts: Sequence[PromptRows]) -> None:
         if not any(prompt.references for prompt in prompts):
             raise RuntimeError(
@@ -73,9 +67,6 @@ class ReferenceGuidance:
                 "reference picture. Put Reference Latent (or the model's own edit node) before the "
                 "sampler, or bypass this node."
             )
-
-    def edit_text(self, call: Call, text: Tensor) -> Tensor:
-        return text
 
     def terms(self, call: Call) -> list[Term]:
         """None; but a model call that was not guided must not pass for one that was."""

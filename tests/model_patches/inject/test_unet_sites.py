@@ -12,9 +12,8 @@ from flexid.model_patches.gates.window import Window
 from flexid.model_patches.inject.attention import fold, wrap_folded
 from flexid.model_patches.inject.call import Term
 from flexid.model_patches.inject.region import EVERYWHERE, Grid, Region
-from flexid.model_patches.inject.run import register
+from flexid.model_patches.inject.run import Neutral, register
 from flexid.model_patches.inject.unet import cross_attention_of, patch_attention, unet_sites
-from injections import Idle
 from torch import nn
 
 pytestmark = pytest.mark.comfy
@@ -24,7 +23,7 @@ TOKENS = 3
 
 
 @dataclass(frozen=True, eq=False)
-class Decoupled(Idle):
+class Decoupled(Neutral):
     """Keys and values of its own, query and output of the base model's attention."""
 
     model: object

@@ -11,10 +11,9 @@ from flexid.model_patches.gates.gate import Gate
 from flexid.model_patches.gates.window import Window
 from flexid.model_patches.inject import sites
 from flexid.model_patches.inject.call import CALL
-from flexid.model_patches.inject.run import KEY, RUN, inject_call, register
+from flexid.model_patches.inject.run import KEY, RUN, Neutral, inject_call, register
 from flexid.model_patches.inject.vfa import apply_vfa
 from identities import identity_of
-from injections import Idle
 from torch.utils._python_dispatch import TorchDispatchMode
 
 pytestmark = pytest.mark.comfy
@@ -234,8 +233,8 @@ def test_a_later_anchor_wraps_a_block_that_was_taken_over(model, adapter, person
 def test_every_kind_of_injection_is_checked_for_itself(model, adapter, person):
     """A second injection whose sites never run is not covered by the first one's."""
 
-    class Elsewhere(Idle):
-        kind, label = "elsewhere", "Apply Elsewhere"
+    class Elsewhere(Neutral):
+        kind, label, order = "elsewhere", "Apply Elsewhere", ""
         sites = (sites.Site("double_block", 99),)
 
     patched = apply_vfa(model, adapter, person)
