@@ -114,12 +114,17 @@ def run_in_foreground(
     try:
         return process.wait()
     finally:
-        for end in (process.terminate, process.kill):
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(GRACE_SECONDS)
-            if process.poll() is None:
-                end()
-        process.wait()
+        end_process(process)
+
+
+def end_process(process: subprocess.Popen) -> None:
+    """Wait for a process that has been asked to end; after GRACE_SECONDS each, ask and kill it."""
+    for end in (process.terminate, process.kill):
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_SECONDS)
+        if process.poll() is None:
+            end()
+    process.wait()
 
 
 @contextmanager

@@ -7,11 +7,10 @@ import shutil
 import subprocess
 import sys
 import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from .console import Live, say
+from .console import Live, end_process, say
 from .demo import prepare_photo
 from .environment import Environment
 from .lock import exclusive
@@ -21,7 +20,6 @@ from .server import COLOURS, PACK, Server, command, free_port, make_base, wait_u
 from .world import ensure_world
 
 WORKFLOWS = ROOT / "workflows"
-GRACE_SECONDS = 5
 
 
 def serve(environment: Environment, port: int, existing: bool, extra: list[str]) -> int:
@@ -85,12 +83,7 @@ def _foreground(arguments: list[str], base: Path, port: int, ready: str) -> int:
     except KeyboardInterrupt:
         return 0
     finally:
-        for end in (process.terminate, process.kill):
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(GRACE_SECONDS)
-            if process.poll() is None:
-                end()
-        process.wait()
+        end_process(process)
 
 
 class Relay(threading.Thread):
