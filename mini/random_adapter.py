@@ -143,18 +143,18 @@ def _amplify(tensors: dict[str, torch.Tensor], strength: float, heads: int) -> N
         tensors[f"{prefix}to_out.weight"] *= strength / out.square().mean().sqrt()
 
 
-def _norm(prefix: str, width: int) -> Shapes:
+def norm(prefix: str, width: int) -> Shapes:
     return {f"{prefix}.weight": (width,), f"{prefix}.bias": (width,)}
 
 
-def _linear(prefix: str, rows: int, columns: int) -> Shapes:
+def linear(prefix: str, rows: int, columns: int) -> Shapes:
     return {f"{prefix}.weight": (rows, columns), f"{prefix}.bias": (rows,)}
 
 
 def _cross_attention(hidden: int, token_dim: int) -> Shapes:
     return {
-        **_norm("norm1", token_dim),
-        **_norm("norm2", hidden),
+        **norm("norm1", token_dim),
+        **norm("norm2", hidden),
         "to_q.weight": (hidden, hidden),
         "to_kv.weight": (2 * hidden, token_dim),
         "to_out.weight": (hidden, hidden),
@@ -163,11 +163,11 @@ def _cross_attention(hidden: int, token_dim: int) -> Shapes:
 
 def _mapping(prefix: str, entry: int, dim: int, exit_: int) -> Shapes:
     return {
-        **_linear(f"{prefix}.0", dim, entry),
-        **_norm(f"{prefix}.1", dim),
-        **_linear(f"{prefix}.3", dim, dim),
-        **_norm(f"{prefix}.4", dim),
-        **_linear(f"{prefix}.6", exit_, dim),
+        **linear(f"{prefix}.0", dim, entry),
+        **norm(f"{prefix}.1", dim),
+        **linear(f"{prefix}.3", dim, dim),
+        **norm(f"{prefix}.4", dim),
+        **linear(f"{prefix}.6", exit_, dim),
     }
 
 
@@ -179,18 +179,22 @@ def _encoder(
         shapes |= _mapping(f"mapping_{group}", vision, dim, dim)
     shapes |= _mapping("id_embedding_mapping", ARCFACE + pooled, dim, id_tokens * dim)
     for layer in range(layers):
-        prefix = f"layers.{layer}"
-        shapes |= {
-            **_norm(f"{prefix}.0.norm1", dim),
-            **_norm(f"{prefix}.0.norm2", dim),
-            f"{prefix}.0.to_q.weight": (dim, dim),
-            f"{prefix}.0.to_kv.weight": (2 * dim, dim),
-            f"{prefix}.0.to_out.weight": (dim, dim),
-            **_norm(f"{prefix}.1.0", dim),
-            f"{prefix}.1.1.weight": (4 * dim, dim),
-            f"{prefix}.1.3.weight": (dim, 4 * dim),
-        }
+        shapes |= perceiver_layer(f"layers.{layer}", dim)
     return shapes
+
+
+def perceiver_layer(prefix: str, dim: int) -> Shapes:
+    """One layer of a resampler: attention with two norms, and what feeds forward."""
+    return {
+        **norm(f"{prefix}.0.norm1", dim),
+        **norm(f"{prefix}.0.norm2", dim),
+        f"{prefix}.0.to_q.weight": (dim, dim),
+        f"{prefix}.0.to_kv.weight": (2 * dim, dim),
+        f"{prefix}.0.to_out.weight": (dim, dim),
+        **norm(f"{prefix}.1.0", dim),
+        f"{prefix}.1.1.weight": (4 * dim, dim),
+        f"{prefix}.1.3.weight": (dim, 4 * dim),
+    }
 
 
 def _tower(width: int, depth: int, patch: int, image: int, output: int) -> Shapes:
@@ -200,24 +204,24 @@ def _tower(width: int, depth: int, patch: int, image: int, output: int) -> Shape
         "pos_embed": (1, (image // patch) ** 2 + 1, width),
         "patch_embed.proj.weight": (width, 3, patch, patch),
         "patch_embed.proj.bias": (width,),
-        **_norm("norm", width),
-        **_linear("head", output, width),
+        **norm("norm", width),
+        **linear("head", output, width),
     }
     for block in range(depth):
         prefix = f"blocks.{block}"
         shapes |= {
-            **_norm(f"{prefix}.norm1", width),
-            **_norm(f"{prefix}.norm2", width),
+            **norm(f"{prefix}.norm1", width),
+            **norm(f"{prefix}.norm2", width),
             f"{prefix}.attn.q_proj.weight": (width, width),
             f"{prefix}.attn.k_proj.weight": (width, width),
             f"{prefix}.attn.v_proj.weight": (width, width),
             f"{prefix}.attn.q_bias": (width,),
             f"{prefix}.attn.v_bias": (width,),
-            **_norm(f"{prefix}.attn.inner_attn_ln", width),
-            **_linear(f"{prefix}.attn.proj", width, width),
-            **_linear(f"{prefix}.mlp.w1", mlp, width),
-            **_linear(f"{prefix}.mlp.w2", mlp, width),
-            **_norm(f"{prefix}.mlp.ffn_ln", mlp),
-            **_linear(f"{prefix}.mlp.w3", width, mlp),
+            **norm(f"{prefix}.attn.inner_attn_ln", width),
+            **linear(f"{prefix}.attn.proj", width, width),
+            **linear(f"{prefix}.mlp.w1", mlp, width),
+            **linear(f"{prefix}.mlp.w2", mlp, width),
+            **norm(f"{prefix}.mlp.ffn_ln", mlp),
+            **linear(f"{prefix}.mlp.w3", width, mlp),
         }
     return shapes

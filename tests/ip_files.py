@@ -6,19 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from flexid.mini.random_adapter import linear, norm, perceiver_layer
 from safetensors.torch import save_file
 from seeding import seeded
 from torch import Tensor
 
 Shapes = dict[str, tuple[int, ...]]
-
-
-def linear(name: str, rows: int, columns: int) -> Shapes:
-    return {f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)}
-
-
-def norm(name: str, width: int) -> Shapes:
-    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
 
 
 def resampler(
@@ -36,17 +29,7 @@ def resampler(
         shapes |= {**linear("proj_query", spread * dim, query), **norm("norm_query", dim)}
     shapes |= linear("proj_in", dim, context)
     for layer in range(depth):
-        prefix = f"layers.{layer}"
-        shapes |= {
-            **norm(f"{prefix}.0.norm1", dim),
-            **norm(f"{prefix}.0.norm2", dim),
-            f"{prefix}.0.to_q.weight": (dim, dim),
-            f"{prefix}.0.to_kv.weight": (2 * dim, dim),
-            f"{prefix}.0.to_out.weight": (dim, dim),
-            **norm(f"{prefix}.1.0", dim),
-            f"{prefix}.1.1.weight": (4 * dim, dim),
-            f"{prefix}.1.3.weight": (dim, 4 * dim),
-        }
+        shapes |= perceiver_layer(f"layers.{layer}", dim)
     shapes |= linear("proj_out", output, dim)
     return {**shapes, **(norm("norm_out", output) if normed else {})}
 

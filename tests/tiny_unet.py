@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import comfy.model_management
@@ -120,3 +121,17 @@ def sample(
         disable_pbar=True,
         seed=0,
     )
+
+
+def first_read(model: comfy.model_patcher.ModelPatcher, run: Callable[..., Any]) -> Tensor:
+    """What the first cross-attention returns in the first model call of `run(model)`."""
+    seen = []
+
+    def spy(n: Tensor, extra: dict) -> Tensor:
+        seen.append(n.clone())
+        return n
+
+    watched = model.clone()
+    watched.set_model_attn2_output_patch(spy)
+    run(watched)
+    return seen[0]

@@ -11,13 +11,12 @@ import tiny_unet
 import torch
 from flexid.model_patches.gates.gate import Gate
 from flexid.model_patches.gates.window import Window
-from flexid.model_patches.inject import sites
 from flexid.model_patches.inject.attention import BaseAttention, FoldedAttention
 from flexid.model_patches.inject.call import CALL
 from flexid.model_patches.inject.flexip import apply_flexip
 from flexid.model_patches.inject.run import KEY, RUN
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch_ops import watch_sites
 
 pytestmark = pytest.mark.comfy
 
@@ -124,16 +123,11 @@ def test_all_one_mask_is_no_mask(world):
 
 def first_read(applied, **options):
     """What the first cross-attention returns in the first step."""
-    seen = []
-
-    def spy(n, extra):
-        seen.append(n.clone())
-        return n
-
-    watched = applied.model.clone()
-    watched.set_model_attn2_output_patch(spy)
-    tiny_unet.sample(watched, applied.positive, applied.negative, **{"steps": 1, **options})
-    return seen[0]
+    prompts = applied.positive, applied.negative
+    options = {"steps": 1, **options}
+    return tiny_unet.first_read(
+        applied.model, lambda one: tiny_unet.sample(one, *prompts, **options)
+    )
 
 
 def test_both_ends_are_one_stream_alone(world):
@@ -427,25 +421,9 @@ def test_moving_the_slider_runs_no_encoder(world, monkeypatch):
     world.apply(value=0.7)
 
 
-class Ops(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.names = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.add(func.__name__.split(".")[0])
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("fusion", ["outputs", "joint"])
 def test_a_block_only_computes(world, monkeypatch, tmp_path, fusion):
-    ops, add_terms = Ops(), sites.add_terms
-
-    def watched(*args):
-        with ops:
-            add_terms(*args)
-
-    monkeypatch.setattr(sites, "add_terms", watched)
+    ops = watch_sites(monkeypatch)
     adapter = flexip_world.flexip(tmp_path, world.model, fusion=fusion)
     world.draw(world.apply(adapter, mask=left() * 0.5))
     assert "index_add_" in ops.names

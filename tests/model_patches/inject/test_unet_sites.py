@@ -228,16 +228,7 @@ def test_only_covered_tokens_change(model):
 
 
 def _first_output(model):
-    seen = []
-
-    def spy(n, extra):
-        seen.append(n.clone())
-        return n
-
-    watched = model.clone()
-    watched.set_model_attn2_output_patch(spy)
-    sample(watched, steps=1)
-    return seen[0]
+    return tiny_unet.first_read(model, lambda watched: sample(watched, steps=1))
 
 
 @pytest.mark.parametrize("cell", [1, 2, 4, 8])

@@ -14,7 +14,7 @@ from flexid.model_patches.inject.call import CALL
 from flexid.model_patches.inject.run import KEY, RUN, Neutral, inject_call, register
 from flexid.model_patches.inject.vfa import apply_vfa
 from identities import identity_of
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch_ops import watch_sites
 
 pytestmark = pytest.mark.comfy
 
@@ -586,25 +586,8 @@ def test_the_same_identity_is_folded_once(model, adapter, person):
 # 7. No syncs, no masks made inside a block
 
 
-class Ops(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.names = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.add(func.__name__.split(".")[0])
-        return func(*args, **(kwargs or {}))
-
-
 def test_a_block_only_computes(model, adapter, person, monkeypatch):
-    ops = Ops()
-    add_terms = sites.add_terms
-
-    def watched(*args):
-        with ops:
-            add_terms(*args)
-
-    monkeypatch.setattr(sites, "add_terms", watched)
+    ops = watch_sites(monkeypatch)
     soft = left() * 0.5
     patched = apply_vfa(model, adapter, person, mask=soft)
     tiny.sample(patched, cfg=3.0)

@@ -9,14 +9,13 @@ import torch
 from flexid.model_patches.adapters.pulid_sdxl import FAMILY, load_sdxl_adapter
 from flexid.model_patches.gates.gate import Gate
 from flexid.model_patches.gates.window import Window
-from flexid.model_patches.inject import sites
 from flexid.model_patches.inject.call import CALL
 from flexid.model_patches.inject.run import KEY, RUN
 from flexid.model_patches.inject.unet import cross_attention_of, in_diffusers_order
 from flexid.model_patches.inject.vfa import apply_vfa
 from identities import identity_of
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch_ops import watch_sites
 
 pytestmark = pytest.mark.comfy
 
@@ -75,16 +74,7 @@ def left(size=64):
 
 def first_read(model, **options):
     """What the first cross-attention returns in the first step."""
-    seen = []
-
-    def spy(n, extra):
-        seen.append(n.clone())
-        return n
-
-    watched = model.clone()
-    watched.set_model_attn2_output_patch(spy)
-    sample(watched, steps=1, **options)
-    return seen[0]
+    return tiny_unet.first_read(model, lambda watched: sample(watched, steps=1, **options))
 
 
 @pytest.mark.parametrize(
@@ -205,24 +195,8 @@ def test_the_same_run_twice_and_after_an_interrupt(model, base, adapter, person)
     assert torch.equal(sample(patched), before) and torch.equal(sample(model), base)
 
 
-class Ops(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.names = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.add(func.__name__.split(".")[0])
-        return func(*args, **(kwargs or {}))
-
-
 def test_a_block_only_computes(model, adapter, person, monkeypatch):
-    ops, add_terms = Ops(), sites.add_terms
-
-    def watched(*args):
-        with ops:
-            add_terms(*args)
-
-    monkeypatch.setattr(sites, "add_terms", watched)
+    ops = watch_sites(monkeypatch)
     sample(apply_vfa(model, adapter, person, mask=left() * 0.5), steps=1)
     assert "exp" in ops.names
     assert not ops.names & {"_local_scalar_dense", "item", "nonzero", "interpolate", "ones"}
