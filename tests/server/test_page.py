@@ -74,6 +74,7 @@ def test_the_demo_runs_by_the_button_and_shows_what_it_did(page, tmp_path):
         if node["type"] == "KSampler":
             node["widgets_values"][2] = 3
     page.load(graph, "demo")
+    page.show_all()  # the page fetches the pictures of nodes that it draws
     page.run()
     page.tab.wait_for_function(
         "() => app.graph._nodes.filter(n => n.type == 'SaveImage').every(n => n.imgs?.length)",
