@@ -3,8 +3,8 @@
 import json
 
 import pytest
+import templates
 from browser_page import SECOND
-from pack import ROOT
 
 pytestmark = pytest.mark.server
 
@@ -26,8 +26,7 @@ CHANGE = """([id, name, value]) => {
 @pytest.fixture(scope="module")
 def graph():
     """The three nodes with the demo's models, quick to sample."""
-    path = ROOT / "workflows" / "flexid_nodes_demo.json"
-    read = json.loads(path.read_text(encoding="utf-8"))
+    read = json.loads(templates.PAGES["flexid_nodes_demo"].read_text(encoding="utf-8"))
     for node in read["nodes"]:
         if node["type"] == "EmptySD3LatentImage":
             node["widgets_values"] = [64, 64, 1]
