@@ -55,6 +55,15 @@ class Page:
         self.tab.evaluate(script + " app.canvas.selectNode(n) }", kind)
         self.tab.wait_for_timeout(SECOND)
 
+    def search(self, words):
+        """Open the node search as a user does and type; a page that still starts misses clicks."""
+        for _ in range(10):
+            self.tab.mouse.dblclick(700, 700)
+            self.tab.wait_for_timeout(SECOND)
+            if self.tab.evaluate("document.activeElement?.tagName == 'INPUT'"):
+                break
+        self.tab.keyboard.type(words)
+
     def run(self, button="Run"):
         """Click Run, called `button` in the page's language, and wait for the end."""
         self.tab.evaluate(

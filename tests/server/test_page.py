@@ -121,11 +121,7 @@ def _is_widget(spec):
 def test_search_finds_a_node_by_name_and_by_alias(page):
     for words in ("Apply VFA", "pulid"):
         page.load(EMPTY)
-        page.tab.mouse.dblclick(700, 700)
-        page.tab.wait_for_function(
-            "() => document.activeElement?.tagName == 'INPUT'", timeout=10 * SECOND
-        )
-        page.tab.keyboard.type(words)
+        page.search(words)
         page.tab.get_by_text("Visual Feature Anchor").first.wait_for(timeout=10 * SECOND)
         page.tab.keyboard.press("Escape")
 

@@ -219,11 +219,7 @@ def test_every_letter_of_the_chart_lies_inside_of_it(open_page, vue, width, tmp_
 @pytest.mark.parametrize("words", ["instantid", "ipadapter", "faceid", "pulid"])
 def test_search_for_other_methods_finds_apply_vfa_first(page, words):
     page.load(EMPTY)
-    page.tab.mouse.dblclick(700, 700)
-    page.tab.wait_for_function(
-        "() => document.activeElement?.tagName == 'INPUT'", timeout=10 * SECOND
-    )
-    page.tab.keyboard.type(words)
+    page.search(words)
     found = page.tab.get_by_role("option").first
     found.get_by_text("Visual Feature Anchor").wait_for(timeout=20 * SECOND)
     page.tab.keyboard.press("Escape")
