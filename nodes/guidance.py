@@ -52,6 +52,15 @@ class FlexIDApplyReferenceGuidance(io.ComfyNode):
                     "reference's keys in one prediction; the ends are the same, between them the "
                     "effect is not linear; no mask.",
                 ),
+                io.Int.Input(
+                    "every",
+                    default=1,
+                    min=1,
+                    max=8,
+                    tooltip="Predict what the references change in one of so many steps and reuse "
+                    "it in the others, which then take one prediction. 2 costs 1.5 predictions for "
+                    "each step on average.",
+                ),
                 types.Gate.Input(
                     "gate",
                     optional=True,
@@ -80,7 +89,16 @@ class FlexIDApplyReferenceGuidance(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, conditioning, weight, reference, method, gate=OPEN, mask=None, without=None
+        cls,
+        model,
+        conditioning,
+        weight,
+        reference,
+        method,
+        every=1,
+        gate=OPEN,
+        mask=None,
+        without=None,
     ) -> io.NodeOutput:
         guided = apply_reference_guidance(
             model,
@@ -91,6 +109,7 @@ class FlexIDApplyReferenceGuidance(io.ComfyNode):
             reference=ALL if reference == "all" else int(reference),
             without=without,
             method=method,
+            every=every,
         )
         return io.NodeOutput(
             guided.model,

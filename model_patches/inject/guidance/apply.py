@@ -31,6 +31,7 @@ from .settings import (
     GUIDANCE,
     LABEL,
     LARGEST,
+    LARGEST_EVERY,
     METHODS,
     MOST_REFERENCES,
     Method,
@@ -61,6 +62,7 @@ def apply_reference_guidance(
     reference: int = ALL,
     without: Sequence | None = None,
     method: Method = "two predictions",
+    every: int = 1,
 ) -> Guided:
     """A clone of the model that follows its reference pictures with a weight.
 
@@ -68,13 +70,21 @@ def apply_reference_guidance(
     holds on harder. mask (H, W) or (B, H, W) in [0, 1]: where in the picture. reference: 1 to 4, or
     ALL. without: the same prompt encoded without pictures, one entry or as many as `conditioning`
     has, for models whose text encoder sees the pictures, too. method: two predictions, linear in
-    the weight; or attention, one prediction, without mask and without text. A later setting of the
-    same reference replaces an earlier one.
+    the weight; or attention, one prediction, without mask and without text. every: 1 to 8; above 1
+    the difference that the references make is predicted in every so many steps only, and reused in
+    the others, which then cost one prediction. A later setting of the same reference replaces an
+    earlier one.
     Raises ValueError when the model takes no references, or when a value does not fit.
     """
     check_number(f"The weight of {LABEL}", weight, 0.0, LARGEST)
     check_number("reference", reference, ALL, MOST_REFERENCES)
+    check_number("every", every, 1, LARGEST_EVERY)
     check_model(model, LABEL, method == "attention")
+    if method == "attention" and every != 1:
+        raise ValueError(
+            f"{LABEL} with method attention predicts once in each step, but every is {every}. "
+            "Set every to 1, or method to two predictions."
+        )
     if method == "attention" and not (mask is None and without is None):
         raise ValueError(
             f"{LABEL} with method attention takes no mask and no conditioning without, got "
@@ -87,20 +97,26 @@ def apply_reference_guidance(
     earlier = _take_guidance(patched)
     settings = {**(earlier.settings if earlier else {}), reference: setting}
     if all(one.is_neutral for one in settings.values()):
-        return Guided(patched, texts, _report(settings, method))
-    if earlier and earlier.method != method and len(settings) > 1:
-        raise ValueError(
-            f"{LABEL} has method {method}, but an earlier one on this model has {earlier.method}. "
-            "Set both to the same."
-        )
-    order = repr((method, sorted((number, one.content) for number, one in settings.items())))
-    digest = hashlib.sha256(order.encode()).hexdigest()
-    register(patched, ReferenceGuidance(settings, method, digest))
+        return Guided(patched, texts, _report(settings, method, every))
+    if earlier and len(settings) > 1:
+        _check_same("method", method, earlier.method)
+        _check_same("every", every, earlier.every)
+    content = sorted((number, one.content) for number, one in settings.items())
+    digest = hashlib.sha256(repr((method, every, content)).encode()).hexdigest()
+    register(patched, ReferenceGuidance(settings, method, every, digest))
     kinds = comfy.patcher_extension.WrappersMP
     for kind, wrapper in ((kinds.CALC_COND_BATCH, guide_batch), (kinds.OUTER_SAMPLE, add_texts)):
         if not patched.get_wrappers(kind, TEXTS):
             patched.add_wrapper_with_key(kind, TEXTS, wrapper)
-    return Guided(patched, texts, _report(settings, method))
+    return Guided(patched, texts, _report(settings, method, every))
+
+
+def _check_same(name: str, value: object, earlier: object) -> None:
+    if value != earlier:
+        raise ValueError(
+            f"{LABEL} has {name} {value}, but an earlier one on this model has {earlier}. Set both "
+            "to the same."
+        )
 
 
 def _take_guidance(patched: ModelPatcher) -> ReferenceGuidance | None:
@@ -129,7 +145,7 @@ def _with_texts(conditioning: Sequence, without: Sequence | None) -> list:
     ]
 
 
-def _report(settings: Mapping[int, Setting], method: Method) -> str:
+def _report(settings: Mapping[int, Setting], method: Method, every: int) -> str:
     lines = []
     for number, one in sorted(settings.items()):
         name = f"reference {number}" if number else "every reference"
@@ -139,4 +155,5 @@ def _report(settings: Mapping[int, Setting], method: Method) -> str:
         if one.region is not None:
             facts.append(f"on {one.region.mask.mean().item():.0%} of the picture")
         lines.append(f"{name}: {', '.join(facts)}")
-    return "\n".join([*lines, f"method: {method}"])
+    often = f", the difference predicted in one of {every} steps" if every > 1 else ""
+    return "\n".join([*lines, f"method: {method}{often}"])

@@ -23,12 +23,15 @@ from ..run import (
 )
 from .attention import OVERRIDE, WeighKeys
 from .levels import Share, Subset
+from .reuse import Differences, Reuse, heaviest
 from .settings import GUIDANCE, LABEL, MOST_REFERENCES, ReferenceGuidance
 from .supported import check_prompts
 from .twins import Entry, TextOf, TwinBook, count_references
 
 TEXTS = "flexid_without"
 """Name under which a guider holds the texts that stand for prompts without references."""
+KEPT = (GUIDANCE, "kept")
+"""Name under which a run holds the differences of an earlier step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +78,14 @@ def guide_batch(
     if GUIDANCE not in run.cache:
         check_prompts(model, conds, model_options, guidance.settings, LABEL)
         run.cache[GUIDANCE] = TwinBook(_text_finder(batch.options))
+        run.cache[KEPT] = Reuse(guidance.every)
     sigma = timestep[0].item()
     schedule = batch.options.get("sample_sigmas")
     (moment,) = moments_of(run, model.model_sampling, [sigma], schedule)
     if guidance.method == "attention":
         return _weigh_attention(guidance, moment, run, batch)
     run.cache[GUIDANCE].begin(sigma)
+    run.cache[KEPT].begin(sigma)
     return _predict_subsets(guidance, moment, run, batch)
 
 
@@ -88,15 +93,28 @@ def _predict_subsets(
     guidance: ReferenceGuidance, moment: Moment, run: Run, batch: Batch
 ) -> list[Tensor]:
     """One list of prompts more for each subset of references that counts."""
-    plan = _Plan(run.cache[GUIDANCE], list(batch.conds))
+    book: TwinBook = run.cache[GUIDANCE]
+    reuse: Reuse = run.cache[KEPT]
+    plan = _Plan(book, list(batch.conds))
+    fresh = []
     for number, entries in enumerate(batch.conds):
         count = max(map(count_references, entries or ()), default=0)
-        if count:
-            plan.split(number, count, guidance.shares(count, moment, batch.x, run))
+        if not (entries and count):
+            continue
+        shares = guidance.shares(count, moment, batch.x, run)
+        kept = reuse.recall(entries, shares, batch.x, book.step)
+        if kept is not None:
+            plan.take(number, count, shares, kept)
+            continue
+        plan.split(number, count, shares)
+        if guidance.every > 1 and len(shares) > 1:
+            fresh.append((number, entries))
     if not plan.is_changed:
         return batch.predict()
     outputs = batch.predict(plan.lists, {ORIGINALS: tuple(plan.originals)})
-    return plan.combine(outputs, len(batch.conds))
+    for number, entries in fresh:
+        reuse.keep(entries, plan.predicted(number, outputs), book.step)
+    return plan.combine(outputs, len(batch.conds), moment.sigma)
 
 
 def _weigh_attention(
@@ -125,36 +143,62 @@ class _Plan:
         self.book, self.lists = book, lists
         self.originals = list(range(len(lists)))
         """For each list the one that it stands for."""
-        self.shares: dict[int, list[tuple[int, Share]]] = {}
+        self.places: dict[int, dict[Subset, int]] = {}
         """List -> the lists that make up its result, the smallest subset last."""
+        self.shares: dict[int, Mapping[Subset, Share]] = {}
+        self.kept: dict[int, Differences] = {}
+        """List -> differences of an earlier step; such a list has one place."""
         self.is_changed = False
 
     def split(self, number: int, count: int, shares: Mapping[Subset, Share]) -> None:
-        """Originals come first in the batch: caches follow the first row."""
+        """Predict every subset. Originals come first in the batch: caches follow the first row."""
         entries = self.lists[number]
-        places = []
-        for position, (subset, share) in enumerate(shares.items()):
-            twins = self.book.twins(entries, subset, len(subset) == count)
-            self.is_changed |= any(
-                twin["uuid"] != entry["uuid"] for twin, entry in zip(twins, entries, strict=True)
-            )
-            if position == 0:
-                self.lists[number] = twins
-                places.append((number, share))
-            else:
-                places.append((len(self.lists), share))
+        self.shares[number], self.places[number] = shares, {}
+        for position, subset in enumerate(shares):
+            twins = self._twins(entries, subset, count)
+            self.places[number][subset] = len(self.lists) if position else number
+            if position:
                 self.lists.append(twins)
                 self.originals.append(number)
-        self.shares[number] = places
+            else:
+                self.lists[number] = twins
 
-    def combine(self, outputs: Sequence[Tensor], count: int) -> list[Tensor]:
+    def take(
+        self, number: int, count: int, shares: Mapping[Subset, Share], kept: Differences
+    ) -> None:
+        """Predict the subset that counts most, and know the others from an earlier step."""
+        subset = heaviest(shares)
+        self.lists[number] = self._twins(self.lists[number], subset, count)
+        self.shares[number], self.places[number] = shares, {subset: number}
+        self.kept[number] = kept
+        self.is_changed = True
+
+    def _twins(self, entries: list[Entry], subset: Subset, count: int) -> list[Entry]:
+        twins = self.book.twins(entries, subset, len(subset) == count)
+        self.is_changed |= any(
+            twin["uuid"] != entry["uuid"] for twin, entry in zip(twins, entries, strict=True)
+        )
+        return twins
+
+    def predicted(self, number: int, outputs: Sequence[Tensor]) -> dict[Subset, Tensor]:
+        """The predictions of a list that was split."""
+        return {subset: outputs[place] for subset, place in self.places[number].items()}
+
+    def combine(self, outputs: Sequence[Tensor], count: int, sigma: float) -> list[Tensor]:
         """The shares of a list sum to 1: its last prediction, and what the others add to it."""
         results = list(outputs[:count])
-        for number, places in self.shares.items():
-            *others, (last, _) = places
-            base = outputs[last]
-            for place, share in others:
-                base = base + (outputs[place] - outputs[last]) * share
+        for number, shares in self.shares.items():
+            *others, last = shares
+            predicted = self.predicted(number, outputs)
+            if number in self.kept:
+                added = {one: self.kept[number][one] * sigma for one in others}
+                ((subset, base),) = predicted.items()
+                base = base if subset == last else base - added[subset]
+            else:
+                base = predicted[last]
+                added = {one: predicted[one] - base for one in others}
+            for one in others:
+                base = base + added[one] * shares[one]
             results[number] = base
         return results
 

@@ -22,6 +22,7 @@ ALL = 0
 """In place of a reference's number, from 1: all that have no setting of their own."""
 MOST_REFERENCES = 4
 LARGEST = 3.0
+LARGEST_EVERY = 8
 _EXACT = 1e-6
 
 Method = Literal["two predictions", "attention"]
@@ -54,6 +55,8 @@ class ReferenceGuidance(Neutral):
 
     settings: Mapping[int, Setting]
     method: Method
+    every: int
+    """Steps from one prediction of the references' effect to the next."""
     order: str
     sites: Sequence[Site] = ()
 

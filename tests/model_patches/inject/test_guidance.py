@@ -294,18 +294,19 @@ def test_twins_have_own_uuids_and_new_ones_after_a_gap(model):
     assert len(set(kept)) == 1
 
 
+@pytest.mark.parametrize("every", [1, 2])
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("node", [EasyCacheNode, LazyCacheNode])
-def test_caches_skip_steps_and_never_mix_up_twins(model, first, node):
+def test_caches_skip_steps_and_never_mix_up_twins(model, first, node, every):
     def cache(model, threshold):
         return node.execute(model, threshold, 0.0, 1.0, False)[0]
 
     def build(threshold):
         if first:
-            return guide(cache(model, threshold), weight=0.5)
-        return cache(guide(model, weight=0.5), threshold)
+            return guide(cache(model, threshold), weight=0.5, every=every)
+        return cache(guide(model, weight=0.5, every=every), threshold)
 
-    exact = tiny.sample(guide(model, weight=0.5), positive=prompt(), steps=12)
+    exact = tiny.sample(guide(model, weight=0.5, every=every), positive=prompt(), steps=12)
     assert torch.equal(tiny.sample(build(0.0), positive=prompt(), steps=12), exact)
     ran = []
 
@@ -316,7 +317,7 @@ def test_caches_skip_steps_and_never_mix_up_twins(model, first, node):
     patched = build(0.4)
     patched.add_wrapper_with_key(WRAPPERS.DIFFUSION_MODEL, "count", count)
     skipping = tiny.sample(patched, positive=prompt(), steps=12)
-    assert len(ran) < 24, "the cache has skipped something"
+    assert len(ran) < {1: 24, 2: 18}[every], "the cache has skipped something"
     assert (skipping - exact).abs().mean() < 0.3 * exact.abs().mean()
 
 
@@ -392,3 +393,77 @@ def test_a_guider_that_predicts_past_it_is_an_error(model):
     patched.model_options["sampler_calc_cond_batch_function"] = predict
     with pytest.raises(RuntimeError, match="predicts past it"):
         tiny.sample(patched, positive=prompt())
+
+
+def test_every_reuses_the_difference_between_predictions(model):
+    """In every second step there is one prediction and the velocity difference of the step before.
+    At weight 0.8 the prediction with the reference counts most, at 0.3 the one without."""
+    for weight in (0.8, 0.3):
+        patched, calls = watch(guide(model, weight=weight, every=2))
+        out = tiny.sample(patched, positive=prompt())
+        seen = [
+            sorted(call["references"] for call in step)
+            for _, step in itertools.groupby(calls, key=lambda call: float(call["t"][0]))
+        ]
+        one = [1] if weight > 0.5 else [0]
+        assert seen == [[0, 1], one, [0, 1], one]
+        assert torch.equal(out, reused_by_hand(model, weight, every=2))
+        assert not torch.equal(out, tiny.sample(guide(model, weight=weight), positive=prompt()))
+
+
+def reused_by_hand(model, weight, every, steps=4):
+    class Reusing(comfy.samplers.CFGGuider):
+        step, kept = 0, None
+
+        def predict_noise(self, x, timestep, model_options=None, seed=None):
+            def predict(name):
+                return comfy.samplers.calc_cond_batch(
+                    self.inner_model, [self.conds[name]], x, timestep, model_options
+                )[0]
+
+            sigma = timestep[0].item()
+            if self.step % every == 0:
+                without, added = predict("without"), None
+                added = predict("with") - without
+                self.kept = added / sigma
+            else:
+                added = self.kept * sigma
+                without = predict("with") - added if weight > 0.5 else predict("without")
+            self.step += 1
+            return without + added * weight
+
+    guider = Reusing(model)
+    guider.inner_set_conds({"with": prompt(), "without": prompt(references=())})
+    return run_guider(guider, model, steps)
+
+
+def test_every_is_exact_at_the_ends_and_forgets_between_passes(model):
+    options = {"positive": prompt(), "cfg": 3.0}
+    for weight, bare in ((1.0, (1,)), (0.0, ())):
+        plain = tiny.sample(model, **{**options, "positive": prompt(references=bare)})
+        assert torch.equal(tiny.sample(guide(model, weight=weight, every=4), **options), plain)
+    patched = guide(model, weight=0.5, every=8)
+    first = tiny.sample(patched, **options)
+    assert torch.equal(tiny.sample(patched, **options), first), "a run begins with nothing kept"
+    assert tiny.sample(patched, **options, size=(15, 9)).isfinite().all()
+    patched, calls = watch(patched)
+    sampling = model.get_model_object("model_sampling")
+    once = comfy.samplers.calculate_sigmas(sampling, "simple", 3)[:-1]
+    guider = comfy.samplers.CFGGuider(patched)
+    guider.set_conds(prompt(), prompt(11, ()))
+    noise = reference(0, (16, 16))
+    guider.sample(
+        noise, torch.zeros_like(noise), comfy.samplers.sampler_object("euler"),
+        torch.cat((once, once)), disable_pbar=True, seed=0,
+    )  # fmt: skip
+    assert rows(calls) == (2 + 1 + 1) + (2 + 1), "two predictions where a pass begins"
+
+
+def test_every_is_refused_where_it_cannot_hold(model):
+    with pytest.raises(ValueError, match=r"every is 9; expected .* \[1, 8\]"):
+        guide(model, every=9)
+    with pytest.raises(ValueError, match="method attention predicts once .* every is 2"):
+        guide(model, every=2, method="attention")
+    first = apply_reference_guidance(model, prompt(references=TWO), weight=0.5, reference=1)
+    with pytest.raises(ValueError, match="every 2, but an earlier one on this model has 1"):
+        guide(first.model, every=2, weight=0.5, reference=2)
