@@ -59,7 +59,7 @@ class FlexIDApplyReferenceGuidance(io.ComfyNode):
                     max=8,
                     tooltip="Predict what the references change in one of so many steps and reuse "
                     "it in the others, which then take one prediction. 2 costs 1.5 predictions for "
-                    "each step on average.",
+                    "each step on average. It has no effect at weight 0 and 1.",
                 ),
                 types.Gate.Input(
                     "gate",
@@ -95,7 +95,7 @@ class FlexIDApplyReferenceGuidance(io.ComfyNode):
         weight,
         reference,
         method,
-        every=1,
+        every,
         gate=OPEN,
         mask=None,
         without=None,

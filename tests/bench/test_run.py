@@ -111,3 +111,15 @@ def test_heavy_sections_plan_and_measure_at_a_small_width(monkeypatch, name):
     for row in rows:
         assert row["rounds"] == plan.LEAST and row["image tokens"] == 256
     flux.open_flux.cache_clear()
+
+
+def test_the_references_section_counts_predictions_and_states_the_error(monkeypatch):
+    section = importlib.import_module("flexid.bench.references")
+    monkeypatch.setattr(section, "STEPS", 4)
+    made = section.prepare(Namespace(rounds=3, dtype=torch.float32), plan.Allowance(0.0))
+    assert made.what.startswith("3 rounds of 8 runs, 4 steps, width 256")
+    with torch.no_grad():
+        rows = {row["run"]: row for row in made.measure()}
+    assert [row["predictions per step"] for row in rows.values()] == [1, 1, 1, 1, 2, 1.5, 1.25, 1]
+    assert all(row["rounds"] == 3 and row["vs without it"] > 0 for row in rows.values())
+    assert 0 < rows["weight 0.5, every 2"]["error %"] < rows["weight 0.5, every 4"]["error %"] < 100
