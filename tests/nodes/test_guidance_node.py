@@ -5,6 +5,7 @@ import tiny
 import torch
 from flexid.model_patches.gates.gate import Gate
 from flexid.model_patches.gates.window import Window
+from flexid.model_patches.inject.guidance.apply import apply_reference_guidance
 from flexid.nodes.guidance import REFERENCES, FlexIDApplyReferenceGuidance
 
 
@@ -21,9 +22,9 @@ def model():
     return tiny.flux()
 
 
-def run(model, conditioning, weight=1.0, reference="all", method="two predictions", **options):
+def run(model, conditioning, weight=1.0, reference="all", every=1, **options):
     output = FlexIDApplyReferenceGuidance.execute(
-        model, conditioning, weight, reference, method, **options
+        model, conditioning, weight, reference, "two predictions", every, **options
     )
     return output.args
 
@@ -48,3 +49,12 @@ def test_each_number_of_the_widget_is_a_reference(model):
     for name in REFERENCES[1:]:
         *_, report = run(model, prompt(), 0.5, name)
         assert report.startswith(f"reference {name}: weight 0.5")
+
+
+def test_every_reaches_the_model_and_the_report(model):
+    guided, conditioning, report = run(model, prompt(), 0.5, every=2)
+    assert report.endswith("method: two predictions, the difference predicted in one of 2 steps")
+    expected = apply_reference_guidance(model, prompt(), weight=0.5, every=2).model
+    assert torch.equal(
+        tiny.sample(guided, positive=conditioning), tiny.sample(expected, positive=prompt())
+    )
