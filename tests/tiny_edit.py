@@ -127,3 +127,19 @@ KINDS = {
     "krea2": Kind("Krea2", _KREA2, 64, frames=True, extra={"reference_latents_method": "index"}),
     "omnigen2": Kind("Omnigen2", _OMNIGEN2, 48, extra={"attention_mask": None}),
 }
+
+_CHROMA = {
+    **{"image_model": "chroma", "in_channels": 64, "out_channels": 64, "context_in_dim": 64},
+    **{"hidden_size": 256, "mlp_ratio": 4.0, "num_heads": 2, "depth": 1, "depth_single_blocks": 1},
+    **{"axes_dim": [16, 56, 56], "theta": 10000, "patch_size": 2, "qkv_bias": True, "in_dim": 64},
+    **{"out_dim": 256, "hidden_dim": 64, "n_layers": 1, "txt_ids_dims": [], "vec_in_dim": None},
+}
+_Z_IMAGE = {
+    **{"image_model": "lumina2", "patch_size": 2, "in_channels": 16, "dim": 128, "n_layers": 1},
+    **{"cap_feat_dim": 64, "n_refiner_layers": 1, "qk_norm": True, "n_heads": 2, "n_kv_heads": 2},
+    **{"axes_dims": [16, 24, 24], "axes_lens": [64, 64, 64], "rope_theta": 10000.0},
+    **{"ffn_dim_multiplier": 1.0, "norm_eps": 1e-5},
+}
+
+UNTESTED = {"chroma": Kind("Chroma", _CHROMA, 64), "z-image": Kind("Lumina2", _Z_IMAGE, 64)}
+"""Built, but not sampled with references."""

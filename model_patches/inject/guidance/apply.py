@@ -38,7 +38,7 @@ from .settings import (
     ReferenceGuidance,
     Setting,
 )
-from .supported import check_model
+from .supported import TESTED, check_model
 
 __all__ = ["ALL", "METHODS", "Guided", "apply_reference_guidance"]
 
@@ -97,7 +97,7 @@ def apply_reference_guidance(
     earlier = _take_guidance(patched)
     settings = {**(earlier.settings if earlier else {}), reference: setting}
     if all(one.is_neutral for one in settings.values()):
-        return Guided(patched, texts, _report(settings, method, every))
+        return Guided(patched, texts, _report(model, settings, method, every))
     if earlier and len(settings) > 1:
         _check_same("method", method, earlier.method)
         _check_same("every", every, earlier.every)
@@ -108,7 +108,7 @@ def apply_reference_guidance(
     for kind, wrapper in ((kinds.CALC_COND_BATCH, guide_batch), (kinds.OUTER_SAMPLE, add_texts)):
         if not patched.get_wrappers(kind, TEXTS):
             patched.add_wrapper_with_key(kind, TEXTS, wrapper)
-    return Guided(patched, texts, _report(settings, method, every))
+    return Guided(patched, texts, _report(model, settings, method, every))
 
 
 def _check_same(name: str, value: object, earlier: object) -> None:
@@ -145,7 +145,9 @@ def _with_texts(conditioning: Sequence, without: Sequence | None) -> list:
     ]
 
 
-def _report(settings: Mapping[int, Setting], method: Method, every: int) -> str:
+def _report(
+    model: ModelPatcher, settings: Mapping[int, Setting], method: Method, every: int
+) -> str:
     lines = []
     for number, one in sorted(settings.items()):
         name = f"reference {number}" if number else "every reference"
@@ -156,4 +158,7 @@ def _report(settings: Mapping[int, Setting], method: Method, every: int) -> str:
             facts.append(f"on {one.region.mask.mean().item():.0%} of the picture")
         lines.append(f"{name}: {', '.join(facts)}")
     often = f", the difference predicted in one of {every} steps" if every > 1 else ""
-    return "\n".join([*lines, f"method: {method}{often}"])
+    lines.append(f"method: {method}{often}")
+    if (name := type(model.model).__name__) not in TESTED:
+        lines.append(f"{name} is allowed, but has not been tested with this node")
+    return "\n".join(lines)

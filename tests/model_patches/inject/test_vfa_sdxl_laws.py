@@ -1,17 +1,16 @@
 """The laws every injection keeps, for VFA on SDXL, on a small UNet in real ComfyUI."""
 
 import comfy.model_management
-import ip_files
+import pulid_world
 import pytest
 import tiny
 import tiny_unet
 import torch
-from flexid.model_patches.adapters.pulid_sdxl import FAMILY, load_sdxl_adapter
+from flexid.model_patches.adapters.pulid_sdxl import FAMILY
 from flexid.model_patches.gates.gate import Gate
 from flexid.model_patches.gates.window import Window
 from flexid.model_patches.inject.call import CALL
 from flexid.model_patches.inject.run import KEY, RUN
-from flexid.model_patches.inject.unet import cross_attention_of, in_diffusers_order
 from flexid.model_patches.inject.vfa import apply_vfa
 from identities import identity_of
 from torch import nn
@@ -32,29 +31,12 @@ def model():
 
 @pytest.fixture(scope="module")
 def adapter(model, tmp_path_factory):
-    found = dict(cross_attention_of(model.get_model_object("diffusion_model")))
-    layers = [found[site] for site in in_diffusers_order(found)]
-    widths = [layer.heads * layer.dim_head for layer in layers]
-    encoder = ip_files.pulid_v1_shapes(48, 32, 24, WIDTH)
-    tensors = {
-        key: (200 if "to_v" in key else 20) * value if "attn_layers" in key else value
-        for key, value in ip_files.pulid_sdxl(encoder, widths, WIDTH).items()
-    }
-    path = tmp_path_factory.mktemp("pulid") / "pulid_v1.safetensors"
-    return load_sdxl_adapter(ip_files.write(path, tensors))
-
-
-def somebody(adapter, seed=1):
-    tokens, nobody = (
-        torch.randn(1, 10, WIDTH, generator=torch.Generator().manual_seed(number))
-        for number in (seed, 99)
-    )
-    return identity_of({FAMILY: tokens}, {FAMILY: nobody}, adapter.encoder_digest)
+    return pulid_world.sdxl_adapter(tmp_path_factory.mktemp("pulid"), model)
 
 
 @pytest.fixture(scope="module")
 def person(adapter):
-    return somebody(adapter)
+    return pulid_world.somebody(adapter)
 
 
 def sample(model, **options):
@@ -118,14 +100,14 @@ def test_only_covered_tokens_change(model, adapter, person):
 def test_only_the_returned_clone_changes(model, base, adapter, person):
     first = apply_vfa(model, adapter, person)
     before = sample(first)
-    second = apply_vfa(first, adapter, somebody(adapter, 7))
+    second = apply_vfa(first, adapter, pulid_world.somebody(adapter, 7))
     assert not torch.equal(sample(second), before)
     assert torch.equal(sample(first), before) and torch.equal(sample(model), base)
     assert "attn2" not in model.model_options["transformer_options"].get("patches_replace", {})
 
 
 def test_two_people_in_any_order_give_the_same_bits(model, adapter, person):
-    other = somebody(adapter, 7)
+    other = pulid_world.somebody(adapter, 7)
     one = apply_vfa(apply_vfa(model, adapter, person, mask=left()), adapter, other, weight=0.7)
     two = apply_vfa(apply_vfa(model, adapter, other, weight=0.7), adapter, person, mask=left())
     assert torch.equal(sample(one), sample(two))
