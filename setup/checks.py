@@ -44,8 +44,6 @@ RUN_PROGRAM = (
 )
 SPELLED = (".", ".ci", ".github")
 """typos passes over hidden folders that are not named."""
-MOST_WORKERS = 4
-"""Each holds models of its own: 3 GB of memory at most."""
 
 
 def run_tests(environment: Environment, arguments: Sequence[str]) -> int:
@@ -57,33 +55,12 @@ def run_tests(environment: Environment, arguments: Sequence[str]) -> int:
     frontend = find_frontend(environment)
     if frontend:
         environ["FLEXID_FRONTEND"] = frontend
-    spread, threads = ([], {}) if arguments else spread_tests(available_cores())
-    tests = module(environment.python, ["pytest", *spread, *arguments])
-    for command, extra in (*lint(environment), (tests, threads)):
+    tests = module(environment.python, ["pytest", *arguments])
+    for command, extra in (*lint(environment), (tests, {})):
         code = subprocess.call(command, cwd=ROOT, env=environ | extra)
         if code:
             return code
     return 0
-
-
-def spread_tests(cores: int) -> tuple[list[str], dict[str, str]]:
-    """pytest's arguments and variables that spread the whole suite over processes.
-
-    Small models gain little from a second thread, so each process has one core to itself. A group
-    stays in one process (tests/conftest.py), in the order of collection: the longest comes first.
-    """
-    workers = min(cores, MOST_WORKERS)
-    if workers < 2:
-        return [], {}
-    spread = ["-n", str(workers), "--dist", "loadgroup", "--no-loadscope-reorder"]
-    return spread, {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-
-
-def available_cores() -> int:
-    """The cores that this process may use, where the system tells."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def lint(environment: Environment) -> Iterator[tuple[list[str], dict[str, str]]]:

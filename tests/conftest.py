@@ -28,14 +28,9 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one file stay in one process, and those that share the server, too; these take the
-    longest and come first."""
     import torch
 
-    items.sort(key=lambda item: item.get_closest_marker("server") is None)
     for item in items:
-        server = item.get_closest_marker("server")
-        item.add_marker(pytest.mark.xdist_group("server" if server else item.path.name))
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 

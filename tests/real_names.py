@@ -17,6 +17,18 @@ PUBLISHED = {
         "insightface/models/antelopev2/glintr100.onnx"
     ),
 }
+KONTEXT = "diffusion_models/flux1-dev-kontext_fp8_scaled.safetensors"
+"""Kontext has Flux.1's layout, so that the small Flux stands for it as well."""
+NAMES = (
+    "diffusion_models/flux-2-klein-4b-fp8.safetensors",
+    "diffusion_models/qwen_image_edit_2511_fp8mixed.safetensors",
+    "text_encoders/qwen_3_4b.safetensors",
+    "text_encoders/qwen_2.5_vl_7b_fp8_scaled.safetensors",
+    "vae/flux2-vae.safetensors",
+    "vae/qwen_image_vae.safetensors",
+)
+"""Files for the lists of the loaders only: ComfyUI builds these text encoders in full size, so
+nothing small can stand for them."""
 EVA = "clip_vision/flexid_mini_eva.safetensors"
 PUBLISHED_EVA = "clip_vision/EVA02_CLIP_L_336_psz14_s6B.pt"
 
@@ -29,7 +41,8 @@ def place(world: Path, models: Path) -> None:
     import safetensors.torch
     import torch
 
-    for small, published in PUBLISHED.items():
+    flux = next(iter(PUBLISHED))
+    for small, published in (*PUBLISHED.items(), (flux, KONTEXT), *((flux, n) for n in NAMES)):
         target = _room_for(models / published)
         try:
             os.link(world / small, target)

@@ -20,13 +20,15 @@ ERROR_BAR = 60
 """Pixels, as measured in the page."""
 UPLOAD = "upload"
 """The button of Load Image: a widget with a value that is never sent."""
-SEED = "seed"
-"""The page keeps one more value after it: what happens to the seed after a run."""
+SEEDS = ("seed", "noise_seed")
+"""The page keeps one more value after them: what happens to the seed after a run."""
 MODEL_FILES = (".safetensors", ".pt", ".pth")
 ONE_CLICK = "https://huggingface.co/"
 """Where the missing-model dialog downloads from at one click."""
 
 REAL, DEMOS = ("vfa", "flexid", "flexid_nodes"), ("demo", "flexid_demo", "flexid_nodes_demo")
+GUIDED = ("guidance_kontext", "guidance_flux2", "guidance_qwen")
+"""For models that take reference pictures: no file of ours and no face files."""
 TWINS = (("flexid", "flexid_nodes"), ("flexid_demo", "flexid_nodes_demo"))
 """The same picture by one node, and by the three that it stands for."""
 
@@ -48,7 +50,7 @@ def by_id(graph):
 def test_each_graph_has_an_api_twin_and_each_twin_a_graph():
     assert set(GRAPHS) == set(PAGES.values())
     assert set(FOLDER.rglob("*.api.json")) == set(APIS.values())
-    assert {*REAL, *DEMOS} == PAGES.keys()
+    assert {*REAL, *GUIDED, *DEMOS} == PAGES.keys()
 
 
 @each_graph
@@ -91,7 +93,7 @@ def as_prompt(graph):
         for one in node["inputs"]:
             if "widget" in one:
                 inputs[one["name"]] = next(values)
-                if one["name"] == SEED:
+                if one["name"] in SEEDS:
                     next(values)
             if one["link"] is not None and nodes[links[one["link"]][1]]["mode"] == ACTIVE:
                 inputs[one["name"]] = [str(links[one["link"]][1]), links[one["link"]][2]]
@@ -122,7 +124,7 @@ def test_the_vfa_graph_offers_a_gate_that_is_off():
 # Models
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", [*REAL, *GUIDED])
 def test_real_files_can_be_found_by_the_missing_model_dialog(name):
     """It compares a widget's value with the name, and looks in the folder of the directory."""
     from flexid.model_patches.files.public_files import WEIGHTS
@@ -142,15 +144,50 @@ def test_real_files_can_be_found_by_the_missing_model_dialog(name):
                 assert (model["url"], model["directory"]) == (row.url, row.folder)
 
 
+def check_note(nodes):
+    """The note's text, which names every file of the graph by its address and folder."""
+    text = next(node["widgets_values"][0] for node in nodes if node["type"] == NOTE)
+    for node in nodes:
+        for model in node["properties"].get("models", []):
+            assert model["url"] in text and f"| {model['directory']} |" in text, model["name"]
+    return text
+
+
+@pytest.mark.parametrize("name", GUIDED)
+def test_the_note_of_a_guided_graph_names_its_files_and_both_weights(name):
+    text = check_note(read(PAGES[name])["nodes"])
+    assert "*weight*" in text and "*every*" in text
+
+
+@pytest.mark.parametrize("name", GUIDED)
+def test_the_gate_of_a_guided_graph_reads_the_prompt(name):
+    """The prompt that the text encoder gets lowers the weight; both outputs reach the sampler."""
+    nodes = read_api(name)
+    key, apply = next(
+        (key, node["inputs"])
+        for key, node in nodes.items()
+        if node["class_type"] == "FlexIDApplyReferenceGuidance"
+    )
+    gate = nodes[apply["gate"][0]]["inputs"]
+    assert gate["bases"] == "nodes" and apply["gate"][1] == 1 and apply["weight"] == 1
+    encoded = [
+        node["inputs"].get("text", node["inputs"].get("prompt"))
+        for node in nodes.values()
+        if "Encode" in node["class_type"] and node["_meta"]["title"] != "Negative prompt"
+    ]
+    texts = [one for one in encoded if one is not None]
+    assert texts and all(one == gate["prompt"] for one in texts)
+    takers = [n["inputs"] for n in nodes.values() if n["inputs"].get("model") == [key, 0]]
+    assert [taker["positive"] for taker in takers] == [[key, 1]]
+    assert ("without" in apply) == (name == "guidance_qwen")
+
+
 @pytest.mark.parametrize("name", REAL)
 def test_the_note_names_every_file_and_folder_by_its_address(name):
     from flexid.model_patches.files.public_files import ANTELOPEV2, PARSING_BISENET
 
     nodes = read(PAGES[name])["nodes"]
-    text = next(node["widgets_values"][0] for node in nodes if node["type"] == NOTE)
-    for node in nodes:
-        for model in node["properties"].get("models", []):
-            assert model["url"] in text and f"| {model['directory']} |" in text, model["name"]
+    text = check_note(nodes)
     assert PARSING_BISENET.url in text
     assert ANTELOPEV2[0].repo in text and ANTELOPEV2[0].folder in text
     for row in ANTELOPEV2:

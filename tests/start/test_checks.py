@@ -55,26 +55,3 @@ def test_the_tools_are_pinned():
     pinned = {line.split("==")[0] for line in lines if "==" in line}
     assert set(TOOLS) <= pinned
     assert not [line for line in lines if "[" in line]
-
-
-def test_the_whole_suite_gets_one_process_a_core(tmp_path, monkeypatch):
-    """A selection runs in one process, where a debugger and prints work."""
-    commands = []
-
-    def call(command, **kwargs):
-        commands.append((command, kwargs["env"]))
-        return 0
-
-    monkeypatch.setattr(checks.subprocess, "call", call)
-    monkeypatch.setattr(checks, "find_browser", lambda environment: "")
-    monkeypatch.setattr(checks, "find_frontend", lambda environment: "")
-    here = make_environment(tmp_path, pins.DEFAULT_COMFYUI)
-    for cores, workers in ((1, None), (2, "2"), (64, "4")):
-        monkeypatch.setattr(checks, "available_cores", lambda cores=cores: cores)
-        checks.run_tests(here, [])
-        command, environ = commands[-1]
-        found = command[command.index("-n") + 1] if "-n" in command else None
-        assert found == workers
-        assert workers is None or environ["OMP_NUM_THREADS"] == "1"
-    checks.run_tests(here, ["tests/nodes"])
-    assert "-n" not in commands[-1][0]
