@@ -2,6 +2,7 @@
 
 from . import (
     cag,
+    dynamicid,
     face,
     fetch,
     flexid,
@@ -23,6 +24,7 @@ NODES = [
     *vfa.NODES,
     *flexid.NODES,
     *flexip.NODES,
+    *dynamicid.NODES,
     *guidance.NODES,
     *text_encoder.NODES,
     *fetch.NODES,
