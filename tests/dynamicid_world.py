@@ -21,8 +21,11 @@ CLIP = 32
 RANK = 4
 
 
-def adapter(folder: Path, model: ModelPatcher, loud: float = 200.0) -> DynamicIDAdapter:
-    """A SAA file for this UNet. loud: factor of the values, so that people are to be seen."""
+def adapter(
+    folder: Path, model: ModelPatcher, loud: float = 200.0, encoder: float = 1.0
+) -> DynamicIDAdapter:
+    """A SAA file for this UNet. loud: factor of the values, so that people are to be seen.
+    encoder: factor of the face encoder's weights, for another encoder."""
     found = dict(cross_attention_of(model.get_model_object("diffusion_model")))
     layers = [found[site] for site in in_diffusers_order(found)]
     width = layers[0].to_k.in_features
@@ -31,7 +34,8 @@ def adapter(folder: Path, model: ModelPatcher, loud: float = 200.0) -> DynamicID
         key: (loud if "to_v_ip" in key else 12) * value if "_ip" in key else value
         for key, value in dynamicid_files.attention(widths, width, RANK).items()
     }
-    parts = attention, dynamicid_files.projection(width, CLIP)
+    made = dynamicid_files.projection(width, CLIP)
+    parts = attention, {key: encoder * value for key, value in made.items()}
     return load_dynamicid(dynamicid_files.write_saa(folder / "SAA.bin", *parts))
 
 

@@ -141,8 +141,9 @@ def sample(
     sampler: str = "euler",
     batch: int = 1,
     denoise: float = 1.0,
+    size: tuple[int, int] = (8, 8),
 ) -> Tensor:
-    latent = torch.zeros(batch, 4, 8, 8)
+    latent = torch.zeros(batch, 4, *size)
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0))
     return comfy.sample.sample(
         model,
