@@ -233,4 +233,5 @@ def _report(people: Sequence[Person], settings: SaaSettings) -> str:
     lines = [f"{len(people)} people, mode {settings.mode}, activation {how}"]
     if placed:
         lines[0] += f", beta {settings.beta:g} in the first {settings.alpha:.0%} of the steps"
-    return "\n".join([*lines, *map(describe_person, people)])
+    lines += [describe_person(one, f"person {number}") for number, one in enumerate(people, 1)]
+    return "\n".join(lines)

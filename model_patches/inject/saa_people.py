@@ -61,9 +61,9 @@ def make_person(
     return Person(identity, weight, gate, region, name.strip())
 
 
-def describe_person(person: Person) -> str:
-    """What a person does in the picture, in one line."""
-    who = person.name or "a person"
+def describe_person(person: Person, unnamed: str = "a person") -> str:
+    """What a person does in the picture, in one line. unnamed: what to call one without a name."""
+    who = person.name or unnamed
     if person.weight == 0.0:
         return f"{who}: weight is 0, left out"
     course = f"{who}: weight {describe_ends(person.gate, person.weight)}"
