@@ -123,6 +123,6 @@ def test_right_widgets_and_links_pass(case):
 
 @pytest.mark.parametrize("kind", [name for name in KINDS if "Load" not in name])
 def test_the_widgets_of_a_new_node_pass(kind):
-    """Loaders and converters are left out: their lists are empty here, and that is an error when they run."""
+    """Loaders and converters are left out: their lists are empty here, which is an error."""
     if "Convert" not in kind:
         assert errors(kind) == ""
