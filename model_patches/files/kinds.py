@@ -26,7 +26,7 @@ class Kind:
 
 
 _DYNAMICID_NODE = "Open it with the Load DynamicID node, from models/dynamicid."
-_IMR_NODE = "Open it with the Load IMR node, from models/dynamicid."
+_IMR_ADVICE = "Convert DynamicID writes it as safetensors; no node edits with it yet."
 _FLEXIP_NODE = "Open it with the Load FlexIP Adapter node."
 _SDXL = "It drives the SDXL UNet and has no layers for Flux; Load Identity Adapter opens it."
 _CLIP_NODE = "ComfyUI's own Load CLIP Vision node opens it, for other purposes."
@@ -90,13 +90,13 @@ KINDS = (
     Kind(
         "dynamicid_imr",
         "the motion reconfigurator of DynamicID (IMR)",
-        _IMR_NODE,
+        _IMR_ADVICE,
         (r"^disentangleNet\.\d+\.\d+\.", r"^entangleNet\.\d+\.\d+\."),
     ),
     Kind(
         "dynamicid_keypoints",
         "the keypoint encoder of DynamicID",
-        "The Load IMR node opens it beside the motion reconfigurator, from models/dynamicid.",
+        _IMR_ADVICE,
         (r"^blocks\.\d+\.\d+\.conv_block\.0\.weight ",),
     ),
     Kind(
