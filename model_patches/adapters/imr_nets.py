@@ -187,7 +187,7 @@ class KeypointEncoder(nn.Module):
         )
 
     def forward(self, pictures: Tensor) -> Tensor:
-        for units in self.blocks:
-            for unit in units:
+        for units in self.blocks.children():
+            for unit in units.children():
                 pictures = unit(pictures)
         return pictures.flatten(1)
