@@ -2,6 +2,7 @@
 
 from . import (
     cag,
+    dynamicid,
     face,
     fetch,
     flexid,
@@ -9,6 +10,7 @@ from . import (
     gates,
     guidance,
     identity,
+    saa,
     sip,
     text_encoder,
     vfa,
@@ -23,6 +25,8 @@ NODES = [
     *vfa.NODES,
     *flexid.NODES,
     *flexip.NODES,
+    *dynamicid.NODES,
+    *saa.NODES,
     *guidance.NODES,
     *text_encoder.NODES,
     *fetch.NODES,

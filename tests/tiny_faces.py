@@ -116,3 +116,27 @@ def write_scrfd(path: Path, points: bool = True, side: int | None = None) -> Non
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(model.SerializeToString())
+
+
+def write_landmarker(path: Path, points: np.ndarray) -> None:
+    """2d106det's contract: a crop of 192 pixels -> (1, 2N), x and y from -1 to 1 in the crop.
+
+    It answers with the same points (N, 2) whatever it sees.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = [
+        numpy_helper.from_array(np.zeros((3, points.size), np.float32), "kernel"),
+        numpy_helper.from_array(points.reshape(-1).astype(np.float32), "points"),
+    ]
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["data"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "kernel", "points"], ["fc1"]),
+    ]
+    taken = helper.make_tensor_value_info("data", TensorProto.FLOAT, ["None", 3, 192, 192])
+    given = helper.make_tensor_value_info("fc1", TensorProto.FLOAT, [1, points.size])
+    graph = helper.make_graph(nodes, "tiny_landmarks", [taken], [given], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(model.SerializeToString())

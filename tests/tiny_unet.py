@@ -9,9 +9,11 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.sample
 import comfy.supported_models
+import comfy.utils
 import tiny
 import torch
-from torch import Tensor
+from seeding import seeded
+from torch import Tensor, nn
 
 UNET = {
     "image_size": 32,
@@ -54,6 +56,41 @@ SDXL = {
     "adm_in_channels": STREAMS[1] + SIZES,
     "use_temporal_attention": False,
 }
+
+
+TOPOLOGY = {
+    **UNET,
+    "num_res_blocks": [2, 2, 2, 2],
+    "channel_mult": [1, 2, 4, 4],
+    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+    "context_dim": 768,
+}
+"""SD 1.5's at a tenth of its width, as the goldens have it."""
+WIDTHS = [32, 32, 64, 64, 128, 128, 128, 128, 128, 64, 64, 64, 32, 32, 32, 128]
+"""Of its cross-attentions, in the order of diffusers."""
+
+
+class OneBlock(nn.Module):
+    """What a UNet's walk finds, with one cross-attention."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+
+def named_sd15() -> comfy.model_patcher.ModelPatcher:
+    """SD 1.5's topology, weights by their names in diffusers; always on the CPU."""
+    config = comfy.supported_models.SD15(dict(TOPOLOGY))
+    config.set_inference_dtype(torch.float32, None)
+    base = config.get_model({}, "")
+    names = comfy.utils.unet_to_diffusers({**TOPOLOGY, "num_res_blocks": [2, 2, 2, 2]})
+    theirs = {ours: name for name, ours in names.items()}
+    state = base.diffusion_model.state_dict()
+    seeds = {key: seeded(theirs[key], tensor.shape) for key, tensor in state.items()}
+    base.diffusion_model.load_state_dict(seeds)
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.CoreModelPatcher(base, load_device=cpu, offload_device=cpu)
 
 
 def sd15() -> comfy.model_patcher.ModelPatcher:
@@ -104,8 +141,9 @@ def sample(
     sampler: str = "euler",
     batch: int = 1,
     denoise: float = 1.0,
+    size: tuple[int, int] = (8, 8),
 ) -> Tensor:
-    latent = torch.zeros(batch, 4, 8, 8)
+    latent = torch.zeros(batch, 4, *size)
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0))
     return comfy.sample.sample(
         model,

@@ -8,7 +8,17 @@ from pathlib import Path
 
 from .boxes import Detector
 from .cascade import load_cascade
-from .pack import BROKEN, DETECTION, RECOGNITION, Pack, describe_broken, load_model, read_pack
+from .landmarks import Landmarks
+from .pack import (
+    BROKEN,
+    DETECTION,
+    LANDMARKS,
+    RECOGNITION,
+    Pack,
+    describe_broken,
+    load_model,
+    read_pack,
+)
 from .parsing import Parser, load_parser
 from .providers import describe_fallback, resolve_providers
 from .recogniser import Recogniser, make_recogniser
@@ -25,6 +35,7 @@ class FaceAnalyser:
     recogniser: Recogniser | None
     parser: Parser | None
     description: str
+    landmarks: Landmarks | None = None
 
 
 def load_analyser(
@@ -56,15 +67,18 @@ def load_analyser(
     finder, finder_on = _detector(pack, detector, names)
     recogniser, recogniser_on = _recogniser(pack, names)
     parser = load_parser(Path(parser_path)) if parser_path is not None else None
+    points = pack.first(LANDMARKS) if pack else None
+    landmarks = Landmarks(points, pack.name, tuple(names)) if pack and points else None
     lines = (
         f"Detector: {finder.name}{_describe_provider(finder_on)}",
         f"Recogniser: {recogniser.name}{_describe_provider(recogniser_on)}"
         if recogniser
         else _no_recogniser(pack),
+        f"Landmarks: {landmarks.name}" if landmarks else "",
         f"Parsing: {parser.name}" if parser else NO_PARSING,
         describe_fallback(providers, [name for name in (finder_on, recogniser_on) if name]),
     )
-    return FaceAnalyser(finder, recogniser, parser, "\n".join(filter(None, lines)))
+    return FaceAnalyser(finder, recogniser, parser, "\n".join(filter(None, lines)), landmarks)
 
 
 def _describe_provider(name: str) -> str:

@@ -15,7 +15,10 @@ from .packages import need
 from .providers import running_provider
 
 DETECTION, RECOGNITION, OTHER, BROKEN = "detection", "recognition", "other", "broken"
+LANDMARKS = "landmarks"
 EMBEDDING = 512
+POINTS = 106
+"""Landmarks of 2d106det.onnx; the other landmark model of a pack, 1k3d68.onnx, is not read."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ def role_of(path: Path) -> str:
     """What an ONNX file is for, by its inputs and outputs; "broken" when it is not ONNX at all.
 
     The rules are insightface's: five or more outputs is a detector, a square input of at least
-    112 pixels with one output a recogniser, 192 pixels landmarks, 96 age and gender. A detector's
+    112 pixels with one output a recogniser, 192 pixels landmarks, of which those with 106 points
+    are read, 96 age and gender. A detector's
     outputs are lists of boxes; with maps of pixels for outputs it is something else.
     Only regular files are opened: a named pipe would wait for its writer.
     """
@@ -89,7 +93,10 @@ def role_of(path: Path) -> str:
     square = len(sides) == 2 and sides[0] == sides[1]
     side = sides[0] if square else 0
     if len(inputs) == 1 and len(graph.output) == 1 and side >= 112 and side % 16 == 0:
-        return OTHER if side == 192 else RECOGNITION
+        if side != 192:
+            return RECOGNITION
+        values = [dim.dim_value for dim in graph.output[0].type.tensor_type.shape.dim]
+        return LANDMARKS if values[-1:] == [2 * POINTS] else OTHER
     return OTHER
 
 

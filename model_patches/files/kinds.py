@@ -25,6 +25,8 @@ class Kind:
     marks: tuple[str, ...]
 
 
+_DYNAMICID_NODE = "Open it with the Load DynamicID node, from models/dynamicid."
+_IMR_ADVICE = "Convert DynamicID writes it as safetensors; no node edits with it yet."
 _FLEXIP_NODE = "Open it with the Load FlexIP Adapter node."
 _SDXL = "It drives the SDXL UNet and has no layers for Flux; Load Identity Adapter opens it."
 _CLIP_NODE = "ComfyUI's own Load CLIP Vision node opens it, for other purposes."
@@ -72,6 +74,30 @@ KINDS = (
         "a FlexIP adapter",
         _FLEXIP_NODE,
         (r"^preserve\.detail\.latents ", r"^blocks\.\w+\.\d+\.\d+\.preserve\.to_k\."),
+    ),
+    Kind(
+        "dynamicid_saa",
+        "a DynamicID adapter for SD 1.5 (SAA)",
+        _DYNAMICID_NODE,
+        (r"^proj_module\.perceiver_resampler\.",),
+    ),
+    Kind(
+        "dynamicid_saa",
+        "the attention of DynamicID for SD 1.5 (SAA)",
+        _DYNAMICID_NODE,
+        (r"^SAA_module\.\d+\.to_",),
+    ),
+    Kind(
+        "dynamicid_imr",
+        "the motion reconfigurator of DynamicID (IMR)",
+        _IMR_ADVICE,
+        (r"^disentangleNet\.\d+\.\d+\.", r"^entangleNet\.\d+\.\d+\."),
+    ),
+    Kind(
+        "dynamicid_keypoints",
+        "the keypoint encoder of DynamicID",
+        _IMR_ADVICE,
+        (r"^blocks\.\d+\.\d+\.conv_block\.0\.weight ",),
     ),
     Kind(
         "ip_adapter_faceid",

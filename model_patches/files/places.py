@@ -11,7 +11,7 @@ Folders = Callable[[str], Sequence[str | Path]]
 """The folders behind a name such as "clip_vision", the preferred one first: what
 `folder_paths.get_folder_paths` is, with the places that extra_model_paths.yaml adds."""
 
-NAMES = ("pulid", "insightface", "facexlib", "flexid", "ipadapter")
+NAMES = ("pulid", "insightface", "facexlib", "flexid", "ipadapter", "dynamicid")
 """Model folders that ComfyUI does not know by itself."""
 
 

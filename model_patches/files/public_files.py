@@ -274,6 +274,14 @@ PULID_SDXL_11 = _hub(
     listed="984 MB",
 )
 
+
+def _dynamicid(file: str, needed_for: str) -> WeightFile:
+    """Not in the table: the repository is known, its file names only from the authors' code."""
+    return _hub(file, "dynamicid", "meteorite2023/DynamicID", APACHE, needed_for)
+
+
+DYNAMICID_SAA = _dynamicid("SAA.bin", "Load DynamicID: several people on SD 1.5")
+
 WEIGHTS: tuple[WeightFile, ...] = (
     PULID_FLUX_091,
     PULID_FLUX_090,
@@ -315,9 +323,8 @@ def where_to_get(files: Sequence[WeightFile]) -> str:
     groups: dict[tuple[str, str, str], list[WeightFile]] = {}
     for row in files:
         groups.setdefault((row.repo, row.folder, row.licence), []).append(row)
-    by_node = (
-        [] if any(row.is_archived for row in files) else ["The Fetch Models node does it, too."]
-    )
+    fetched = all(row in WEIGHTS and not row.is_archived for row in files)
+    by_node = ["The Fetch Models node does it, too."] if fetched else []
     return " ".join([*(_describe_group(rows) for rows in groups.values()), *by_node])
 
 

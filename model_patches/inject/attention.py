@@ -28,7 +28,8 @@ SCALE = 64.0
 """A power of two, so that scaling is exact; weights up to 1,000 fit float16 with it."""
 
 Activation = Callable[[Tensor], tuple[Tensor, Tensor | float]]
-"""Scores (R, L, H, N) before the softmax -> scores, and a weight of the tokens (R or 1, L or 1)."""
+"""Scores (R, L, H, N) before the softmax -> scores, and a weight: of the image tokens (R or 1,
+L or 1), or of each identity token at each of them (R or 1, L or 1, N)."""
 Matrix = Tensor | Callable[[Tensor], Tensor]
 """A matrix (out, in), or the linear layer (…, in) -> (…, out) that multiplies by it."""
 
@@ -110,8 +111,9 @@ class FoldedAttention(nn.Module):
         weight: float | Tensor = 1.0,
         activate: Activation | None = None,
     ) -> Tensor:
-        """image (B, L, D) -> weight × attention (B, L, D); a tensor weight is (B or 1, L or 1).
+        """image (B, L, D) -> weight × attention (B, L, D).
 
+        A tensor weight is (B or 1, L or 1), or of each identity token (B or 1, L or 1, N).
         `activate` sees the scores of all heads and tokens before the softmax. The weight
         multiplies the attention map, which is six times smaller than the result.
         """
@@ -120,7 +122,10 @@ class FoldedAttention(nn.Module):
         if activate is not None:
             scores, active = activate(scores)
             weight = weight * active
-        return self.value(scale(scores.softmax(-1).flatten(-2), weight))
+        shares = scores.softmax(-1)
+        if isinstance(weight, Tensor) and weight.ndim == 3:
+            return self.value((shares * weight.unsqueeze(-2)).flatten(-2))
+        return self.value(scale(shares.flatten(-2), weight))
 
 
 def scale(values: Tensor, weight: float | Tensor) -> Tensor:

@@ -30,6 +30,20 @@ def cover_tokens(
     return call.run.cache[key]
 
 
+def token_weights(call: Call, prompt: PromptRows, region: Region, cell: int, label: str) -> Tensor:
+    """(1 or batch, tokens) weights of all image tokens, in float32 on the call's device.
+
+    As `cover_tokens`, for kernels that read every token.
+    """
+    key = ("weights", region, cell, prompt.area, call.latent_size, call.batch)
+    if key not in call.run.cache:
+        _check_tiles(call, prompt, label)
+        size = call.run.latent_size or call.latent_size
+        weights = region.token_weights(call.grid(cell), size, prompt.area, call.batch)
+        call.run.cache[key] = weights.to(call.device)
+    return call.run.cache[key]
+
+
 def token_factor(call: Call, weights: Sequence[float], coverage: Coverage) -> float | Tensor:
     """One factor for every row and token when there is one, else a (rows or 1, tokens or 1).
 

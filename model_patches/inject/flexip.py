@@ -17,7 +17,6 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..adapters.flexip import CHUNK, FAMILY, FlexIPAdapter, make_personal
-from ..adapters.ip_adapter import lora_patches
 from ..files.cache import TensorCache, tensor_key
 from ..gates.balance import Balance, Law, weigh
 from ..gates.gate import OPEN, Gate, Moment
@@ -26,10 +25,11 @@ from ..identity.identity import Encoding, Identity, check_tokens, encoding_for
 from .call import Call, PromptRows, Site, Term
 from .decoupled import Table, match_sites, project_tokens
 from .flexip_fusion import Fusion, Share, make_terms
+from .lora import patch_lora
 from .region import Region, region_of
 from .run import Neutral, payload_of, register, with_payload
 from .text import Edit, edit_rows
-from .unet import attention_names, patch_attention, unet_of, unet_sites
+from .unet import patch_attention, unet_of, unet_sites
 
 FLEXIP = FAMILY
 LABEL = "Apply FlexIP"
@@ -135,7 +135,7 @@ def apply_flexip(
     layers = match_sites(adapter.name, adapter.preserve, sites, unet, LABEL)
     encoding = _find_encoding(identity, adapter)
     region = None if mask is None else region_of(mask)
-    patched = _patch_weights(model, adapter, lora_strength)
+    patched = patch_lora(model, adapter.lora, adapter.name, lora_strength)
     report = _report(adapter, value, chosen, weights, strength)
     streams = Balance(weights.preserve, weights.personal if adapter.has_personal else 0.0)
     closed = strength == 0.0 or not (streams.preserve or streams.personal)
@@ -172,23 +172,6 @@ def _find_encoding(identity: Identity, adapter: FlexIPAdapter) -> Encoding:
                 f"The identity's {name} are {width} wide; {reader} reads {adapter.width}. {advice}"
             )
     return found
-
-
-def _patch_weights(model: ModelPatcher, adapter: FlexIPAdapter, strength: float) -> ModelPatcher:
-    """FaceID's LoRA on a clone; the model itself where there is none."""
-    if not adapter.lora or strength == 0.0:
-        return model
-    patched = model.clone()
-    names = attention_names(unet_of(model))
-    patches = lora_patches(adapter.lora, names)
-    missed = patches.keys() - set(patched.add_patches(patches, strength))
-    if missed:
-        raise ValueError(
-            f"{len(missed)} of {len(patches)} LoRA weights of '{adapter.name}' found no layer in "
-            f"this model ({', '.join(sorted(missed)[:3])}). Load the base model that the file was "
-            "made for."
-        )
-    return patched
 
 
 @dataclass(frozen=True, eq=False)

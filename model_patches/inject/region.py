@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -70,6 +71,15 @@ class Region:
     ) -> Coverage | None:
         """Coverage of a grid over the latent (or over an `area` of it); None: no token at all.
 
+        As `token_weights`.
+        """
+        return _coverage(self.token_weights(grid, latent_size, area, batch))
+
+    def token_weights(
+        self, grid: Grid, latent_size: tuple[int, int], area: Sequence[int] | None, batch: int
+    ) -> Tensor:
+        """(1 or batch, tokens) weights of a grid over the latent, or over an `area` of it.
+
         The mask is averaged onto the latent, cut to the area (height, width, y, x), padded like
         the latent to whole tokens, and averaged over each token.
         """
@@ -84,7 +94,7 @@ class Region:
             grid.rows * grid.cell - latent.shape[-2],
         )
         tokens = F.avg_pool2d(F.pad(latent, beyond, mode="replicate"), grid.cell).flatten(1)
-        return _coverage(_per_row(tokens, batch))
+        return _per_row(tokens, batch)
 
     def on_latent(self, size: tuple[int, int], batch: int) -> Tensor:
         """(1 or batch, height, width): the mask averaged onto the pixels of a whole latent."""
@@ -92,6 +102,61 @@ class Region:
 
     def _shrink(self, size: tuple[int, int]) -> Tensor:
         return F.interpolate(self.mask.unsqueeze(1), size, mode="area")
+
+
+Box = tuple[float, float, float, float]
+"""y_min, x_min, y_max, x_max as shares of the picture's height and width."""
+_FINE = 256
+
+
+@dataclass(frozen=True, eq=False)
+class BoxRegion(Region):
+    """A rectangle, exact on every grid. `mask` is the same on 256 x 256 pixels."""
+
+    box: Box
+
+    @property
+    def share(self) -> float:
+        y_min, x_min, y_max, x_max = self.box
+        return (y_max - y_min) * (x_max - x_min)
+
+    def _shrink(self, size: tuple[int, int]) -> Tensor:
+        return _draw_box(self.box, size)[None, None]
+
+
+def _draw_box(box: Box, size: tuple[int, int]) -> Tensor:
+    """(height, width): the share of each pixel that lies in the box."""
+    down, across = (
+        _share_of_line(low, high, count)
+        for low, high, count in zip(box[:2], box[2:], size, strict=True)
+    )
+    return down[:, None] * across
+
+
+def _share_of_line(low: float, high: float, count: int) -> Tensor:
+    starts = torch.arange(count, dtype=torch.float64)
+    shares = (starts + 1).clamp(max=high * count) - starts.clamp(min=low * count)
+    return shares.clamp(0.0, 1.0).float()
+
+
+def box_region(box: Sequence[float]) -> BoxRegion:
+    """A rectangle y_min, x_min, y_max, x_max in shares of the picture; what lies outside is cut.
+
+    Raises ValueError unless it has four finite numbers, each minimum at most its maximum.
+    """
+    if len(box) != 4 or not all(math.isfinite(value) for value in box):
+        raise ValueError(
+            f"A box is {list(box)}, expected four finite numbers y_min, x_min, y_max, x_max as "
+            "shares of the picture. Draw it again."
+        )
+    if box[0] > box[2] or box[1] > box[3]:
+        raise ValueError(
+            f"A box is {list(box)}, whose minimum is above its maximum; expected y_min, x_min, "
+            "y_max, x_max. Draw it again."
+        )
+    y_min, x_min, y_max, x_max = (min(max(float(value), 0.0), 1.0) for value in box)
+    cut = (y_min, x_min, y_max, x_max)
+    return BoxRegion(_draw_box(cut, (_FINE, _FINE))[None], cut)
 
 
 def _per_row(masks: Tensor, batch: int) -> Tensor:

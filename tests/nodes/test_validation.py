@@ -14,6 +14,13 @@ SOURCE = "TestSource"
 KINDS = {node.__name__: node for node in NODES}
 
 
+GROWING = {
+    "FlexIDCombineIdentities": ("identities", "identity", 2),
+    "FlexIDApplySAA": ("people", "person", 1),
+}
+"""Nodes with sockets that grow: the input, the sockets' prefix, and how many there must be."""
+
+
 class Source:
     """Any value for a socket; it would fail if it ran."""
 
@@ -55,9 +62,10 @@ def errors(kind, **changes):
             inputs[one.id] = ["1", 0] if first is None else first
     for name, value in changes.items():
         inputs[name] = ["1", 0] if value is None else value
-    if kind == "FlexIDCombineIdentities":
-        del inputs["identities"]
-        inputs |= {"identities.identity0": ["1", 0], "identities.identity1": ["1", 0]}
+    if kind in GROWING:
+        growing, prefix, least = GROWING[kind]
+        del inputs[growing]
+        inputs |= {f"{growing}.{prefix}{number}": ["1", 0] for number in range(least)}
     prompt["2"] = {"class_type": kind, "inputs": inputs}
     valid, found, _ = asyncio.run(execution.validate_inputs("test", prompt, "2", {}))
     assert valid == (not found)
@@ -79,6 +87,8 @@ WRONG = {
     "constant alpha": ("FlexIDApplySIP", {"alpha": 1.0}, "no gate"),
     "large alpha": ("FlexIDApplySIP", {"alpha": 3.0, "gate": None}, "[-2, 2]"),
     "norm": ("FlexIDApplySIP", {"norm": "loud"}, "token, prompt, none"),
+    "SAA": ("FlexIDApplySAA", {"threshold": 1.5}, "The threshold is 1.5; expected"),
+    "SAA, nan": ("FlexIDApplySAA", {"beta": float("nan")}, "Beta is nan"),
     "core's own check": ("FlexIDApplyVFA", {"weight": 9.0}, "bigger than max"),
 }
 
@@ -99,6 +109,7 @@ RIGHT = {
     "subfolder": ("FlexIDSaveIdentity", {"filename_prefix": "family/%year%/ann"}),
     "empty prefix": ("FlexIDSaveIdentity", {"filename_prefix": ""}),
     "gated alpha": ("FlexIDApplySIP", {"alpha": 1.0, "gate": None}),
+    "linked threshold": ("FlexIDApplySAA", {"threshold": None}),
     "linked alpha": ("FlexIDApplySIP", {"alpha": None}),
     "alpha as it comes": ("FlexIDApplySIP", {"alpha": 1.0, "norm": "none"}),
 }
@@ -112,6 +123,6 @@ def test_right_widgets_and_links_pass(case):
 
 @pytest.mark.parametrize("kind", [name for name in KINDS if "Load" not in name])
 def test_the_widgets_of_a_new_node_pass(kind):
-    """Loaders are left out: their lists are empty here, and that is an error when they run."""
-    if kind != "FlexIDConvertFaceCLIP":
+    """Loaders and converters are left out: their lists are empty here, which is an error."""
+    if "Convert" not in kind:
         assert errors(kind) == ""

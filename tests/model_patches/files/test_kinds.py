@@ -39,6 +39,20 @@ EXAMPLES = {
         "personal.proj_query.weight": (768, 768),
         "blocks.input.1.0.preserve.to_k.weight": (320, 768),
     },
+    "dynamicid_saa": {
+        "proj_module.proj.0.weight": (1024, 512),
+        "proj_module.perceiver_resampler.proj_in.weight": (768, 1280),
+        "SAA_module.0.to_q_lora.down.weight": (128, 320),
+    },
+    "dynamicid_imr": {
+        "feature_fusion.1.weight": (1024, 1536),
+        "disentangleNet.0.0.to_q.weight": (1024, 1024),
+        "entangleNet.0.2.1.weight": (4096, 1024),
+    },
+    "dynamicid_keypoints": {
+        "blocks.0.0.conv_block.0.weight": (16, 1, 7, 7),
+        "blocks.0.0.conv_block.1.running_mean": (16,),
+    },
     "ip_adapter_faceid": {
         "image_proj.proj.0.weight": (1024, 512),
         "ip_adapter.0.to_q_lora.down.weight": (128, 320),

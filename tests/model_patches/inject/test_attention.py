@@ -97,6 +97,19 @@ def test_weights_per_token_multiply():
     torch.testing.assert_close(module(IMAGE, weight), expected, atol=1e-6, rtol=1e-5)
 
 
+def test_each_identity_token_may_have_a_weight_at_each_image_token():
+    """The same as weighing the values, here of the first three tokens and the last two."""
+    query, out = _layers()
+    module = _module(fold(KEYS, VALUES, query.weight, out.weight, HEADS))
+    one, two = torch.rand(2, 7, 1, generator=torch.Generator().manual_seed(1))
+    weight = torch.cat([one.expand(7, 3), two.expand(7, 2)], dim=-1)[None]
+    first, last = VALUES.clone(), VALUES.clone()
+    first[3:], last[:3] = 0, 0
+    expected = one * _define(IMAGE, values=first) + two * _define(IMAGE, values=last)
+    found = module(IMAGE, 0.5, lambda scores: (scores, weight))
+    torch.testing.assert_close(found, 0.5 * expected, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("scale", "dtype", "largest"),
     [(1e6, torch.float16, "65504"), (float("nan"), torch.float32, "nan")],

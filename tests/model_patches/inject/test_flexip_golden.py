@@ -2,12 +2,10 @@
 definitions of how two streams meet. Weights come from names and shapes."""
 
 import comfy.ldm.modules.attention
-import comfy.model_patcher
 import comfy.ops
-import comfy.supported_models
-import comfy.utils
 import ip_files
 import pytest
+import tiny_unet
 import torch
 from flexid.model_patches.adapters.ip_adapter import load_ip_adapter
 from flexid.model_patches.gates.gate import Moment
@@ -25,7 +23,6 @@ from flexid.model_patches.inject.run import KEY
 from identities import identity_of
 from safetensors.torch import load_file
 from seeding import seeded, seeded_input
-from torch import nn
 
 pytestmark = pytest.mark.comfy
 
@@ -57,14 +54,6 @@ def base_layer(width, name):
     return layer.eval()
 
 
-class OneBlock(nn.Module):
-    """What a UNet's walk finds, with one cross-attention."""
-
-    def __init__(self, layer):
-        super().__init__()
-        self.layer = layer
-
-
 @pytest.fixture
 def one_layer(monkeypatch):
     """A Call whose model has the given cross-attention as its only site."""
@@ -75,7 +64,7 @@ def one_layer(monkeypatch):
             lambda unet: [(SITE, unet.layer)],
         )
         call = Call(Run(size), (PromptRows(),), (MOMENT,), size, 1, torch.device("cpu"), *TAIL)
-        call.diffusion_model = OneBlock(layer)
+        call.diffusion_model = tiny_unet.OneBlock(layer)
         return call
 
     return make
@@ -220,45 +209,15 @@ def test_two_streams_meet_as_defined(
 
 # The whole UNet
 
-TINY = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 32,
-    "num_res_blocks": [2, 2, 2, 2],
-    "channel_mult": [1, 2, 4, 4],
-    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-    "transformer_depth_middle": 1,
-    "context_dim": TEXT,
-    "num_heads": 8,
-    "use_spatial_transformer": True,
-    "use_linear_in_transformer": False,
-    "legacy": False,
-    "adm_in_channels": None,
-    "use_temporal_attention": False,
-}
-WIDTHS = [32, 32, 64, 64, 128, 128, 128, 128, 128, 64, 64, 64, 32, 32, 32, 128]
-
 
 @pytest.fixture(scope="module")
 def unet():
-    """SD 1.5's topology at a tenth of its width, weights by their names in diffusers."""
-    config = comfy.supported_models.SD15(dict(TINY))
-    config.set_inference_dtype(torch.float32, None)
-    base = config.get_model({}, "")
-    names = comfy.utils.unet_to_diffusers({**TINY, "num_res_blocks": [2, 2, 2, 2]})
-    state = base.diffusion_model.state_dict()
-    theirs = {ours: name for name, ours in names.items()}
-    seeds = {key: seeded(theirs[key], tensor.shape) for key, tensor in state.items()}
-    base.diffusion_model.load_state_dict(seeds)
-    cpu = torch.device("cpu")
-    return comfy.model_patcher.CoreModelPatcher(base, load_device=cpu, offload_device=cpu)
+    return tiny_unet.named_sd15()
 
 
 @pytest.fixture(scope="module")
 def plus(tmp_path_factory):
-    shapes = ip_files.layer_shapes(WIDTHS)
+    shapes = ip_files.layer_shapes(tiny_unet.WIDTHS)
     tensors = ip_files.tensors_of(ip_files.token_shapes("plus"), shapes)
     path = tmp_path_factory.mktemp("plus") / "ip-adapter-plus_sd15.safetensors"
     return load_ip_adapter(ip_files.write(path, tensors))

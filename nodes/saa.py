@@ -1,0 +1,233 @@
+"""Several people in one picture: who is where, and the attention that draws them."""
+
+from comfy_api.latest import io, ui
+
+from ..model_patches.gates.gate import OPEN
+from ..model_patches.inject.saa import apply_saa
+from ..model_patches.inject.saa_people import MOST_PEOPLE, describe_person, make_person
+from ..model_patches.inject.saa_places import give_boxes
+from ..model_patches.inject.saa_settings import MODES, UNPLACED, Mode, SaaSettings, Unplaced
+from . import types
+from .dynamicid import ALIASES
+from .validation import validate
+
+Elements = io.Custom("ARRAY")
+
+
+class FlexIDMakePerson(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FlexIDMakePerson",
+            display_name="Make Person",
+            category="FlexID/identity",
+            description="One of several people in a picture: who it is, where, how strongly and "
+            "when. Connect one for each person to Apply SAA.",
+            search_aliases=[*ALIASES, "person", "region", "regional", "couple", "group"],
+            inputs=[
+                types.Identity.Input(
+                    "identity", tooltip="From Encode Identity (DynamicID) or Load Identity."
+                ),
+                io.Float.Input(
+                    "weight",
+                    default=1.0,
+                    min=0.0,
+                    max=5.0,
+                    step=0.05,
+                    tooltip="How strongly this person is drawn. 0: left out; 1: as trained.",
+                ),
+                io.String.Input(
+                    "name",
+                    default="",
+                    tooltip="A word that the description of this person's box holds, for example "
+                    "Ann. Empty: boxes are given in order.",
+                ),
+                io.String.Input(
+                    "prompt",
+                    multiline=True,
+                    default="",
+                    tooltip="Optional: what this person does, such as laughing, in profile. CAG "
+                    "reads its intent and loosens this person alone. It is not encoded: say it in "
+                    "the positive prompt, too.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Where in the picture this person is: 1 here, 0 not here. Not "
+                    "connected: a box of Apply SAA, or the model decides.",
+                ),
+                types.Gate.Input(
+                    "gate",
+                    optional=True,
+                    tooltip="A weight over time for this person alone. Not connected: 1.",
+                ),
+            ],
+            outputs=[types.Person.Output("person"), io.String.Output("report")],
+        )
+
+    @classmethod
+    def execute(
+        cls, identity, weight: float, name: str, prompt: str, mask=None, gate=OPEN
+    ) -> io.NodeOutput:
+        person = make_person(
+            identity, weight=weight, mask=mask, gate=gate, prompt=prompt, name=name
+        )
+        report = describe_person(person)
+        return io.NodeOutput(person, report, ui=ui.PreviewText(report))
+
+
+def _setting_inputs() -> list[io.Input]:
+    return [
+        io.Combo.Input(
+            "mode",
+            options=list(MODES),
+            default="corrected",
+            tooltip="corrected: masks of any shape, overlaps shared. published: as the authors' "
+            "code, boxes of whole tokens only.",
+        ),
+        io.Combo.Input(
+            "without_regions",
+            options=list(UNPLACED),
+            default="activation",
+            tooltip="Where people are when nobody has a region. activation: where the model looks "
+            "for a face. strips: equal parts of the picture, from left to right in this list.",
+        ),
+        io.Float.Input(
+            "beta",
+            default=2.0,
+            min=0.0,
+            max=20.0,
+            step=0.1,
+            tooltip="Layout control, β in the paper: how much regions raise attention to people "
+            "inside, and divide it outside. 0: no more than keeping people apart.",
+        ),
+        io.Float.Input(
+            "alpha",
+            default=0.24,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Share of the run's steps, from the first, in which beta works: α of the "
+            "paper, 12 of 50. 0: never; 1: always.",
+        ),
+        io.Boolean.Input(
+            "activation",
+            default=True,
+            tooltip="On: places attend to people as far as they look for a face, so the "
+            "background is left alone. Off: everywhere, as plain cross-attention.",
+            advanced=True,
+        ),
+        io.Float.Input(
+            "threshold",
+            default=0.3,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="An activation below it counts as none; 0.3 in the authors' code, not in the "
+            "paper. 0: all of it counts.",
+            advanced=True,
+        ),
+        io.Float.Input(
+            "mix",
+            default=0.5,
+            min=0.0,
+            max=1.0,
+            step=0.05,
+            tooltip="Only in mode published with one box for several people: how much of its "
+            "person is in the mixture. 0: the others; 1: its person.",
+            advanced=True,
+        ),
+        io.Float.Input(
+            "lora_strength",
+            default=1.0,
+            min=-2.0,
+            max=2.0,
+            step=0.05,
+            tooltip="Of the LoRA inside the file, on all attention layers. 1: as trained; 0: off, "
+            "which leaves the model more like itself and people less like themselves.",
+        ),
+    ]
+
+
+class FlexIDApplySAA(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        people = io.Autogrow.TemplatePrefix(
+            types.Person.Input("person", tooltip="From Make Person."),
+            prefix="person",
+            min=1,
+            max=MOST_PEOPLE,
+        )
+        return io.Schema(
+            node_id="FlexIDApplySAA",
+            display_name="Apply SAA",
+            category="FlexID/inject",
+            description="Semantic-activated attention of DynamicID: draws 1 to 8 people on SD "
+            "1.5, each with their own face, and leaves the background alone. All people share one "
+            "pass.",
+            search_aliases=[*ALIASES, "saa", "semantic activated attention", "regional", "couple"],
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="An SD 1.5 model. Only the returned model is patched."
+                ),
+                types.DynamicIDAdapter.Input("adapter", tooltip="From Load DynamicID."),
+                io.Autogrow.Input(
+                    "people",
+                    template=people,
+                    tooltip="One to eight people; a free slot appears as you connect.",
+                ),
+                *_setting_inputs(),
+                Elements.Input(
+                    "elements",
+                    optional=True,
+                    tooltip="The output elements of core's Create Bounding Boxes. A box whose "
+                    "description holds a person's name is theirs, the others go in order.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output("model_out", display_name="model"),
+                io.String.Output("report"),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        threshold: float | None = None,
+        beta: float | None = None,
+        alpha: float | None = None,
+        mix: float | None = None,
+        people=None,
+    ) -> bool | str:
+        """`people` is here because ComfyUI passes the growing sockets in any case."""
+
+        def check(threshold: float, beta: float, alpha: float, mix: float) -> None:
+            SaaSettings(threshold=threshold, beta=beta, alpha=alpha, mix=mix)
+
+        return validate(check, threshold, beta, alpha, mix)
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        adapter,
+        people: dict,
+        mode: Mode,
+        without_regions: Unplaced,
+        beta: float,
+        alpha: float,
+        activation: bool,
+        threshold: float,
+        mix: float,
+        lora_strength: float,
+        elements=None,
+    ) -> io.NodeOutput:
+        settings = SaaSettings(mode, activation, threshold, beta, alpha, without_regions, mix)
+        everybody = list(people.values())
+        if elements is not None:
+            everybody = give_boxes(everybody, elements)
+        done = apply_saa(model, adapter, everybody, settings, lora_strength=lora_strength)
+        return io.NodeOutput(done.model, done.report, ui=ui.PreviewText(done.report))
+
+
+NODES = [FlexIDMakePerson, FlexIDApplySAA]
