@@ -250,7 +250,7 @@ EARLY = replace(RAISED, alpha=2 / 50)
         ("two_step0", "ab", MULTI, EARLY, 0, SQUARE),
         ("two_step0", "ab", MULTI, EARLY, 1, SQUARE),
         ("two_step2", "ab", MULTI, EARLY, 2, SQUARE),
-        ("two_swapped", "ba", MULTI, EARLY, 0, SQUARE),
+        ("two_swapped", ("b", "a"), MULTI, EARLY, 0, SQUARE),
         ("two_16x24", "ab", MULTI, EARLY, 0, WIDE),
     ],
 )
