@@ -11,7 +11,7 @@ from pack import ROOT
 pytestmark = pytest.mark.pure
 
 SHIPPED = [ROOT / "__init__.py", *ROOT.glob("nodes/**/*.py"), *ROOT.glob("model_patches/**/*.py")]
-COMFYUIS = {"torch", "numpy", "filelock", "PIL"}
+COMFYUIS = {"torch", "torchvision", "numpy", "scipy", "filelock", "PIL"}
 COMFYUIS |= {"comfy", "comfy_api", "folder_paths", "nodes", "server"}
 """What every ComfyUI has: its own modules, what its requirements.txt lists, and filelock, which
 torch needs."""
