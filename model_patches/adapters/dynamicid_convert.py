@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from ..files.atomic import creating
+from ..files.atomic import converting
 from ..files.kinds import require
 from ..files.tensor_file import read_weights
 
@@ -26,12 +26,7 @@ def convert_dynamicid(source: str | Path, target: str | Path) -> Path:
     source), OSError.
     """
     source, target = Path(source), Path(target)
-    if target.exists() and source.exists() and target.samefile(source):
-        raise ValueError(
-            f"{target.name} is the file {source.name} that is converted, and it is kept as it is. "
-            "Choose another name for the new file."
-        )
-    with creating(target) as temporary:
+    with converting(source, target) as temporary:
         file = read_weights(source, WANTED)
         require(file, KINDS, WANTED)
         tensors = {key: tensor.contiguous().clone() for key, tensor in file.tensors.items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 import safetensors.torch
 from torch import Tensor
 
-from ..files.atomic import creating
+from ..files.atomic import converting
 from ..files.checks import shapes_of
 from .faceclip import open_parts
 from .faceclip_fuser import fuser_dims
@@ -25,12 +25,7 @@ def convert_faceclip(source: str | Path, target: str | Path) -> Path:
     ValueError (not a FaceCLIP file, or the target is the source), OSError.
     """
     source, target = Path(source), Path(target)
-    if target.exists() and source.exists() and target.samefile(source):
-        raise ValueError(
-            f"{target.name} is the file {source.name} that is converted, and it is kept as it is. "
-            "Choose another name for the new file."
-        )
-    with creating(target) as temporary:
+    with converting(source, target) as temporary:
         kept = {
             PREFIXES[key] + name: tensor
             for key, part in open_parts(source).items()

@@ -35,6 +35,21 @@ def creating(path: Path) -> Iterator[Path]:
         yield temporary
 
 
+@contextmanager
+def converting(source: Path, target: Path) -> Iterator[Path]:
+    """As `creating`, for a file made of `source`, which is kept as it is.
+
+    Raises ValueError when both are the same file: a clearer message than that it exists.
+    """
+    if target.exists() and source.exists() and target.samefile(source):
+        raise ValueError(
+            f"{target.name} is the file {source.name} that is converted, and it is kept as it is. "
+            "Choose another name for the new file."
+        )
+    with creating(target) as temporary:
+        yield temporary
+
+
 def place(finished: Path, path: Path) -> None:
     """Move a finished file to `path`, in the same folder, where nothing may be yet.
 
