@@ -79,6 +79,24 @@ def check_tokens(name: str, tokens: Tensor) -> Tensor:
     return tokens
 
 
+def check_widths(encoding: Encoding, width: int, reader: str, advice: str) -> tuple[Tensor, Tensor]:
+    """Tokens and null tokens as `check_tokens` gives them; a reader reads tokens of one width.
+
+    reader and advice: for messages. Raises ValueError, also for another width.
+    """
+    tokens, null = (
+        check_tokens(f"The identity's {name}", value)
+        for name, value in (("tokens", encoding.tokens), ("null tokens", encoding.null))
+    )
+    for name, value in (("tokens", tokens), ("null tokens", null)):
+        if value.shape[-1] != width:
+            raise ValueError(
+                f"The identity's {name} are {value.shape[-1]} wide; {reader} reads {width}. "
+                f"{advice}"
+            )
+    return tokens, null
+
+
 def encoding_for(
     identity: Identity, family: str, encoder: str, reader: str, advice: str, file: str = ""
 ) -> Encoding:

@@ -21,7 +21,7 @@ from ..files.cache import TensorCache, tensor_key
 from ..gates.balance import Balance, Law, weigh
 from ..gates.gate import OPEN, Gate, Moment
 from ..gates.numbers import check_number, check_weight
-from ..identity.identity import Encoding, Identity, check_tokens, encoding_for
+from ..identity.identity import Encoding, Identity, check_widths, encoding_for
 from .call import Call, PromptRows, Site, Term
 from .decoupled import Table, match_sites, project_tokens
 from .flexip_fusion import Fusion, Share, make_terms
@@ -165,12 +165,7 @@ def _find_encoding(identity: Identity, adapter: FlexIPAdapter) -> Encoding:
     reader = f"the adapter '{adapter.name}'"
     advice = "Encode the photo with this adapter (Encode Reference (FlexIP))."
     found = encoding_for(identity, FAMILY, adapter.encoder_digest, reader, advice, adapter.digest)
-    for name, tokens in (("tokens", found.tokens), ("null tokens", found.null)):
-        width = check_tokens(f"The identity's {name}", tokens).shape[-1]
-        if width != adapter.width:
-            raise ValueError(
-                f"The identity's {name} are {width} wide; {reader} reads {adapter.width}. {advice}"
-            )
+    check_widths(found, adapter.width, reader, advice)
     return found
 
 

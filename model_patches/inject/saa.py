@@ -17,7 +17,7 @@ from ..adapters.dynamicid import FAMILY, DynamicIDAdapter
 from ..files.cache import tensor_key
 from ..gates.gate import Moment
 from ..gates.numbers import check_weight
-from ..identity.identity import Identity, check_tokens, encoding_for
+from ..identity.identity import Identity, check_widths, encoding_for
 from .call import Call, PromptRows, Site, Term
 from .decoupled import Table, layers_of, match_sites, project_tokens
 from .lora import patch_lora
@@ -204,16 +204,7 @@ def _find_tokens(identity: Identity, adapter: DynamicIDAdapter) -> tuple[Tensor,
     reader = f"the adapter '{adapter.name}'"
     advice = "Encode the photo with this adapter (Encode Identity (DynamicID))."
     found = encoding_for(identity, FAMILY, adapter.encoder_digest, reader, advice, adapter.digest)
-    pair = []
-    for name, tokens in (("tokens", found.tokens), ("null tokens", found.null)):
-        checked = check_tokens(f"The identity's {name}", tokens)
-        if checked.shape[-1] != adapter.width:
-            raise ValueError(
-                f"The identity's {name} are {checked.shape[-1]} wide; {reader} reads "
-                f"{adapter.width}. {advice}"
-            )
-        pair.append(checked)
-    return pair[0], pair[1]
+    return check_widths(found, adapter.width, reader, advice)
 
 
 def _make_member(

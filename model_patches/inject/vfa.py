@@ -18,7 +18,7 @@ from ..adapters.pulid_sdxl import SdxlAdapter
 from ..files.cache import tensor_key
 from ..gates.gate import OPEN, Gate, describe_ends
 from ..gates.numbers import check_weight
-from ..identity.identity import Identity, check_tokens, encoding_for
+from ..identity.identity import Identity, check_widths, encoding_for
 from .anchor import LABEL, NEGATIVES, VFA, Anchor, Negative
 from .flux import flux_sites
 from .region import region_of
@@ -105,12 +105,4 @@ def identity_tokens(identity: Identity, adapter: PulidAdapter) -> tuple[Tensor, 
     found = encoding_for(
         identity, adapter.family, adapter.encoder_digest, reader, advice, adapter.digest
     )
-    tokens = check_tokens("The identity's tokens", found.tokens)
-    null = check_tokens("The identity's null tokens", found.null)
-    for width in (tokens.shape[-1], null.shape[-1]):
-        if width != adapter.token_dim:
-            raise ValueError(
-                f"The identity's tokens are {width} wide; {reader} reads {adapter.token_dim}. "
-                f"{advice}"
-            )
-    return tokens, null
+    return check_widths(found, adapter.token_dim, reader, advice)
