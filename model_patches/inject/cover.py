@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from .call import Call, PromptRows
 from .region import EVERYWHERE, Coverage, Region
+
+T = TypeVar("T")
 
 
 def cover_tokens(
@@ -21,13 +24,12 @@ def cover_tokens(
     """
     if region is None:
         return EVERYWHERE
-    key = ("cover", region, cell, prompt.area, call.latent_size, call.batch)
-    if key not in call.run.cache:
-        _check_tiles(call, prompt, label)
-        size = call.run.latent_size or call.latent_size
-        coverage = region.cover(call.grid(cell), size, prompt.area, call.batch)
-        call.run.cache[key] = coverage and coverage.to(call.device, call.dtype)
-    return call.run.cache[key]
+
+    def cover(*facts: Any) -> Coverage | None:
+        coverage = region.cover(*facts)
+        return coverage and coverage.to(call.device, call.dtype)
+
+    return _once_per_run("cover", call, prompt, region, cell, label, cover)
 
 
 def token_weights(call: Call, prompt: PromptRows, region: Region, cell: int, label: str) -> Tensor:
@@ -35,12 +37,28 @@ def token_weights(call: Call, prompt: PromptRows, region: Region, cell: int, lab
 
     As `cover_tokens`, for kernels that read every token.
     """
-    key = ("weights", region, cell, prompt.area, call.latent_size, call.batch)
+
+    def weigh(*facts: Any) -> Tensor:
+        return region.token_weights(*facts).to(call.device)
+
+    return _once_per_run("weights", call, prompt, region, cell, label, weigh)
+
+
+def _once_per_run(
+    name: str,
+    call: Call,
+    prompt: PromptRows,
+    region: Region,
+    cell: int,
+    label: str,
+    make: Callable[..., T],
+) -> T:
+    """What `make` makes of a grid, the latent's size, an area and the batch; kept for the run."""
+    key = (name, region, cell, prompt.area, call.latent_size, call.batch)
     if key not in call.run.cache:
         _check_tiles(call, prompt, label)
         size = call.run.latent_size or call.latent_size
-        weights = region.token_weights(call.grid(cell), size, prompt.area, call.batch)
-        call.run.cache[key] = weights.to(call.device)
+        call.run.cache[key] = make(call.grid(cell), size, prompt.area, call.batch)
     return call.run.cache[key]
 
 
