@@ -84,8 +84,7 @@ def guide_batch(
     (moment,) = moments_of(run, model.model_sampling, [sigma], schedule)
     if guidance.method == "attention":
         return _weigh_attention(guidance, moment, run, batch)
-    run.cache[GUIDANCE].begin(sigma)
-    run.cache[KEPT].begin(sigma)
+    run.cache[GUIDANCE].clock.begin(sigma)
     return _predict_subsets(guidance, moment, run, batch)
 
 
@@ -102,7 +101,7 @@ def _predict_subsets(
         if not (entries and count):
             continue
         shares = guidance.shares(count, moment, batch.x, run)
-        kept = reuse.recall(entries, shares, batch.x, book.step)
+        kept = reuse.recall(entries, shares, batch.x, book.clock)
         if kept is not None:
             plan.take(number, count, shares, kept)
             continue
@@ -113,7 +112,7 @@ def _predict_subsets(
         return batch.predict()
     outputs = batch.predict(plan.lists, {ORIGINALS: tuple(plan.originals)})
     for number, entries in fresh:
-        reuse.keep(entries, plan.predicted(number, outputs), book.step)
+        reuse.keep(entries, plan.predicted(number, outputs), book.clock)
     return plan.combine(outputs, len(batch.conds), moment.sigma)
 
 

@@ -8,7 +8,6 @@ that is what models of this kind predict and what stays about the same while sig
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -16,7 +15,7 @@ from uuid import UUID
 from torch import Tensor
 
 from .levels import Share, Subset
-from .twins import Entry
+from .twins import Clock, Entry
 
 Differences = Mapping[Subset, Tensor]
 """Subset -> its velocity less that of the smallest subset, of which there is no entry."""
@@ -26,6 +25,10 @@ Differences = Mapping[Subset, Tensor]
 class _Kept:
     differences: Differences
     step: int
+    passes: int
+
+    def is_old(self, clock: Clock, every: int) -> bool:
+        return clock.step - self.step >= every or clock.passes != self.passes
 
 
 @dataclass(eq=False)
@@ -35,40 +38,34 @@ class Reuse:
     every: int
     kept: dict[tuple[UUID, ...], _Kept] = field(default_factory=dict)
     """Prompts of a list -> their differences."""
-    sigma: float = math.inf
-
-    def begin(self, sigma: float) -> None:
-        """Forget everything when sigma has risen: another pass over the picture has begun."""
-        if sigma > self.sigma:
-            self.kept.clear()
-        self.sigma = sigma
 
     def recall(
         self,
         entries: Sequence[Entry],
         shares: Mapping[Subset, Share],
         x: Tensor,
-        step: int,
+        clock: Clock,
     ) -> Differences | None:
         """The kept differences between predictions with the subsets of `shares`; None: predict.
 
-        They are out of date after `every` steps, and for a latent of another shape.
+        They are out of date after `every` steps, in another pass over the picture, and for a latent
+        of another shape.
         """
         held = self.kept.get(_names(entries))
-        if len(shares) == 1:
-            return None
-        if held is None or step - held.step >= self.every:
+        if held is None or held.is_old(clock, self.every):
             return None
         differences = held.differences
         if set(list(shares)[:-1]) != differences.keys():
             return None
         return differences if all(one.shape == x.shape for one in differences.values()) else None
 
-    def keep(self, entries: Sequence[Entry], outputs: Mapping[Subset, Tensor], step: int) -> None:
+    def keep(
+        self, entries: Sequence[Entry], outputs: Mapping[Subset, Tensor], clock: Clock
+    ) -> None:
         """outputs: denoised pictures, the smallest subset last."""
         *others, last = outputs
-        differences = {one: (outputs[one] - outputs[last]) / self.sigma for one in others}
-        self.kept[_names(entries)] = _Kept(differences, step)
+        differences = {one: (outputs[one] - outputs[last]) / clock.sigma for one in others}
+        self.kept[_names(entries)] = _Kept(differences, clock.step, clock.passes)
 
 
 def heaviest(shares: Mapping[Subset, Share]) -> Subset:

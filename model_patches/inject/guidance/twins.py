@@ -34,19 +34,29 @@ def count_references(entry: Entry) -> int:
 
 
 @dataclass
-class TwinBook:
-    """The twins of one run, and when each was last predicted."""
+class Clock:
+    """Where in a run a prediction is made."""
 
-    text_of: TextOf
     step: int = 0
-    sigma: float | None = None
-    seen: dict[tuple, tuple[int, int]] = field(default_factory=dict)
-    """(uuid, subset) -> the last step with it, and how often it came back after a gap."""
+    passes: int = 0
+    """Passes over the picture that have begun: one more whenever sigma rises."""
+    sigma: float = 0.0
 
     def begin(self, sigma: float) -> None:
         """Several batches with one sigma belong to one step."""
         if sigma != self.sigma:
+            self.passes += sigma > self.sigma
             self.step, self.sigma = self.step + 1, sigma
+
+
+@dataclass
+class TwinBook:
+    """The twins of one run, and when each was last predicted."""
+
+    text_of: TextOf
+    clock: Clock = field(default_factory=Clock)
+    seen: dict[tuple, tuple[int, int]] = field(default_factory=dict)
+    """(uuid, subset) -> the last step with it, and how often it came back after a gap."""
 
     def twins(self, entries: Sequence[Entry], subset: Subset, whole: bool) -> list[Entry]:
         """The same prompts with the references of `subset` only; whole: those are all there are."""
@@ -65,9 +75,9 @@ class TwinBook:
 
     def _name(self, original: uuid.UUID, subset: Subset, whole: bool) -> uuid.UUID:
         key = original, subset
-        last, gaps = self.seen.get(key, (self.step, 0))
-        gaps += last < self.step - 1
-        self.seen[key] = self.step, gaps
+        last, gaps = self.seen.get(key, (self.clock.step, 0))
+        gaps += last < self.clock.step - 1
+        self.seen[key] = self.clock.step, gaps
         if whole and not gaps:
             return original
         return uuid.uuid5(original, f"{sorted(subset)} {gaps}")
