@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..adapters.dynamicid import FAMILY, DynamicIDAdapter, make_face_tokens
@@ -20,9 +19,10 @@ from ..face.choose import FaceChoice
 from ..face.detect import detect_faces
 from ..face.face import Face
 from ..face.pixels import photo_hash
-from .encode import THUMBNAIL, Encoded
+from .encode import Encoded
 from .identity import Encoding, Identity
 from .provenance import join_distinct, pack_version
+from .square import cut_middle, describe_loss, make_thumbnail
 
 Colours = Literal["corrected", "published"]
 COLOURS: tuple[Colours, ...] = ("corrected", "published")
@@ -65,7 +65,8 @@ def encode_dynamicid(
         "pack_version": pack_version(),
     }
     features = {"arcface": embeddings} if colours == "corrected" else {}
-    identity = Identity({FAMILY: encoding}, features, _thumbnail(pixels[0]), provenance)
+    picture = make_thumbnail(cut_middle(pixels[0] / 255))
+    identity = Identity({FAMILY: encoding}, features, picture, provenance)
     return Encoded(identity, _report(adapter, faces, photos, colours))
 
 
@@ -110,16 +111,6 @@ def _whole_photo(photo: Tensor) -> Tensor:
     return (photo[..., :3] * 255).round().clamp(0, 255).to(torch.uint8).cpu()
 
 
-def _thumbnail(photo: Tensor) -> Tensor:
-    """The middle square, which is what CLIP sees, (256, 256, 3) uint8."""
-    height, width = photo.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = photo[top : top + side, left : left + side].permute(2, 0, 1)[None].float()
-    small = F.interpolate(square, (THUMBNAIL, THUMBNAIL), mode="area")
-    return small[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8)
-
-
 def _report(
     adapter: DynamicIDAdapter, faces: Sequence[Face], photos: Tensor, colours: Colours
 ) -> str:
@@ -128,8 +119,7 @@ def _report(
         f"{len(faces)} face(s) -> {adapter.tokens} tokens for {adapter.name}, {colours} colours"
     ]
     if height != width:
-        cut = 1 - min(height, width) / max(height, width)
-        side = "left and right" if width > height else "top and bottom"
+        cut, side = describe_loss(height, width)
         lines.append(f"CLIP does not see {cut:.0%} of the photo, at {side}: it looks at a square.")
     if len(faces) > 1:
         lines.append("The photos are averaged into one identity.")

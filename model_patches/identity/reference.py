@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..adapters.flexip import FAMILY, FlexIPAdapter, make_tokens
@@ -17,9 +16,10 @@ from ..adapters.ip_tokens import Features
 from ..encoders.clip_vision import CLIP, CLIP_SIZE, DINO, check_vision, look, look_at_nothing
 from ..face.align import ARCFACE_112, similarity, warp
 from ..face.face import Face
-from .encode import THUMBNAIL, Encoded
+from .encode import Encoded
 from .identity import Encoding, Identity
 from .provenance import join_distinct, pack_version
+from .square import cut_middle, describe_loss, make_thumbnail
 
 View = Literal["auto", "face", "whole"]
 VIEWS: tuple[View, ...] = ("auto", "face", "whole")
@@ -71,7 +71,7 @@ def encode_reference(
     identity = Identity(
         {FAMILY: encoding},
         features,
-        _thumbnail(pictures[0][0]),
+        make_thumbnail(pictures[0][0]),
         {"photos": join_distinct(_hashes(photos)), "pack_version": pack_version()},
     )
     return Encoded(identity, _report(adapter, photos, view, tokens))
@@ -118,8 +118,8 @@ def _cut_views(
     if view == "face":
         return [(_cut_face(photos[face.photo], face), face) for face in faces]
     if faces:
-        return [(_cut_middle(photos[face.photo]), face) for face in faces]
-    return [(_cut_middle(photo), None) for photo in photos]
+        return [(cut_middle(photos[face.photo]), face) for face in faces]
+    return [(cut_middle(photo), None) for photo in photos]
 
 
 def _cut_face(photo: Tensor, face: Face) -> Tensor:
@@ -129,13 +129,6 @@ def _cut_face(photo: Tensor, face: Face) -> Tensor:
     side = min(round(FACE_SCALE * max(x1 - x0, y1 - y0)), height, width)
     left = min(max(round((x0 + x1 - side) / 2), 0), width - side)
     top = min(max(round((y0 + y1 - side) / 2), 0), height - side)
-    return photo[None, top : top + side, left : left + side, :3]
-
-
-def _cut_middle(photo: Tensor) -> Tensor:
-    height, width = photo.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
     return photo[None, top : top + side, left : left + side, :3]
 
 
@@ -230,13 +223,6 @@ def _hashes(photos: Tensor) -> list[str]:
     return [hashlib.sha256(one.contiguous().numpy().tobytes()).hexdigest() for one in pixels]
 
 
-def _thumbnail(picture: Tensor) -> Tensor:
-    small = F.interpolate(
-        picture.permute(0, 3, 1, 2).float().cpu(), (THUMBNAIL, THUMBNAIL), mode="area"
-    )
-    return (small[0].permute(1, 2, 0) * 255).round().clamp(0, 255).to(torch.uint8)
-
-
 def _report(adapter: FlexIPAdapter, photos: Tensor, view: View, tokens: Tensor) -> str:
     height, width = photos.shape[1:3]
     lines = [
@@ -244,8 +230,7 @@ def _report(adapter: FlexIPAdapter, photos: Tensor, view: View, tokens: Tensor) 
         f"({adapter.name}), view: {view}"
     ]
     if view == "whole" and height != width:
-        cut = 1 - min(height, width) / max(height, width)
-        side = "left and right" if width > height else "top and bottom"
+        cut, side = describe_loss(height, width)
         lines.append(f"{cut:.0%} of the photo was cut away at {side}: the encoders see squares.")
     if len(tokens) > 1:
         lines.append("The pictures are averaged into one identity.")
