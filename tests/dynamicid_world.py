@@ -8,16 +8,17 @@ import comfy.clip_vision
 import dynamicid_files
 import numpy as np
 import tiny_faces
+import tiny_unet
+import tiny_vision
 import torch
 from comfy.model_patcher import ModelPatcher
 from flexid.model_patches.adapters.dynamicid import FAMILY, DynamicIDAdapter, load_dynamicid
 from flexid.model_patches.face.analyser import FaceAnalyser
 from flexid.model_patches.face.boxes import Detection
 from flexid.model_patches.identity.identity import Encoding, Identity
-from flexid.model_patches.inject.unet import cross_attention_of, in_diffusers_order
 from torch import Tensor
 
-CLIP = 32
+CLIP = tiny_vision.CLIP["hidden_size"]
 RANK = 4
 
 
@@ -26,10 +27,7 @@ def adapter(
 ) -> DynamicIDAdapter:
     """A SAA file for this UNet. loud: factor of the values, so that people are to be seen.
     encoder: factor of the face encoder's weights, for another encoder."""
-    found = dict(cross_attention_of(model.get_model_object("diffusion_model")))
-    layers = [found[site] for site in in_diffusers_order(found)]
-    width = layers[0].to_k.in_features
-    widths = [layer.heads * layer.dim_head for layer in layers]
+    widths, width = tiny_unet.attention_widths(model)
     attention = {
         key: (loud if "to_v_ip" in key else 12) * value if "_ip" in key else value
         for key, value in dynamicid_files.attention(widths, width, RANK).items()
@@ -51,26 +49,7 @@ def person(adapter: DynamicIDAdapter, seed: int = 1) -> Identity:
 
 
 def vision() -> comfy.clip_vision.ClipVisionModel:
-    """ComfyUI's own CLIP vision encoder, small, with seeded weights."""
-    made = comfy.clip_vision.ClipVisionModel(
-        {
-            "model_type": "clip_vision_model",
-            "hidden_size": CLIP,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 2,
-            "intermediate_size": 64,
-            "hidden_act": "gelu",
-            "image_size": 224,
-            "patch_size": 56,
-            "num_channels": 3,
-            "projection_dim": 24,
-        }
-    )
-    generator = torch.Generator().manual_seed(0)
-    for parameter in made.model.parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        parameter.data = 0.1 * noise + (1.0 if parameter.ndim == 1 else 0.0)
-    return made
+    return tiny_vision.vision(tiny_vision.CLIP)
 
 
 class ColourRecogniser:

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import ip_files
+import tiny_unet
 import torch
 from comfy.model_patcher import ModelPatcher
 from flexid.model_patches.adapters.flexip import FAMILY, FlexIPAdapter
@@ -13,7 +14,7 @@ from flexid.model_patches.adapters.flexip_file import load_flexip
 from flexid.model_patches.adapters.flexip_settings import FlexIPSettings, settings_of
 from flexid.model_patches.adapters.ip_adapter import load_ip_adapter
 from flexid.model_patches.identity.identity import Encoding, Identity
-from flexid.model_patches.inject.unet import cross_attention_of, in_diffusers_order
+from flexid.model_patches.inject.unet import cross_attention_of
 from torch import Tensor
 
 POOLED = 24
@@ -65,10 +66,7 @@ def flexip(
 
 def ip_adapter(folder: Path, model: ModelPatcher, variant: str = "plus") -> FlexIPAdapter:
     """A public IP-Adapter file for this UNet."""
-    attention = dict(cross_attention_of(model.get_model_object("diffusion_model")))
-    layers = [attention[site] for site in in_diffusers_order(attention)]
-    width = layers[0].to_k.in_features
-    widths = [layer.heads * layer.dim_head for layer in layers]
+    widths, width = tiny_unet.attention_widths(model)
     tokens = ip_files.token_shapes(variant, width=width, clip=32, pooled=POOLED, dim=64)
     lora = 4 if variant == "faceid" else 0
     shapes = ip_files.layer_shapes(widths, width, lora)

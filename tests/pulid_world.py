@@ -10,7 +10,6 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from flexid.model_patches.adapters.pulid_sdxl import FAMILY, SdxlAdapter, load_sdxl_adapter
 from flexid.model_patches.identity.identity import Identity
-from flexid.model_patches.inject.unet import cross_attention_of, in_diffusers_order
 from identities import identity_of
 
 WIDTH = sum(tiny_unet.STREAMS)
@@ -18,9 +17,7 @@ WIDTH = sum(tiny_unet.STREAMS)
 
 def sdxl_adapter(folder: Path, model: ModelPatcher) -> SdxlAdapter:
     """Strong enough to change every picture."""
-    found = dict(cross_attention_of(model.get_model_object("diffusion_model")))
-    layers = [found[site] for site in in_diffusers_order(found)]
-    widths = [layer.heads * layer.dim_head for layer in layers]
+    widths, _ = tiny_unet.attention_widths(model)
     encoder = ip_files.pulid_v1_shapes(48, 32, 24, WIDTH)
     tensors = {
         key: (200 if "to_v" in key else 20) * value if "attn_layers" in key else value

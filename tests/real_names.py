@@ -6,8 +6,9 @@ import os
 import shutil
 from pathlib import Path
 
+FLUX = "diffusion_models/flexid_mini_flux.safetensors"
 PUBLISHED = {
-    "diffusion_models/flexid_mini_flux.safetensors": "diffusion_models/flux1-dev.safetensors",
+    FLUX: "diffusion_models/flux1-dev.safetensors",
     "text_encoders/flexid_mini_t5.safetensors": "text_encoders/t5xxl_fp8_e4m3fn.safetensors",
     "text_encoders/flexid_mini_clip_l.safetensors": "text_encoders/clip_l.safetensors",
     "vae/flexid_mini_vae.safetensors": "vae/ae.safetensors",
@@ -41,8 +42,8 @@ def place(world: Path, models: Path) -> None:
     import safetensors.torch
     import torch
 
-    flux = next(iter(PUBLISHED))
-    for small, published in (*PUBLISHED.items(), (flux, KONTEXT), *((flux, n) for n in NAMES)):
+    named = [(FLUX, name) for name in (KONTEXT, *NAMES)]
+    for small, published in (*PUBLISHED.items(), *named):
         target = _room_for(models / published)
         try:
             os.link(world / small, target)

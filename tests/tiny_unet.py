@@ -12,6 +12,7 @@ import comfy.supported_models
 import comfy.utils
 import tiny
 import torch
+from flexid.model_patches.inject.unet import cross_attention_of, in_diffusers_order
 from seeding import seeded
 from torch import Tensor, nn
 
@@ -91,6 +92,13 @@ def named_sd15() -> comfy.model_patcher.ModelPatcher:
     base.diffusion_model.load_state_dict(seeds)
     cpu = torch.device("cpu")
     return comfy.model_patcher.CoreModelPatcher(base, load_device=cpu, offload_device=cpu)
+
+
+def attention_widths(model: comfy.model_patcher.ModelPatcher) -> tuple[list[int], int]:
+    """Channels of its cross-attentions in the order of diffusers, and of the text they read."""
+    found = dict(cross_attention_of(model.get_model_object("diffusion_model")))
+    layers = [found[site] for site in in_diffusers_order(found)]
+    return [layer.heads * layer.dim_head for layer in layers], layers[0].to_k.in_features
 
 
 def sd15() -> comfy.model_patcher.ModelPatcher:

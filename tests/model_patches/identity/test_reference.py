@@ -1,6 +1,5 @@
 """Reference photos through ComfyUI's own vision encoders, small, into an identity."""
 
-import comfy.clip_vision
 import flexip_world
 import ip_files
 import pytest
@@ -15,39 +14,9 @@ from flexid.model_patches.identity.reference import Encoders, encode_reference
 from flexid.model_patches.identity.store import load_identity, save_identity
 from flexid.model_patches.inject.flexip import apply_flexip
 from people import face
+from tiny_vision import CLIP, DINO, vision
 
 pytestmark = pytest.mark.comfy
-
-CLIP = {
-    "model_type": "clip_vision_model",
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "hidden_act": "gelu",
-    "image_size": 224,
-    "patch_size": 56,
-    "num_channels": 3,
-    "projection_dim": 24,
-}
-DINO = {
-    "model_type": "dinov2",
-    "hidden_size": 40,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "layer_norm_eps": 1e-6,
-    "use_swiglu_ffn": False,
-    "image_size": 518,
-}
-
-
-def vision(config):
-    made = comfy.clip_vision.ClipVisionModel(dict(config))
-    generator = torch.Generator().manual_seed(0)
-    for parameter in made.model.parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        parameter.data = 0.1 * noise + (1.0 if parameter.ndim == 1 else 0.0)
-    return made
 
 
 @pytest.fixture(scope="module")
