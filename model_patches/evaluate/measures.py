@@ -44,7 +44,12 @@ def pose_error(asked: Sequence[float], found: Sequence[float]) -> float:
     one, other = np.asarray(asked, np.float64), np.asarray(found, np.float64)
     if one.shape != other.shape or one.ndim != 1:
         raise ValueError(f"expected as many angles asked as found, got {one.shape}, {other.shape}")
-    return float(np.abs((one - other + 180) % 360 - 180).mean())
+    return float(shortest_turns(one, other).mean())
+
+
+def shortest_turns(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Absolute differences of angles in degrees, the short way round: 0 to 180."""
+    return np.abs((one - other + 180) % 360 - 180)
 
 
 def disruption(

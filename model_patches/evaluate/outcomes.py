@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .statistics import Figure, bootstrap
+from .statistics import MISSING, Figure, bootstrap
 
 NO_FACE_REFERENCE = "no_face_ref"
 NO_FACE_GENERATED = "no_face_gen"
@@ -19,7 +19,6 @@ UNDEFINED = "undefined"
 """The measure has no value for this picture, such as Copy-Paste between two equal photos."""
 REASONS = (NO_FACE_REFERENCE, NO_FACE_GENERATED, LOW_CONFIDENCE, LOAD_ERROR, UNDEFINED)
 NAN = float("nan")
-MISSING = Figure(NAN, NAN, NAN, 0)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .measures import shortest_turns
 from .modes import COMPAT, CORRECTED, Mode, check_mode
 
 BINS = 66
@@ -80,10 +81,10 @@ def axis_changes(
     check_mode(mode)
     if len(one) != 3 or len(other) != 3:
         raise ValueError(f"expected yaw, pitch and roll, got {len(one)} and {len(other)} angles")
-    gaps = [abs(a - b) for a, b in zip(one, other, strict=True)]
-    if mode == CORRECTED:
-        gaps = [abs((gap + 180) % 360 - 180) for gap in gaps]
-    return gaps[0], gaps[1], gaps[2]
+    first, second = np.asarray(one, np.float64), np.asarray(other, np.float64)
+    gaps = shortest_turns(first, second) if mode == CORRECTED else np.abs(first - second)
+    yaw, pitch, roll = gaps.tolist()
+    return yaw, pitch, roll
 
 
 def view_of(yaw: float, pitch_up: float, threshold: float = THRESHOLD) -> str:

@@ -20,6 +20,10 @@ class Figure:
     count: int
 
 
+MISSING = Figure(float("nan"), float("nan"), float("nan"), 0)
+"""Of no values."""
+
+
 @dataclass(frozen=True)
 class Likeness:
     """How like the wanted person the faces are."""
@@ -43,11 +47,10 @@ def likeness(
     present = [one is not None for one in similarities]
     pairs = zip(similarities, people, strict=True)
     valid = [(one, who) for one, who in pairs if one is not None]
-    missing = Figure(float("nan"), float("nan"), float("nan"), 0)
     return Likeness(
         bootstrap(strict, people, seed),
         bootstrap(present, people, seed),
-        bootstrap([v for v, _ in valid], [w for _, w in valid], seed) if valid else missing,
+        bootstrap([v for v, _ in valid], [w for _, w in valid], seed) if valid else MISSING,
     )
 
 
