@@ -22,7 +22,7 @@ from torch import Tensor
 
 from . import flux
 from .clock import now
-from .plan import Allowance, Plan, Row, choose
+from .plan import MARGIN, Allowance, Plan, Row, rounds_in
 
 STEPS = 20
 HALF = 0.5
@@ -67,10 +67,9 @@ def prepare(options: Namespace, allowance: Allowance) -> Plan:
     world = _open_world(options)
     runs = _runs(world)
     started = now()
-    for model, prompt in runs.values():
-        world.run(model, prompt)
+    predictions = {name: _count_rows(world, *run) / STEPS for name, run in runs.items()}
     tried = now() - started
-    _, rounds = choose((world,), lambda _: tried, allowance.left(), options.rounds)
+    rounds = rounds_in(MARGIN * allowance.left(), tried, options.rounds)
 
     def measure() -> list[Row]:
         times: dict[str, list[float]] = {name: [] for name in runs}
@@ -80,7 +79,7 @@ def prepare(options: Namespace, allowance: Allowance) -> Plan:
                 started = now()
                 latents[name] = world.run(model, prompt)
                 times[name].append(now() - started)
-        return [_row(name, runs[name], times, latents, world) for name in runs]
+        return _rows(predictions, times, latents)
 
     width = world.model.model.diffusion_model.hidden_size
     what = f"{rounds} rounds of {len(runs)} runs, {STEPS} steps, width {width}, " + (
@@ -115,26 +114,28 @@ def _runs(world: World) -> Runs:
     }
 
 
-def _row(
-    name: str,
-    run: tuple[ModelPatcher, list],
+def _rows(
+    predictions: Mapping[str, float],
     times: Mapping[str, list[float]],
     latents: Mapping[str, Tensor],
-    world: World,
-) -> Row:
-    medians = {one: statistics.median(taken) for one, taken in times.items()}
-    row: Row = {
-        "run": name,
-        "rounds": len(times[name]),
-        "predictions per step": _count_rows(world, *run) / STEPS,
-        "s": medians[name],
-        "vs with the reference": medians[name] / medians["with the reference"],
-        "vs without it": medians[name] / medians["without it"],
-    }
-    if "every" in name:
-        whole = (latents["with the reference"] - latents["without it"]).norm()
-        row["error %"] = 100 * ((latents[name] - latents["weight 0.5"]).norm() / whole).item()
-    return row
+) -> list[Row]:
+    seconds = {name: statistics.median(taken) for name, taken in times.items()}
+    whole = (latents["with the reference"] - latents["without it"]).norm()
+    rows: list[Row] = []
+    for name in times:
+        row: Row = {
+            "run": name,
+            "rounds": len(times[name]),
+            "predictions per step": predictions[name],
+            "s": seconds[name],
+            "vs with the reference": seconds[name] / seconds["with the reference"],
+            "vs without it": seconds[name] / seconds["without it"],
+        }
+        if "every" in name:
+            error = (latents[name] - latents["weight 0.5"]).norm() / whole
+            row["error %"] = 100 * error.item()
+        rows.append(row)
+    return rows
 
 
 def _count_rows(world: World, model: ModelPatcher, prompt: list) -> int:
