@@ -274,13 +274,14 @@ PULID_SDXL_11 = _hub(
     listed="984 MB",
 )
 
-
-def _dynamicid(file: str, needed_for: str) -> WeightFile:
-    """Not in the table: the repository is known, its file names only from the authors' code."""
-    return _hub(file, "dynamicid", "meteorite2023/DynamicID", APACHE, needed_for)
-
-
-DYNAMICID_SAA = _dynamicid("SAA.bin", "Load DynamicID: several people on SD 1.5")
+DYNAMICID_SAA = _hub(
+    "SAA.bin",
+    "dynamicid",
+    "meteorite2023/DynamicID",
+    APACHE,
+    "Load DynamicID: several people on SD 1.5",
+)
+"""Not in the table: the repository is known, its file names only from the authors' code."""
 
 WEIGHTS: tuple[WeightFile, ...] = (
     PULID_FLUX_091,
