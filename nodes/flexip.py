@@ -8,7 +8,9 @@ from ..model_patches.files.tensor_file import digest
 from ..model_patches.gates.balance import LAWS, Law, weigh
 from ..model_patches.gates.gate import OPEN
 from ..model_patches.identity.reference import VIEWS, Encoders, View, encode_reference
-from ..model_patches.inject.flexip import apply_flexip
+from ..model_patches.inject.drawn_boxes import region_from
+from ..model_patches.inject.flexip import LABEL, apply_flexip
+from ..model_patches.inject.unet_blocks import BLOCKS, Blocks
 from . import types
 from .identity import preview_both
 from .model_files import ModelFiles
@@ -195,6 +197,33 @@ class FlexIDApplyFlexIP(io.ComfyNode):
                     tooltip="Where in the picture the reference works: 1 here, 0 not here. Not "
                     "connected: everywhere.",
                 ),
+                io.Combo.Input(
+                    "blocks",
+                    options=list(BLOCKS),
+                    default=BLOCKS[0],
+                    optional=True,
+                    tooltip="In which layers the preservation stream works. style: those that "
+                    "carry style; layout: those that carry composition. The personalisation "
+                    "stream works in all of them.",
+                ),
+                types.Gate.Input(
+                    "preserve_gate",
+                    optional=True,
+                    tooltip="A weight over time for the preservation stream alone, on top of "
+                    "gate. Not connected: 1.",
+                ),
+                types.Gate.Input(
+                    "personal_gate",
+                    optional=True,
+                    tooltip="A weight over time for the personalisation stream alone, on top of "
+                    "gate. Not connected: 1.",
+                ),
+                types.Elements.Input(
+                    "elements",
+                    optional=True,
+                    tooltip="In place of a mask: the output elements of core's Create Bounding "
+                    "Boxes, with one box.",
+                ),
             ],
             outputs=[
                 io.Model.Output("model_out", display_name="model"),
@@ -218,6 +247,10 @@ class FlexIDApplyFlexIP(io.ComfyNode):
         lora_strength,
         gate=OPEN,
         mask=None,
+        blocks: Blocks = BLOCKS[0],
+        preserve_gate=OPEN,
+        personal_gate=OPEN,
+        elements=None,
     ) -> io.NodeOutput:
         done = apply_flexip(
             model,
@@ -228,10 +261,11 @@ class FlexIDApplyFlexIP(io.ComfyNode):
             value=balance,
             strength=strength,
             law=law,
-            preserve_gate=gate,
-            personal_gate=gate,
-            mask=mask,
+            preserve_gate=gate * preserve_gate,
+            personal_gate=gate * personal_gate,
+            region=region_from(mask, elements, LABEL),
             lora_strength=lora_strength,
+            blocks=blocks,
         )
         return io.NodeOutput(
             done.model, done.positive, done.negative, done.report, ui=ui.PreviewText(done.report)

@@ -3,7 +3,8 @@
 from comfy_api.latest import io, ui
 
 from ..model_patches.gates.gate import OPEN
-from ..model_patches.inject.guidance.apply import ALL, METHODS, apply_reference_guidance
+from ..model_patches.inject.drawn_boxes import region_from
+from ..model_patches.inject.guidance.apply import ALL, LABEL, METHODS, apply_reference_guidance
 from . import types
 
 REFERENCES = ("all", "1", "2", "3", "4")
@@ -79,6 +80,12 @@ class FlexIDApplyReferenceGuidance(io.ComfyNode):
                     "encoder sees the pictures, too (Qwen-Image-Edit). Not connected: the text "
                     "keeps what it saw.",
                 ),
+                types.Elements.Input(
+                    "elements",
+                    optional=True,
+                    tooltip="In place of a mask: the output elements of core's Create Bounding "
+                    "Boxes, with one box.",
+                ),
             ],
             outputs=[
                 io.Model.Output("model_out", display_name="model"),
@@ -99,13 +106,14 @@ class FlexIDApplyReferenceGuidance(io.ComfyNode):
         gate=OPEN,
         mask=None,
         without=None,
+        elements=None,
     ) -> io.NodeOutput:
         guided = apply_reference_guidance(
             model,
             conditioning,
             weight=weight,
             gate=gate,
-            mask=mask,
+            region=region_from(mask, elements, LABEL),
             reference=ALL if reference == "all" else int(reference),
             without=without,
             method=method,

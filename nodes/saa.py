@@ -11,8 +11,6 @@ from . import types
 from .dynamicid import ALIASES
 from .validation import validate
 
-Elements = io.Custom("ARRAY")
-
 
 class FlexIDMakePerson(io.ComfyNode):
     @classmethod
@@ -177,7 +175,7 @@ class FlexIDApplySAA(io.ComfyNode):
                     tooltip="One to eight people; a free slot appears as you connect.",
                 ),
                 *_setting_inputs(),
-                Elements.Input(
+                types.Elements.Input(
                     "elements",
                     optional=True,
                     tooltip="The output elements of core's Create Bounding Boxes. A box whose "

@@ -13,3 +13,5 @@ Identity = io.Custom("FLEXID_IDENTITY")
 Person = io.Custom("FLEXID_PERSON")
 SipProjector = io.Custom("FLEXID_SIP_PROJECTOR")
 Gate = io.Custom("FLEXID_GATE")
+Elements = io.Custom("ARRAY")
+"""The output `elements` of core's Create Bounding Boxes."""

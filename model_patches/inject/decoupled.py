@@ -44,6 +44,15 @@ class Table:
     def tokens(self) -> int:
         return len(next(iter(self.keys.values())))
 
+    def only(self, sites: Sequence[Site]) -> Table:
+        """The same tokens at some of the sites; itself for all of them."""
+        if len(sites) == len(self.keys):
+            return self
+        keys, values = (
+            {site: tensors[site] for site in sites} for tensors in (self.keys, self.values)
+        )
+        return Table(keys, values)
+
     def mix(self, other: Table, share: float) -> Table:
         """share of this table, the rest of another of as many tokens."""
         pairs = ((self.keys, other.keys), (self.values, other.values))
@@ -142,20 +151,20 @@ def _key(call: Call, table: Table) -> tuple:
 
 def _make_layers(call: Call, tables: Sequence[Table], always_fold: bool) -> list[Layers]:
     made: list[dict[Site, FoldedAttention | BaseAttention]] = [{} for _ in tables]
+    may_fold = always_fold or not call.has_hooks
     for site, attention in cross_attention_of(call.diffusion_model):
-        if not any(site in table.keys for table in tables):
-            continue
+        here = [pair for pair in zip(made, tables, strict=True) if site in pair[1].keys]
         like = torch.empty(0, device=call.device, dtype=call.dtype)
         heads, inner = attention.heads, attention.heads * attention.dim_head
         dim = attention.to_q.in_features
-        may_fold = always_fold or not call.has_hooks
         folds = [
-            may_fold and (always_fold or folding_pays(table.tokens, heads, dim)) for table in tables
+            may_fold and (always_fold or folding_pays(table.tokens, heads, dim))
+            for _, table in here
         ]
         if any(folds):
             query = matrix_of(attention.to_q, dim, like)
             out = matrix_of(attention.to_out, inner, like)
-        for layers, table, folded in zip(made, tables, folds, strict=True):
+        for (layers, table), folded in zip(here, folds, strict=True):
             keys = table.keys[site].to(call.device, torch.float32)
             values = table.values[site].to(call.device, torch.float32)
             if folded:

@@ -10,32 +10,31 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
-import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..adapters.flexip import CHUNK, FAMILY, FlexIPAdapter, make_personal
-from ..files.cache import TensorCache, tensor_key
+from ..adapters.flexip import FAMILY, FlexIPAdapter
+from ..files.cache import tensor_key
 from ..gates.balance import Balance, Law, weigh
 from ..gates.gate import OPEN, Gate, Moment
 from ..gates.numbers import check_number, check_weight
 from ..identity.identity import Encoding, Identity, check_widths, encoding_for
 from .call import Call, PromptRows, Site, Term
-from .decoupled import Table, match_sites, project_tokens
+from .decoupled import match_sites
 from .flexip_fusion import Fusion, Share, make_terms
+from .flexip_shares import ShareMaker
 from .lora import patch_lora
-from .region import Region, region_of
-from .run import Neutral, payload_of, register, with_payload
+from .region import Region
+from .run import Neutral, register
 from .text import Edit, edit_rows
 from .unet import patch_attention, unet_of, unet_sites
+from .unet_blocks import Blocks, weigh_blocks
 
 FLEXIP = FAMILY
 LABEL = "Apply FlexIP"
 STRONGEST = 2.0
-
-_personal_cache = TensorCache(64 << 20)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +86,10 @@ class Streams(Neutral):
                 )
                 for moment in call.moments[rows]
             ]
-            shares += [(share, prompt, rows, weights) for share in self._shares(prompt)]
+            shares += [
+                (share, prompt, rows, [(share.factor * keep, follow) for keep, follow in weights])
+                for share in self._shares(prompt)
+            ]
         return make_terms(call, shares, self.fusion, self.region, LABEL)
 
     def _shares(self, prompt: PromptRows) -> list[Share]:
@@ -115,15 +117,16 @@ def apply_flexip(
     law: Law | Literal["auto"] = "auto",
     preserve_gate: Gate = OPEN,
     personal_gate: Gate = OPEN,
-    mask: Tensor | None = None,
+    region: Region | None = None,
     lora_strength: float = 1.0,
+    blocks: Blocks = "all",
 ) -> Applied:
     """A clone of a Stable Diffusion model that draws `identity`, and prompts bound to it.
 
     value: the balance in [0, 1]: 0 follows the prompt, 1 keeps the photo; law auto is the file's.
-    strength in [0, 2] scales both streams; the two gates multiply their own. mask (H, W) or
-    (B, H, W) in [0, 1] over the picture. lora_strength: of FaceID's weight patches. What has
-    nothing to add is handed on as it came.
+    strength in [0, 2] scales both streams; the two gates multiply their own. region: where
+    in the picture both work. lora_strength: of FaceID's weight patches. blocks: the
+    layers in which the preservation stream works. What has nothing to add is handed on as it came.
     Raises ValueError when model, prompts, adapter, identity or numbers do not fit each other.
     """
     chosen = cast(Law, adapter.settings.law) if law == "auto" else law
@@ -133,16 +136,16 @@ def apply_flexip(
     sites = unet_sites(model, LABEL)
     unet = unet_of(model)
     layers = match_sites(adapter.name, adapter.preserve, sites, unet, LABEL)
+    factors = weigh_blocks(sites, blocks, LABEL)
     encoding = _find_encoding(identity, adapter)
-    region = None if mask is None else region_of(mask)
     patched = patch_lora(model, adapter.lora, adapter.name, lora_strength)
-    report = _report(adapter, value, chosen, weights, strength)
+    report = _report(adapter, value, chosen, weights, strength, blocks)
     streams = Balance(weights.preserve, weights.personal if adapter.has_personal else 0.0)
     closed = strength == 0.0 or not (streams.preserve or streams.personal)
     if closed or (region is not None and region.is_empty):
         return Applied(patched, list(positive), list(negative), report)
     binding = object()
-    maker = _ShareMaker(adapter, encoding, layers, streams, binding)
+    maker = ShareMaker(adapter, encoding, layers, factors, streams, binding)
     bound = [
         [maker.bind(entry, number, name) for number, entry in enumerate(prompts, 1)]
         for name, prompts in (("positive", positive), ("negative", negative))
@@ -153,7 +156,8 @@ def apply_flexip(
     gates = (preserve * preserve_gate, personal * personal_gate)
     contents = [tensor_key(encoding.tokens), tensor_key(encoding.null)]
     contents += ["" if region is None else tensor_key(region.mask)]
-    order = hashlib.sha256(repr((adapter.digest, *contents, strength, gates)).encode()).hexdigest()
+    parts = (adapter.digest, *contents, strength, gates, blocks)
+    order = hashlib.sha256(repr(parts).encode()).hexdigest()
     fusion = cast(Fusion, adapter.settings.fusion)
     register(patched, Streams(binding, strength, *gates, fusion, region, layers, order))
     patch_attention(patched, sites)
@@ -169,86 +173,17 @@ def _find_encoding(identity: Identity, adapter: FlexIPAdapter) -> Encoding:
     return found
 
 
-@dataclass(frozen=True, eq=False)
-class _ShareMaker:
-    """Makes what one injection puts on its prompts."""
-
-    adapter: FlexIPAdapter
-    encoding: Encoding
-    sites: Sequence[Site]
-    weights: Balance
-    binding: object
-
-    def bind(self, entry: Sequence, number: int, name: str) -> list:
-        """A conditioning entry with its share. name: which input, for messages."""
-        text, extra = entry[0], entry[1]
-        self._check(text, number, name)
-        share = self._make_share(text.detach().float().cpu(), name == "negative")
-        held = payload_of(extra, FLEXIP) or ()
-        return [text, with_payload(extra, FLEXIP, (*held, share))]
-
-    def _check(self, text: Any, number: int, name: str) -> None:
-        shape = [int(size) for size in getattr(text, "shape", ())]
-        width = self.adapter.width
-        if not isinstance(text, Tensor) or text.ndim != 3 or shape[-1] != width:
-            raise ValueError(
-                f"The {name} prompt {number} holds text of shape {tuple(shape)}; "
-                f"'{self.adapter.name}' reads (batch, tokens, {width}). Encode it with this "
-                "model's CLIP."
-            )
-        single = self.adapter.settings.fusion == "tokens"
-        if self.weights.personal and (shape[1] % CHUNK or (single and shape[1] != CHUNK)):
-            expected = str(CHUNK) if single else f"a multiple of {CHUNK}"
-            raise ValueError(
-                f"The {name} prompt {number} has {shape[1]} tokens; the personalisation stream of "
-                f"'{self.adapter.name}' reads {expected}. Encode it with this model's CLIP"
-                + (", and keep it short." if single else ".")
-            )
-
-    def _make_share(self, text: Tensor, is_negative: bool) -> Share:
-        tokens = self.encoding.null if is_negative else self.encoding.tokens
-        preserve = self._project("preserve", tokens) if self.weights.preserve else None
-        if not self.weights.personal:
-            return Share(self.binding, preserve)
-        photo = self._class_token()
-        pooled = torch.zeros_like(photo) if is_negative else photo
-        personal = self._personalise(text, pooled)
-        if self.adapter.settings.personal_path == "text":
-            direction = personal - self._personalise(text, torch.zeros_like(photo))
-            return Share(self.binding, preserve, direction=None if is_negative else direction)
-        stream = "personal" if self.adapter.personal is not None else "preserve"
-        rows = tuple(self._project(stream, row.unsqueeze(0)) for row in personal)
-        return Share(self.binding, preserve, rows)
-
-    def _class_token(self) -> Tensor:
-        """(1, E), which the text asks."""
-        photo = self.encoding.extra.get("pooled")
-        width = self.adapter.reads["pooled"]
-        if photo is None or tuple(photo.shape) != (1, width):
-            found = "none" if photo is None else tuple(photo.shape)
-            raise ValueError(
-                f"The identity's class token of CLIP is {found}, expected (1, {width}) for "
-                f"'{self.adapter.name}'. Encode the photo with this adapter."
-            )
-        return photo.float()
-
-    def _personalise(self, text: Tensor, pooled: Tensor) -> Tensor:
-        """Personalisation tokens (B, T, c); a move of the slider computes nothing."""
-        key = (self.adapter.digest, tensor_key(text), tensor_key(pooled))
-        entry = _personal_cache.get(key)
-        if entry is None:
-            entry = _personal_cache.put(key, (make_personal(self.adapter, text, pooled),))
-        return entry[0]
-
-    def _project(self, name: str, tokens: Tensor) -> Table:
-        stream = getattr(self.adapter, name)
-        return project_tokens(f"{self.adapter.digest} {name}", stream, self.sites, tokens)
-
-
 def _report(
-    adapter: FlexIPAdapter, value: float, law: str, weights: Balance, strength: float
+    adapter: FlexIPAdapter,
+    value: float,
+    law: str,
+    weights: Balance,
+    strength: float,
+    blocks: Blocks,
 ) -> str:
     head = f"{adapter.variant} ({adapter.name}): balance {value:g}, law {law}"
+    if blocks != "all":
+        head += f", preservation in the {blocks} layers only"
     preserve, personal = (strength * one for one in (weights.preserve, weights.personal))
     if adapter.has_personal:
         return f"{head}: preservation {preserve:.3g}, personalisation {personal:.3g}"

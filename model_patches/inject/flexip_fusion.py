@@ -31,12 +31,14 @@ class Share:
     """What one injection put on one prompt."""
 
     binding: object
-    preserve: Table | None
+    preserve: Table | None = None
     """Of the photo, or of nobody on a negative prompt; None when the stream is off."""
     personal: tuple[Table, ...] = ()
     """Of the prompt's text, one for each row that it has."""
     direction: Tensor | None = None
     """(B, T, c) to add to the text instead."""
+    factor: float = 1.0
+    """Of the preservation stream at the sites of this share."""
 
 
 Shared = tuple[Share, PromptRows, slice, Sequence[Weights]]

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
-from typing import Any, cast
+from typing import cast
 
+from .drawn_boxes import read_elements
 from .region import Box, BoxRegion, Region, box_region
 from .saa_people import Person
 from .saa_settings import SaaSettings
-
-_GRID = 1000
-"""Core states boxes in thousandths of the picture."""
 
 
 def give_boxes(people: Sequence[Person], elements: object) -> list[Person]:
@@ -22,7 +20,7 @@ def give_boxes(people: Sequence[Person], elements: object) -> list[Person]:
     no region yet, in order. Raises ValueError for what is no box, for two boxes of one name, and
     when boxes are left over.
     """
-    boxes = [_read_element(one) for one in _list_elements(elements)]
+    boxes = read_elements(elements)
     given: dict[int, Box] = {}
     free = []
     for words, box in boxes:
@@ -58,30 +56,6 @@ def give_boxes(people: Sequence[Person], elements: object) -> list[Person]:
         replace(person, region=box_region(given[number])) if number in given else person
         for number, person in enumerate(people)
     ]
-
-
-def _list_elements(elements: object) -> Sequence[Any]:
-    found = [elements] if isinstance(elements, Mapping) else elements
-    if not isinstance(found, Sequence) or isinstance(found, str):
-        raise ValueError(
-            f"The boxes are a {type(elements).__name__}, expected the list `elements` of Create "
-            "Bounding Boxes. Connect that output."
-        )
-    return found
-
-
-def _read_element(element: Any) -> tuple[str, Box]:
-    """Its words and its box, from thousandths."""
-    box = element.get("bbox") if isinstance(element, Mapping) else None
-    numbers = isinstance(box, Sequence) and not isinstance(box, str) and len(box) == 4
-    if not numbers or not all(isinstance(value, int | float) for value in box or ()):
-        raise ValueError(
-            f"A box is {element!r}, expected a bbox of four numbers as Create Bounding Boxes makes "
-            "it. Connect its output `elements`, not `bboxes`."
-        )
-    y_min, x_min, y_max, x_max = (float(value) / _GRID for value in box or ())
-    words = " ".join(str(element.get(key) or "") for key in ("desc", "text"))
-    return words, (y_min, x_min, y_max, x_max)
 
 
 def place_people(people: Sequence[Person], settings: SaaSettings) -> list[Person]:

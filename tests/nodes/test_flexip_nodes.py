@@ -86,6 +86,34 @@ def test_apply_hands_its_widgets_on(tmp_path, model):
     assert not torch.equal(draw(apply()), draw(off))
 
 
+def test_apply_hands_on_blocks_gates_and_boxes(tmp_path, model):
+    adapter = flexip_world.flexip(tmp_path, model)
+    person = flexip_world.person(adapter)
+    prompts = tiny_unet.conditioning(1), tiny_unet.conditioning(2)
+
+    def apply(balance=0.5, **options):
+        arguments = (model, *prompts, adapter, person, balance, 1.0, "linear", 1.0)
+        return nodes.FlexIDApplyFlexIP.execute(*arguments, **options)
+
+    def draw(done):
+        return tiny_unet.sample(done[0], done[1], done[2], steps=1)
+
+    closed = Gate((Window(points=((0.0, 0.0),)),))
+    off = draw(apply(preserve_gate=closed, personal_gate=closed))
+    assert torch.equal(off, tiny_unet.sample(model, *prompts, steps=1))
+    kept, followed = draw(apply(personal_gate=closed)), draw(apply(preserve_gate=closed))
+    assert not torch.equal(kept, off) and not torch.equal(followed, off)
+    assert not torch.equal(kept, followed)
+    left = torch.zeros(1, 64, 64)
+    left[:, :, :32] = 1
+    box = draw(apply(elements=[{"bbox": [0, 0, 1000, 500]}]))
+    torch.testing.assert_close(box, draw(apply(mask=left)), atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match="has 2 boxes, expected 1"):
+        apply(elements=[{"bbox": [0, 0, 1000, 500]}] * 2)
+    with pytest.raises(ValueError, match="'layout' of Apply FlexIP are known for SD 1.5 .16"):
+        apply(blocks="layout")
+
+
 def test_the_balance_is_two_gates():
     half = nodes.FlexIDBalance.execute(0.5, "crossfade")
     window = Gate((Window(0.0, 1.0, points=((0.0, 0.3), (1.0, 0.9))),))

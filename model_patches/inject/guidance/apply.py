@@ -19,11 +19,10 @@ from dataclasses import dataclass
 
 import comfy.patcher_extension
 from comfy.model_patcher import ModelPatcher
-from torch import Tensor
 
 from ...gates.gate import OPEN, Gate
 from ...gates.numbers import check_number
-from ..region import region_of
+from ..region import Region
 from ..run import KEY, register, with_payload
 from .batch import TEXTS, TextWithout, add_texts, guide_batch
 from .settings import (
@@ -40,7 +39,7 @@ from .settings import (
 )
 from .supported import TESTED, check_model
 
-__all__ = ["ALL", "METHODS", "Guided", "apply_reference_guidance"]
+__all__ = ["ALL", "LABEL", "METHODS", "Guided", "apply_reference_guidance"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +57,7 @@ def apply_reference_guidance(
     *,
     weight: float = 1.0,
     gate: Gate = OPEN,
-    mask: Tensor | None = None,
+    region: Region | None = None,
     reference: int = ALL,
     without: Sequence | None = None,
     method: Method = "two predictions",
@@ -67,12 +66,12 @@ def apply_reference_guidance(
     """A clone of the model that follows its reference pictures with a weight.
 
     weight in [0, 3]: 0 as if there were no reference, 1 the model as it is (and free), above 1
-    holds on harder. mask (H, W) or (B, H, W) in [0, 1]: where in the picture. reference: 1 to 4, or
-    ALL. without: the same prompt encoded without pictures, one entry or as many as `conditioning`
-    has, for models whose text encoder sees the pictures, too. method: two predictions, linear in
-    the weight; or attention, one prediction, without mask and without text. every: 1 to 8; above 1
-    the difference that the references make is predicted in every so many steps only, and reused in
-    the others, which then cost one prediction. A later setting of the same reference replaces an
+    holds on harder. region: where in the picture. reference: 1 to 4, or ALL. without: the same
+    prompt encoded without pictures, one entry or as many as `conditioning` has, for models whose
+    text encoder sees the pictures, too. method: two predictions, linear in the weight; or
+    attention, one prediction, without region and without text. every: 1 to 8; above 1 the
+    difference that the references make is predicted in every so many steps only, and reused in the
+    others, which then cost one prediction. A later setting of the same reference replaces an
     earlier one.
     Raises ValueError when the model takes no references, or when a value does not fit.
     """
@@ -85,13 +84,13 @@ def apply_reference_guidance(
             f"{LABEL} with method attention predicts once in each step, but every is {every}. "
             "Set every to 1, or method to two predictions."
         )
-    if method == "attention" and not (mask is None and without is None):
+    if method == "attention" and not (region is None and without is None):
         raise ValueError(
             f"{LABEL} with method attention takes no mask and no conditioning without, got "
-            f"{'a mask' if mask is not None else 'without'}. Disconnect it, or set method to two "
+            f"{'a mask' if region is not None else 'without'}. Disconnect it, or set method to two "
             "predictions."
         )
-    setting = Setting(weight, gate, None if mask is None else region_of(mask))
+    setting = Setting(weight, gate, region)
     texts = _with_texts(conditioning, without)
     patched = model.clone()
     earlier = _take_guidance(patched)

@@ -1,6 +1,8 @@
 """The laws every injection keeps, for FlexIP and IP-Adapter files, on small SD 1.5 and SDXL UNets
 in real ComfyUI."""
 
+import itertools
+
 import comfy.lora
 import comfy.model_management
 import comfy.patcher_extension
@@ -13,8 +15,12 @@ from flexid.model_patches.gates.gate import Gate
 from flexid.model_patches.gates.window import Window
 from flexid.model_patches.inject.attention import BaseAttention, FoldedAttention
 from flexid.model_patches.inject.call import CALL
+from flexid.model_patches.inject.drawn_boxes import region_from
 from flexid.model_patches.inject.flexip import apply_flexip
+from flexid.model_patches.inject.region import region_of
 from flexid.model_patches.inject.run import KEY, RUN
+from flexid.model_patches.inject.unet import unet_sites
+from flexid.model_patches.inject.unet_blocks import BLOCKS
 from torch import nn
 from torch_ops import watch_sites
 
@@ -41,10 +47,12 @@ class World:
             "plus": flexip_world.ip_adapter(folder, self.model),
         }
 
-    def apply(self, adapter="flexip", model=None, seed=1, prompts=None, **options):
+    def apply(self, adapter="flexip", model=None, seed=1, prompts=None, mask=None, **options):
         found = self.adapters[adapter] if isinstance(adapter, str) else adapter
         positive, negative = prompts or (self.positive, self.negative)
         identity = flexip_world.person(found, seed)
+        if mask is not None:
+            options["region"] = region_of(mask)
         return apply_flexip(model or self.model, positive, negative, found, identity, **options)
 
     def draw(self, applied, **options):
@@ -156,6 +164,96 @@ def test_the_laws_differ_and_auto_is_the_files(world, tmp_path):
     assert not torch.equal(drawn["crossfade"], drawn["linear"])
     stated = flexip_world.flexip(tmp_path, world.model, law="crossfade")
     assert torch.equal(world.draw(world.apply(stated)), drawn["crossfade"])
+
+
+# The layers
+
+
+def tables_of(applied):
+    """Sites by factor of the preservation stream, of the positive prompt."""
+    held = applied.positive[0][1]["model_conds"][KEY].prompt.payloads["flexip"]
+    return {
+        share.factor: {(site.kind, site.number) for site in share.preserve.keys}
+        for share in held
+        if share.preserve is not None
+    }
+
+
+@pytest.fixture
+def named_layers(world, monkeypatch):
+    """Gives the small UNet's layers the names that 16 and 70 have in the published ones."""
+    sites = unet_sites(world.model, "test")
+    places = list(dict.fromkeys((site.kind, site.number) for site in sites))
+    known = {"style": {places[-1]: 1.0}, "layout": {places[0]: 0.25, places[1]: 1.0}}
+    monkeypatch.setattr("flexid.model_patches.inject.unet_blocks._BY_SITES", {len(sites): known})
+    return known
+
+
+def test_the_photo_reaches_the_layers_of_its_blocks_only(world, named_layers):
+    for blocks, known in named_layers.items():
+        found = tables_of(world.apply("plus", value=1.0, blocks=blocks))
+        assert found == {
+            factor: {place for place, one in known.items() if one == factor}
+            for factor in known.values()
+        }
+
+
+@pytest.mark.parametrize("adapter", ["flexip", "plus"])
+def test_blocks_change_the_picture(world, named_layers, adapter):
+    drawn = [world.draw(world.apply(adapter, value=1.0, blocks=one)) for one in BLOCKS]
+    assert all(not torch.equal(a, b) for a, b in itertools.combinations(drawn, 2))
+
+
+def test_blocks_leave_the_personalisation_stream_alone(world, named_layers):
+    drawn = [world.draw(world.apply(value=0.0, blocks=one)) for one in BLOCKS]
+    assert all(torch.equal(drawn[0], one) for one in drawn[1:])
+
+
+def test_blocks_with_both_streams_in_one_softmax(world, named_layers, tmp_path):
+    """Outside its layers the photo takes no share of the softmax: the other stream is alone."""
+    adapter = flexip_world.flexip(tmp_path, world.model, fusion="joint")
+    both = world.draw(world.apply(adapter, blocks="layout"))
+    assert not torch.equal(both, world.draw(world.apply(adapter)))
+    closed = world.apply(adapter, blocks="layout", preserve_gate=CLOSED)
+    alone = world.apply(adapter, preserve_gate=CLOSED)
+    assert torch.equal(world.draw(closed), world.draw(alone))
+    assert not torch.equal(both, world.draw(alone))
+
+
+def test_a_factor_weighs_the_photo_in_its_layer(world, monkeypatch):
+    sites = unet_sites(world.model, "test")
+    first = next((site.kind, site.number) for site in sites)
+
+    def residual(factor):
+        known = {len(sites): {"style": {first: factor}}}
+        monkeypatch.setattr("flexid.model_patches.inject.unet_blocks._BY_SITES", known)
+        return first_read(world.apply("plus", value=1.0, blocks="style")) - plain
+
+    plain = first_read(world.apply(strength=0.0))
+    whole, quarter = residual(1.0), residual(0.25)
+    assert whole.abs().max() > 1e-3
+    torch.testing.assert_close(quarter, whole / 4, atol=1e-5, rtol=0)
+
+
+def test_a_box_is_its_mask(world):
+    box = {"bbox": [0, 0, 1000, 500], "desc": ""}
+    region = region_from(None, [box], "Apply FlexIP")
+    drawn = world.draw(world.apply(region=region))
+    torch.testing.assert_close(drawn, world.draw(world.apply(mask=left())), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("mask", "boxes", "message"),
+    [
+        (left(), 1, "a mask and a box, expected one"),
+        (None, 2, "2 boxes, expected 1"),
+        (None, 0, "0 boxes, expected 1"),
+    ],
+)
+def test_one_region_for_one_reference(mask, boxes, message):
+    elements = [{"bbox": [0, 0, 1000, 500]}] * boxes
+    with pytest.raises(ValueError, match=f"Apply FlexIP has {message}"):
+        region_from(mask, elements, "Apply FlexIP")
 
 
 # 2. Only the returned clone changes
@@ -417,7 +515,7 @@ def test_moving_the_slider_runs_no_encoder(world, monkeypatch):
     def fail(*args):
         raise AssertionError("the resampler ran again")
 
-    monkeypatch.setattr("flexid.model_patches.inject.flexip.make_personal", fail)
+    monkeypatch.setattr("flexid.model_patches.inject.flexip_shares.make_personal", fail)
     world.apply(value=0.7)
 
 
@@ -490,12 +588,13 @@ def test_a_stream_on_the_text_adds_no_attention(world, base, tmp_path):
     adapter = flexip_world.flexip(tmp_path, world.model, personal_path="text")
     follow = world.apply(adapter, value=0.0)
     assert not torch.equal(world.draw(follow), base)
-    shares = [
-        entries[0][1]["model_conds"][KEY].prompt.payloads["flexip"][0]
+    positive, negative = (
+        entries[0][1]["model_conds"][KEY].prompt.payloads["flexip"]
         for entries in (follow.positive, follow.negative)
-    ]
-    assert shares[0].direction is not None and shares[1].direction is None
-    assert all(share.preserve is None and share.personal == () for share in shares)
+    )
+    assert len(positive) == 1 and negative == ()
+    assert positive[0].direction is not None
+    assert positive[0].preserve is None and positive[0].personal == ()
     late = world.apply(adapter, value=0.0, personal_gate=CLOSED)
     assert torch.equal(world.draw(late), base)
 

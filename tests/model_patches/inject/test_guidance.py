@@ -12,6 +12,7 @@ from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 from flexid.model_patches.gates.gate import Gate
 from flexid.model_patches.gates.window import Window
 from flexid.model_patches.inject.guidance.apply import ALL, apply_reference_guidance
+from flexid.model_patches.inject.region import region_of
 from flexid.model_patches.inject.vfa import apply_vfa
 
 WRAPPERS = comfy.patcher_extension.WrappersMP
@@ -157,7 +158,7 @@ def test_mask_weighs_the_prediction_in_its_place(model):
     mask = torch.zeros(1, 64, 64)
     mask[:, :, :32] = 1.0
     options = {"positive": prompt(), "steps": 1}
-    out = tiny.sample(guide(model, weight=1.0, mask=mask), **options)
+    out = tiny.sample(guide(model, weight=1.0, region=region_of(mask)), **options)
     whole = tiny.sample(model, **options)
     none = tiny.sample(model, **{**options, "positive": prompt(references=())})
     torch.testing.assert_close(out[..., :8], whole[..., :8], atol=1e-5, rtol=0)
@@ -167,16 +168,16 @@ def test_mask_weighs_the_prediction_in_its_place(model):
 
 def test_masks_of_ones_and_zeros_are_exact(model):
     options = {"positive": prompt(), "cfg": 3.0}
-    ones = guide(model, weight=1.0, mask=torch.ones(1, 8, 8))
+    ones = guide(model, weight=1.0, region=region_of(torch.ones(1, 8, 8)))
     assert torch.equal(tiny.sample(ones, **options), tiny.sample(model, **options))
-    zeros = guide(model, weight=1.0, mask=torch.zeros(1, 8, 8))
+    zeros = guide(model, weight=1.0, region=region_of(torch.zeros(1, 8, 8)))
     bare = {**options, "positive": prompt(references=())}
     assert torch.equal(tiny.sample(zeros, **options), tiny.sample(model, **bare))
 
 
 def test_a_mask_for_each_picture_of_a_batch(model):
     mask = torch.stack([torch.ones(16, 16), torch.zeros(16, 16)])
-    out = tiny.sample(guide(model, mask=mask), positive=prompt(), batch=2, steps=1)
+    out = tiny.sample(guide(model, region=region_of(mask)), positive=prompt(), batch=2, steps=1)
     whole = tiny.sample(model, positive=prompt(), batch=2, steps=1)
     none = tiny.sample(model, positive=prompt(references=()), batch=2, steps=1)
     torch.testing.assert_close(out[0], whole[0], atol=1e-5, rtol=0)
@@ -214,8 +215,12 @@ def test_several_references_by_sorted_levels(model, weights, subsets):
 def test_left_and_right_references_take_two_predictions(model):
     left = torch.zeros(1, 16, 16)
     left[:, :, :8] = 1.0
-    one = apply_reference_guidance(model, prompt(references=TWO), reference=1, mask=left)
-    two = apply_reference_guidance(one.model, one.conditioning, reference=2, mask=1 - left)
+    one = apply_reference_guidance(
+        model, prompt(references=TWO), reference=1, region=region_of(left)
+    )
+    two = apply_reference_guidance(
+        one.model, one.conditioning, reference=2, region=region_of(1 - left)
+    )
     patched, calls = watch(two.model)
     out = tiny.sample(patched, positive=two.conditioning, steps=1)
     first = tiny.sample(model, positive=prompt(references=(1,)), steps=1)
@@ -360,7 +365,7 @@ def test_areas_and_prompts_without_references_in_one_list(model):
 
 
 def test_runs_are_repeatable_and_odd_sizes_work(model):
-    patched = guide(model, weight=0.6, mask=torch.rand(1, 33, 17))
+    patched = guide(model, weight=0.6, region=region_of(torch.rand(1, 33, 17)))
     options = {"positive": prompt(), "size": (15, 9), "batch": 3, "denoise": 0.5, "cfg": 2.0}
     assert torch.equal(tiny.sample(patched, **options), tiny.sample(patched, **options))
 

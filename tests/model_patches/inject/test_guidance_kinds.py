@@ -7,6 +7,7 @@ import torch
 from flexid.model_patches.inject.guidance.apply import apply_reference_guidance
 from flexid.model_patches.inject.guidance.attention import weigh_keys
 from flexid.model_patches.inject.guidance.supported import TESTED
+from flexid.model_patches.inject.region import region_of
 
 KINDS = sorted(tiny_edit.KINDS)
 ANNOUNCING = sorted(set(KINDS) - {"omnigen2"})
@@ -46,7 +47,7 @@ def test_a_mask_for_the_left_half(models, name):
     with_, bare, negative = kind.prompt(1, (5,)), kind.prompt(1), kind.prompt(2)
     left = torch.zeros(1, 64, 64)
     left[..., :32] = 1.0
-    out = kind.sample(guide(model, with_, mask=left), with_, negative, steps=1)
+    out = kind.sample(guide(model, with_, region=region_of(left)), with_, negative, steps=1)
     whole, none = (kind.sample(model, one, negative, steps=1) for one in (with_, bare))
     torch.testing.assert_close(out[..., :4], whole[..., :4], atol=2e-5, rtol=0)
     torch.testing.assert_close(out[..., 4:], none[..., 4:], atol=2e-5, rtol=0)
@@ -104,7 +105,7 @@ def test_attention_refuses_what_it_cannot_do(models):
     kind, model = tiny_edit.KINDS["flux"], models["flux"]
     with_ = kind.prompt(1, (5,))
     with pytest.raises(ValueError, match="takes no mask"):
-        guide(model, with_, method="attention", mask=torch.ones(1, 8, 8))
+        guide(model, with_, method="attention", region=region_of(torch.ones(1, 8, 8)))
     first = guide(model, with_, weight=0.5, reference=1)
     with pytest.raises(ValueError, match="has method attention, but an earlier one"):
         guide(first, with_, weight=0.5, reference=2, method="attention")
