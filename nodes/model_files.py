@@ -9,7 +9,8 @@ import folder_paths
 
 from ..model_patches.files import places
 from ..model_patches.files.header import best_first, is_kind
-from ..model_patches.files.public_files import WeightFile, where_to_get
+from ..model_patches.files.public_files import where_to_get
+from ..model_patches.files.weight_file import WeightFile
 
 
 def register_folders() -> None:

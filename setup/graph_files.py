@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..model_patches.files.places import Folders
-    from ..model_patches.files.public_files import WeightFile
+    from ..model_patches.files.weight_file import WeightFile
 
 WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
 ACTIVE = 0
@@ -110,7 +110,7 @@ def _find_row(file: str, folder: str, table: Iterable[WeightFile]) -> WeightFile
 
 
 def _make_row(file: str, folder: str) -> WeightFile:
-    from flexid.model_patches.files.public_files import WeightFile
+    from flexid.model_patches.files.weight_file import WeightFile
 
     return WeightFile(file, folder, repo="", licence="", needed_for="")
 

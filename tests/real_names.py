@@ -27,8 +27,15 @@ NAMES = (
     "text_encoders/qwen_2.5_vl_7b_fp8_scaled.safetensors",
     "vae/flux2-vae.safetensors",
     "vae/qwen_image_vae.safetensors",
+    "checkpoints/v1-5-pruned-emaonly-fp16.safetensors",
+    "checkpoints/sd_xl_base_1.0.safetensors",
+    "ipadapter/ip-adapter-plus-face_sd15.safetensors",
+    "ipadapter/ip-adapter-plus_sd15.safetensors",
+    "clip_vision/CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors",
+    "pulid/pulid_v1.1.safetensors",
+    "flexid/face_clip_encoder.pt",
 )
-"""Files for the lists of the loaders only: ComfyUI builds these text encoders in full size, so
+"""Files for the lists of the loaders only: ComfyUI knows these models in full size only, so
 nothing small can stand for them."""
 EVA = "clip_vision/flexid_mini_eva.safetensors"
 PUBLISHED_EVA = "clip_vision/EVA02_CLIP_L_336_psz14_s6B.pt"

@@ -10,12 +10,18 @@ TITLES = {
     "vfa": "Keep a face (Flux.1)",
     "flexid": "Keep a face, obey the prompt (Flux.1)",
     "flexid_nodes": "Face and prompt, all nodes (Flux.1)",
+    "flexid_sdxl": "Keep a face, obey the prompt (SDXL)",
+    "balance": "One slider from prompt to photo (Flux.1)",
+    "flexip": "A photo and a prompt, one slider (SD 1.5)",
+    "subject_in_style": "The person of a photo in another style (SD 1.5)",
+    "style_transfer": "The style of a photo, another subject (SD 1.5)",
     "guidance_kontext": "Weigh a reference photo (Flux.1 Kontext)",
     "guidance_flux2": "Weigh a reference photo (FLUX.2 klein)",
     "guidance_qwen": "Weigh a reference photo (Qwen-Image-Edit)",
     "demo": "Keep a face (demo)",
     "flexid_demo": "Keep a face, obey the prompt (demo)",
     "flexid_nodes_demo": "Face and prompt, all nodes (demo)",
+    "balance_demo": "One slider from prompt to photo (demo)",
 }
 PAGES = {name: FOLDER / f"{title}.json" for name, title in TITLES.items()}
 """Short name -> the graph in the page's format."""

@@ -26,7 +26,10 @@ MODEL_FILES = (".safetensors", ".pt", ".pth")
 ONE_CLICK = "https://huggingface.co/"
 """Where the missing-model dialog downloads from at one click."""
 
-REAL, DEMOS = ("vfa", "flexid", "flexid_nodes"), ("demo", "flexid_demo", "flexid_nodes_demo")
+REAL = ("vfa", "flexid", "flexid_nodes", "flexid_sdxl", "balance")
+DEMOS = ("demo", "flexid_demo", "flexid_nodes_demo", "balance_demo")
+REFERENCES = ("flexip", "subject_in_style", "style_transfer")
+"""For public IP-Adapter files on SD 1.5."""
 GUIDED = ("guidance_kontext", "guidance_flux2", "guidance_qwen")
 """For models that take reference pictures: no file of ours and no face files."""
 TWINS = (("flexid", "flexid_nodes"), ("flexid_demo", "flexid_nodes_demo"))
@@ -50,7 +53,7 @@ def by_id(graph):
 def test_each_graph_has_an_api_twin_and_each_twin_a_graph():
     assert set(GRAPHS) == set(PAGES.values())
     assert set(FOLDER.rglob("*.api.json")) == set(APIS.values())
-    assert {*REAL, *GUIDED, *DEMOS} == PAGES.keys()
+    assert {*REAL, *REFERENCES, *GUIDED, *DEMOS} == PAGES.keys()
 
 
 @each_graph
@@ -124,17 +127,20 @@ def test_the_vfa_graph_offers_a_gate_that_is_off():
 # Models
 
 
-@pytest.mark.parametrize("name", [*REAL, *GUIDED])
+@pytest.mark.parametrize("name", [*REAL, *REFERENCES, *GUIDED])
 def test_real_files_can_be_found_by_the_missing_model_dialog(name):
-    """It compares a widget's value with the name, and looks in the folder of the directory."""
+    """It compares a widget's value with the name, and looks in the folder of the directory. It
+    cannot rename what it downloads."""
     from flexid.model_patches.files.public_files import WEIGHTS
 
     known = {row.file: row for row in WEIGHTS}
+    renamed = {row.file for row in WEIGHTS if row.is_renamed}
     for node in read(PAGES[name])["nodes"]:
         if node["type"] == NOTE:
             continue
         values = node.get("widgets_values", [])
         named = [v for v in values if isinstance(v, str) and v.endswith(MODEL_FILES)]
+        named = [v for v in named if v not in renamed]
         models = node["properties"].get("models", [])
         assert [model["name"] for model in models] == named, node["type"]
         for model in models:
@@ -151,6 +157,43 @@ def check_note(nodes):
         for model in node["properties"].get("models", []):
             assert model["url"] in text and f"| {model['directory']} |" in text, model["name"]
     return text
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_the_note_says_how_to_get_the_vision_encoder(name):
+    from flexid.model_patches.files.public_files import CLIP_VIT_H
+
+    nodes = read(PAGES[name])["nodes"]
+    [vision] = [node for node in nodes if node["type"] == "CLIPVisionLoader"]
+    text = check_note(nodes)
+    assert vision["widgets_values"] == [CLIP_VIT_H.file]
+    assert CLIP_VIT_H.url in text and f"| {CLIP_VIT_H.folder} |" in text
+    assert "*Fetch Models* (files: ip-adapter)" in text
+    assert ("*balance*" in text) == (name != "style_transfer")
+
+
+def test_the_style_of_a_picture_stays_in_the_layers_of_style():
+    nodes = by_kind("style_transfer")
+    assert nodes["FlexIDApplyFlexIP"]["blocks"] == "style"
+    assert nodes["FlexIDEncodeFlexIP"]["view"] == "whole"
+    assert "faces" not in nodes["FlexIDEncodeFlexIP"]
+
+
+def test_the_photo_of_a_restyled_person_starts_late():
+    nodes = by_kind("subject_in_style")
+    assert nodes["FlexIDApplyFlexIP"]["blocks"] == "all"
+    assert nodes["FlexIDWindow"]["start"] == 0.2 and nodes["FlexIDApplyFlexIP"]["balance"] < 0.5
+    assert "gate" not in nodes["FlexIDApplyFlexIP"], "the window is for preservation alone"
+
+
+@pytest.mark.parametrize("name", ["balance", "balance_demo"])
+def test_one_slider_weighs_both_streams(name):
+    nodes = by_kind(name)
+    numbers = {node["class_type"]: key for key, node in read_api(name).items()}
+    slider = nodes["FlexIDBalance"]
+    assert (slider["balance"], slider["law"]) == (0.5, "crossfade")
+    assert nodes["FlexIDApplyVFA"]["gate"] == [numbers["FlexIDBalance"], 0]
+    assert nodes["FlexIDApplySIP"]["gate"] == [numbers["FlexIDBalance"], 1]
 
 
 @pytest.mark.parametrize("name", GUIDED)

@@ -16,7 +16,8 @@ from pathlib import Path
 from .atomic import place
 from .hub import FetchError, Source, Watch, download, look_up, require_online
 from .places import Folders, find_file, is_intact, target_of
-from .public_files import SETS, WEIGHTS, WeightFile, format_bytes
+from .public_files import SETS, WEIGHTS
+from .weight_file import WeightFile, format_bytes
 
 Say = Callable[[str], None]
 """Takes one line for the console."""

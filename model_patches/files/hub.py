@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from .public_files import WeightFile, format_bytes
+from .weight_file import WeightFile, format_bytes
 
 Watch = Callable[[int], None]
 """Told the bytes of a file that are there so far; may raise to stop the download."""
@@ -165,7 +165,8 @@ def _status(error: Exception) -> str:
 
 
 def _by_hand(row: WeightFile) -> str:
-    return f"By hand: put {row.url} into models/{row.folder}."
+    name = f" as {row.file}" if row.is_renamed else ""
+    return f"By hand: put {row.url} into models/{row.folder}{name}."
 
 
 def _describe_failure(row: WeightFile, url: str, part: Path | None, error: Exception) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from .public_files import WeightFile
+from .weight_file import WeightFile
 
 Folders = Callable[[str], Sequence[str | Path]]
 """The folders behind a name such as "clip_vision", the preferred one first: what

@@ -8,81 +8,13 @@ this table and from nowhere else.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-HUB = "https://huggingface.co"
-APACHE, MIT = "Apache-2.0", "MIT"
-FACEXLIB = "Apache-2.0 (facexlib; the weights state no terms of their own)"
+from .weight_file import APACHE, FACEXLIB, HUB, MIT, FileSet, WeightFile
+
 RESEARCH_ONLY = "non-commercial research only (insightface model terms)"
 FACECLIP_TERMS = "CC BY-NC 4.0"
 FLUX_DEV = "FLUX.1 [dev] Non-Commercial License"
 UNSTATED = "none stated on the repository's page"
-FREE = (APACHE, MIT, FACEXLIB)
-"""Licences that allow any use. All others are accepted by the user before anything is fetched."""
-
-
-@dataclass(frozen=True)
-class WeightFile:
-    """One public file."""
-
-    file: str
-    folder: str
-    """Folder below ComfyUI's models folder, with forward slashes."""
-    repo: str
-    """Hugging Face repository, or GitHub repository for release files."""
-    licence: str
-    needed_for: str
-    """What in this pack reads it."""
-    revision: str | None = None
-    """Commit of a Hugging Face repository, or release tag of a GitHub one; None: not pinned."""
-    bytes: int | None = None
-    """Size of the file, after unpacking where the address is an archive."""
-    sha256: str | None = None
-    """Hex digits of the file's SHA-256, after unpacking where the address is an archive."""
-    listed: str = ""
-    """Rounded size that the repository's page lists, where the exact one is not recorded."""
-    path: str = ""
-    """Path inside the Hugging Face repository; empty for release files."""
-    url: str = ""
-    """Direct address of the file, or of the archive that holds it."""
-    also: tuple[str, ...] = ()
-    """Other model folders in which the nodes find the file as well."""
-
-    @property
-    def is_free(self) -> bool:
-        """Whether its licence allows any use, as far as this table knows."""
-        return self.licence in FREE
-
-    @property
-    def page(self) -> str:
-        """The page of the repository, with the terms."""
-        return f"{HUB if self.path else 'https://github.com'}/{self.repo}"
-
-    @property
-    def is_archived(self) -> bool:
-        """Whether the address is an archive that has to be unpacked by hand."""
-        return not self.url.endswith(f"/{self.file}")
-
-    @property
-    def size(self) -> str:
-        """The size for people, such as "1.14 GB"; "?" where it is not known."""
-        return format_bytes(self.bytes) if self.bytes else self.listed or "?"
-
-
-@dataclass(frozen=True)
-class FileSet:
-    """Files that are needed together."""
-
-    about: str
-    rows: tuple[WeightFile, ...]
-
-
-def format_bytes(count: int) -> str:
-    """Bytes in decimal units with three digits, as the hub's pages show them: "1.14 GB"."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= 0.9995 * size:  # what rounds up to the larger unit is shown in it
-            return f"{count / size:#.3g}".rstrip(".") + f" {unit}"
-    return f"{count} bytes"
 
 
 def _hub(
@@ -96,9 +28,10 @@ def _hub(
     sha256: str | None = None,
     listed: str = "",
     also: tuple[str, ...] = (),
+    name: str = "",
 ) -> WeightFile:
     return WeightFile(
-        path.rpartition("/")[2],
+        name or path.rpartition("/")[2],
         folder,
         repo,
         licence,
@@ -265,6 +198,17 @@ IP_ADAPTER_PLUS_FACE = _hub(
     listed="98.2 MB",
 )
 
+CLIP_VIT_H = _hub(
+    "models/image_encoder/model.safetensors",
+    "clip_vision",
+    "h94/IP-Adapter",
+    APACHE,
+    "Load CLIP Vision: what IP-Adapter sees of a photo",
+    listed="2.53 GB",
+    name="CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors",
+)
+"""Under the name that IP-Adapter packs give it."""
+
 PULID_SDXL_11 = _hub(
     "pulid_v1.1.safetensors",
     "pulid",
@@ -295,6 +239,7 @@ WEIGHTS: tuple[WeightFile, ...] = (
     *FLUX_BASE,
     PULID_SDXL_11,
     IP_ADAPTER_PLUS_FACE,
+    CLIP_VIT_H,
 )
 
 SETS = {
@@ -308,7 +253,9 @@ SETS = {
         "identity on SDXL: adapter, EVA tower, face pack, parser",
         (PULID_SDXL_11, EVA02_CLIP_L_336, *ANTELOPEV2, PARSING_BISENET),
     ),
-    "ip-adapter": FileSet("a photo's face on SD 1.5: IP-Adapter", (IP_ADAPTER_PLUS_FACE,)),
+    "ip-adapter": FileSet(
+        "a photo's face on SD 1.5: IP-Adapter and CLIP ViT-H", (IP_ADAPTER_PLUS_FACE, CLIP_VIT_H)
+    ),
     "flux": FileSet("Flux.1 dev itself: model, text encoders, autoencoder", FLUX_BASE),
 }
 """What can be fetched by one word; a file's own name works as well."""
@@ -337,6 +284,8 @@ def _describe_group(rows: Sequence[WeightFile]) -> str:
         source = addresses[0]
         if first.is_archived:
             source += " (unpack it)"
+        elif first.is_renamed:
+            source += " (rename it)"
     else:
         source = first.page
     return f"Put {names} into models/{first.folder}, from {source}. Licence: {first.licence}."

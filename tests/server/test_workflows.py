@@ -16,9 +16,19 @@ from templates import PAGES
 pytestmark = pytest.mark.server
 
 APIS = sorted((ROOT / "workflows").rglob("*.api.json"))
-UNPAINTED = {"guidance_flux2.api.json", "guidance_qwen.api.json"}
-"""Their text encoders exist in full size only; tests/model_patches/inject/test_guidance_kinds.py
-samples small models of the same classes."""
+UNPAINTED = {
+    f"{name}.api.json"
+    for name in (
+        "guidance_flux2",
+        "guidance_qwen",
+        "flexip",
+        "subject_in_style",
+        "style_transfer",
+        "flexid_sdxl",
+    )
+}
+"""Their models exist in full size only; tests/model_patches/inject samples small ones of the same
+classes."""
 VFA = next(path for path in APIS if path.name == "vfa.api.json")
 SIDE, STEPS = 128, 3
 

@@ -173,7 +173,7 @@ def test_check_says_what_can_run_and_what_is_lacking(base):
     nothing = run("check", base=base)
     assert nothing.returncode == 1, nothing.stderr
     assert f"{PULID_FLUX_091.file} (1.14 GB) in models/pulid" in nothing.stdout
-    assert "models fetch vfa sip-flux flux\n" in nothing.stdout
+    assert "models fetch vfa sip-flux sip-sdxl vfa-sdxl ip-adapter flux\n" in nothing.stdout
     for row in (PULID_FLUX_091, EVA02_CLIP_L_336, *ANTELOPEV2, *FLUX_BASE):
         plant(row, base)
     some = run("check", base=base)
@@ -182,7 +182,7 @@ def test_check_says_what_can_run_and_what_is_lacking(base):
     verdicts = {one[0]: one[1].strip() for one in lines if len(one) == 2}
     assert verdicts[TITLES["vfa"]] == "can run"
     assert verdicts[TITLES["flexid"]] == "lacks face_t5_encoder.pt"
-    assert "models fetch sip-flux\n" in some.stdout
+    assert "models fetch sip-flux sip-sdxl vfa-sdxl ip-adapter\n" in some.stdout
     assert run("check", TITLES["vfa"], base=base).returncode == 0
     assert run("check", TITLES["vfa"], TITLES["flexid"], base=base).returncode == 1
     unknown = run("check", "vaf", base=base)

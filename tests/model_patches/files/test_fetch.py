@@ -426,7 +426,7 @@ CHILD = """
 import runpy, sys
 runpy.run_path({pack!r})["open_pack"]()
 from flexid.model_patches.files.fetch import fetch
-from flexid.model_patches.files.public_files import WeightFile
+from flexid.model_patches.files.weight_file import WeightFile
 name = "adapter.safetensors"
 row = WeightFile(name, "pulid", "people/adapter", "Apache-2.0", "tests", path=name, url="/" + name)
 print(fetch([row], lambda name: [{models!r} + "/" + name], False, print, lambda *_: None))

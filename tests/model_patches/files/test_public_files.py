@@ -4,6 +4,7 @@ import pytest
 from flexid.model_patches.files.public_files import (
     ANTELOPEV2,
     BUFFALO_L,
+    CLIP_VIT_H,
     EVA02_CLIP_L_336,
     FACE_CLIP,
     FACE_T5,
@@ -12,9 +13,9 @@ from flexid.model_patches.files.public_files import (
     PULID_FLUX_091,
     SETS,
     WEIGHTS,
-    format_bytes,
     where_to_get,
 )
+from flexid.model_patches.files.weight_file import format_bytes
 
 pytestmark = pytest.mark.pure
 
@@ -23,7 +24,9 @@ pytestmark = pytest.mark.pure
 def test_rows_are_consistent(row):
     assert row.url.startswith(("https://huggingface.co/", "https://github.com/"))
     assert row.repo in row.url and row.licence
-    assert row.url.endswith((f"/{row.file}", ".zip"))
+    renamed = row is CLIP_VIT_H
+    assert row.is_renamed == renamed and row.is_archived == row.url.endswith(".zip")
+    assert renamed or row.url.endswith((f"/{row.file}", ".zip"))
     assert (row.revision or "main") in row.url
     assert row.sha256 is None or (len(row.sha256) == 64 and int(row.sha256, 16))
     assert (row.sha256 is None) == (row.bytes is None)
@@ -55,6 +58,13 @@ def test_sets_hold_what_their_nodes_need():
     assert (chosen["sip-flux"], chosen["sip-sdxl"]) == ({FACE_T5.file}, {FACE_CLIP.file})
     assert set().union(*chosen.values()) <= {row.file for row in WEIGHTS}
     assert not any(row.is_archived for one in SETS.values() for row in one.rows)
+
+
+def test_a_renamed_file_is_asked_for_under_both_names():
+    said = where_to_get([CLIP_VIT_H])
+    assert CLIP_VIT_H.file in said and f"{CLIP_VIT_H.url} (rename it)" in said
+    assert "model.safetensors" not in CLIP_VIT_H.file
+    assert "The Fetch Models node does it" in said
 
 
 @pytest.mark.parametrize(
