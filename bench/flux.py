@@ -1,4 +1,4 @@
-"""A Flux of the published width with as many blocks as asked for, and the clock of its step."""
+"""A Flux of the published width with as many blocks as asked for, and a step of it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from argparse import Namespace
 from dataclasses import dataclass
 from functools import lru_cache
 
-import comfy.patcher_extension
 import comfy.sample
 import torch
 from comfy.model_patcher import ModelPatcher
 from flexid.mini import tiny_flux
 from torch import Tensor
 
-from .clock import now
 from .plan import Row
+from .step import Configuration
 
 WIDTH, HEADS, TEXT_WIDTH, POOLED = 3072, 24, 4096, 768
 DOUBLES, SINGLES = 19, 38
@@ -87,25 +86,14 @@ def open_flux(blocks: tuple[int, int], dtype: torch.dtype) -> ModelPatcher:
     return tiny_flux.open_flux(repeated, dtype)
 
 
+def at_size(model: ModelPatcher, size: Size) -> Configuration:
+    """A step of a model at this size."""
+    return Configuration(model, lambda watched: sample_step(watched, size))
+
+
 def step_seconds(model: ModelPatcher, size: Size) -> float:
     """Seconds of the model's call in one step, the wrappers of its patches included."""
-    times: list[float] = []
-
-    def time_call(executor, *args, **kwargs):
-        started = now()
-        out = executor(*args, **kwargs)
-        times.append(now() - started)
-        return out
-
-    watched = model.clone()
-    kind = comfy.patcher_extension.WrappersMP.APPLY_MODEL
-    ours = watched.wrappers.pop(kind, {})
-    watched.add_wrapper_with_key(kind, "bench", time_call)
-    for key, wrappers in ours.items():
-        for wrapper in wrappers:
-            watched.add_wrapper_with_key(kind, key, wrapper)
-    sample_step(watched, size)
-    return times[0]
+    return at_size(model, size).seconds()
 
 
 def sample_step(model: ModelPatcher, size: Size) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SECTIONS = {
     "requeue": 0.3, "intent": 0.3, "fold": 1, "mini": 2, "share": 3, "steps": 6, "sip": 2,
-    "references": 1,
+    "references": 1, "flexip": 2, "vfa_sdxl": 4,
 }  # fmt: skip
 """Section -> its weight in sharing out the time. `sip` takes over the model of `steps`."""
 
@@ -48,7 +48,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--dtype",
         choices=("auto", "fp32", "bf16"),
         default="auto",
-        help="of share, steps and sip; auto: what this machine multiplies fastest",
+        help="of all sections at real width; auto: what this machine multiplies fastest",
     )
     add("--rounds", type=int, default=5, help="repetitions at most, 3 at least; medians are shown")
     add("--double", type=int, help="double blocks of steps and sip (CPU 2, GPU 19)")

@@ -7,9 +7,7 @@ blocks at 1024 x 1024. Every configuration runs in every round, in turn, in one 
 from __future__ import annotations
 
 import math
-import statistics
 from argparse import Namespace
-from dataclasses import dataclass, field
 
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -18,82 +16,40 @@ from flexid.model_patches.adapters.pulid_flux import IdentityAdapter, attention_
 from flexid.model_patches.identity.identity import Encoding, Identity
 from flexid.model_patches.inject.vfa import apply_vfa
 
-from . import flux
-from .inside import watch_sites
+from . import flux, step
 from .plan import Allowance, Plan, Row, choose
 
 TOKENS, TOKEN_DIM, HEADS = 32, 2048, 16
 
 
-@dataclass
-class Times:
-    """Seconds of one configuration, a value per round."""
-
-    step: list[float] = field(default_factory=list)
-    inside: list[float] = field(default_factory=list)
-    syncs: int = 0
-
-
 def prepare(options: Namespace, allowance: Allowance) -> Plan:
     blocks = flux.blocks_of(options)
     model = flux.open_flux(blocks, options.dtype)
-    configurations = _configurations(model, blocks)
-    for patched in configurations.values():  # moves weights and folds
-        flux.sample_step(patched, flux.WARM_UP)
+    patched = _patch(model, blocks)
+    for one in patched.values():  # moves weights and folds
+        flux.sample_step(one, flux.WARM_UP)
     tried = flux.step_seconds(model, flux.TRIED)
 
     def cost(size: flux.Size) -> float:
-        steps = len(configurations) * (2 if torch.cuda.is_available() else 1)
+        steps = len(patched) * (2 if torch.cuda.is_available() else 1)
         return tried * size.work / flux.TRIED.work * steps
 
     size, rounds = choose(flux.sizes(), cost, allowance.left(), options.rounds)
     shape = {"blocks": "+".join(map(str, blocks)), "dtype": flux.NAMES[options.dtype]}
 
-    def measure() -> list[Row]:
-        times = _measure(configurations, size, allowance, rounds)
-        base = statistics.median(times["unpatched"].step)
-        return [
-            _row(name, patched, times[name], base, size.columns() | shape)
-            for name, patched in configurations.items()
-        ]
+    configurations = {name: flux.at_size(one, size) for name, one in patched.items()}
 
-    what = f"{rounds} rounds of {len(configurations)} configurations, {size}, " + ", ".join(
+    def measure() -> list[Row]:
+        times = step.measure(configurations, allowance, rounds)
+        return step.rows(configurations, times, size.columns() | shape)
+
+    what = f"{rounds} rounds of {len(patched)} configurations, {size}, " + ", ".join(
         [f"{shape['blocks']} blocks", shape["dtype"]]
     )
     return Plan(rounds * cost(size), what, measure)
 
 
-def _measure(
-    configurations: dict[str, ModelPatcher], size: flux.Size, allowance: Allowance, rounds: int
-) -> dict[str, Times]:
-    times = {name: Times() for name in configurations}
-    for _ in allowance.rounds(rounds):
-        for name, patched in configurations.items():
-            # On a GPU, looking inside makes it wait: a step's time is then taken from another one.
-            unwatched = flux.step_seconds(patched, size) if torch.cuda.is_available() else None
-            with watch_sites() as inside:
-                watched = flux.step_seconds(patched, size)
-            times[name].step.append(unwatched or watched)
-            times[name].inside.append(sum(inside.times))
-            times[name].syncs = inside.syncs
-    return times
-
-
-def _row(name: str, patched: ModelPatcher, times: Times, base: float, shape: Row) -> Row:
-    step, inside = statistics.median(times.step), statistics.median(times.inside)
-    return {
-        "configuration": name,
-        **shape,
-        "rounds": len(times.step),
-        "step s": step,
-        "vs unpatched %": 100 * (step / base - 1),
-        "inside anchors %": 100 * inside / base,
-        "adapter MB": sum(m.model_size() for m in set(patched.model_patches_models())) / 1e6,
-        "syncs inside anchors": times.syncs,
-    }
-
-
-def _configurations(model: ModelPatcher, blocks: tuple[int, int]) -> dict[str, ModelPatcher]:
+def _patch(model: ModelPatcher, blocks: tuple[int, int]) -> dict[str, ModelPatcher]:
     layers = math.ceil(blocks[0] / 2) + math.ceil(blocks[1] / 4)
     adapter = _adapter(layers)
     return {

@@ -15,10 +15,9 @@ import csv
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,40 +26,18 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..files.atomic import replacing
 from . import distributed, stopping
-from .muon import Muon
+from .optimisers import Recipe, as_matrix, make_optimisers, matrices_of
 from .precision import autocast
 
 Loss = Callable[[int, np.random.Generator], tuple[Tensor, Mapping[str, Tensor]]]
 """(step, randomness of that step) -> loss to minimise, and named scalars for the curve."""
 
+Milestone = Callable[["Training"], None]
+
 LOG_EVERY = 25
 SAVE_SECONDS = 180.0
-ADAMW_SIZED = "match_rms_adamw"
 FINAL_RATE = 0.05
 """The learning rate at the end, as a share of its peak (cosine decay)."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How long and how fast to train. `rate` is the peak learning rate; Muon's steps are scaled to
-    the size of AdamW's, so one number serves both (Liu et al. 2025, arXiv:2502.16982)."""
-
-    name: str
-    steps: int
-    rate: float
-    warmup: int = 200
-    decay: float = 0.01
-    clip: float = 1.0
-    average: float = 0.999
-    """Decay per step of the exponential average that is kept; 0 keeps the last weights."""
-    seed: int = 0
-    shares: Mapping[str, float] = field(default_factory=dict)
-    """Part of the module -> its share of the learning rate; other parts learn at the full rate."""
-
-    def share(self, name: str) -> float:
-        """Of the parameter of that name."""
-        found = (share for part, share in self.shares.items() if name.startswith(f"{part}."))
-        return next(found, 1.0)
 
 
 class Training:
@@ -77,50 +54,14 @@ class Training:
         self.weights = [p for p in module.parameters() if p.requires_grad]
         distributed.hand_out(self.weights, [0] * len(self.weights))
         self.averages = [p.detach().clone() for p in self.weights]
-        self.matrices = [(p, nn.Parameter(_as_matrix(p.detach(), p))) for p in _layers(module)]
+        self.matrices = matrices_of(module) if recipe.muon else []
         self.owners = distributed.dealt([v.numel() * min(v.shape) for _, v in self.matrices])
         """The process that takes Muon's step, which is costly, for each matrix."""
-        self.optimisers = self._optimisers()
+        self.optimisers = make_optimisers(recipe, module, self.weights, self.matrices)
         folder.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.exists():
             self._resume()
         self._check_all_resumed()
-
-    def _optimisers(self) -> list[torch.optim.Optimizer]:
-        """Muon for the layers, AdamW for the rest; weight decay for matrices only."""
-        rate, decay = self.recipe.rate, self.recipe.decay
-        taken = {id(weight) for weight, _ in self.matrices}
-        rest = [p for p in self.weights if id(p) not in taken]
-        tables, vectors = [p for p in rest if p.ndim > 1], [p for p in rest if p.ndim < 2]
-        groups = [
-            {**group, "weight_decay": shrinking}
-            for part, shrinking in ((tables, decay), (vectors, 0.0))
-            for group in self._by_share(part, part)
-        ]
-        made: list[torch.optim.Optimizer] = []
-        if self.matrices:
-            layers, views = zip(*self.matrices, strict=True)
-            made.append(
-                Muon(
-                    self._by_share(layers, views),
-                    lr=rate,
-                    weight_decay=decay,
-                    adjust_lr_fn=ADAMW_SIZED,
-                )
-            )
-        if groups:
-            made.append(torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99), fused=True))
-        return made
-
-    def _by_share(
-        self, weights: Sequence[Tensor], stepped: Sequence[nn.Parameter]
-    ) -> list[dict[str, Any]]:
-        """What is stepped, in groups of one share of the rate each: that of the module's weight."""
-        names = {id(parameter): name for name, parameter in self.module.named_parameters()}
-        groups: dict[float, list[nn.Parameter]] = {}
-        for weight, one in zip(weights, stepped, strict=True):
-            groups.setdefault(self.recipe.share(names[id(weight)]), []).append(one)
-        return [{"params": params, "share": share} for share, params in groups.items()]
 
     def _resume(self) -> None:
         saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
@@ -186,7 +127,7 @@ class Training:
             )
         for (weight, view), owner in zip(self.matrices, self.owners, strict=True):
             gradient = weight.grad if owner == distributed.rank() else None
-            view.grad = None if gradient is None else _as_matrix(gradient, weight)
+            view.grad = None if gradient is None else as_matrix(gradient, weight)
         self.whole = False
         for optimiser in self.optimisers:
             optimiser.step()
@@ -219,6 +160,19 @@ class Training:
         """Put the averaged weights into the module."""
         _put(self.averages, self.weights)
 
+    @contextmanager
+    def averaged(self) -> Iterator[nn.Module]:
+        """The module in evaluation mode, with its averaged weights for as long as the body runs."""
+        weights = [weight.detach().clone() for weight in self.weights]
+        if self.recipe.average:
+            self.load_averages()
+        self.module.eval()
+        try:
+            yield self.module
+        finally:
+            _put(weights, self.weights)
+            self.module.train()
+
     def log(self, rows: list[dict[str, float]], seconds: float) -> None:
         """Append the mean of `rows` to the curve and show it."""
         means = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
@@ -232,19 +186,6 @@ class Training:
         text = "  ".join(f"{k} {_shorten_number(v)}" for k, v in record.items())
         sys.stdout.write(f"{self.recipe.name}: {text} of {self.recipe.steps}\n")
         sys.stdout.flush()
-
-
-def _layers(module: nn.Module) -> list[Tensor]:
-    """Trained weights of linear and convolution layers, each once."""
-    kinds = (nn.Linear, nn.Conv2d)
-    weights = [m.weight for m in module.modules() if isinstance(m, kinds)]
-    return list({id(weight): weight for weight in weights if weight.requires_grad}.values())
-
-
-def _as_matrix(values: Tensor, weight: Tensor) -> Tensor:
-    """(out, all else), the form that Muon takes, in the order in which `weight` lies in memory: of
-    the weight itself it is a view, so that a step on it is one on the layer."""
-    return (values if weight.is_contiguous() else values.movedim(1, -1)).flatten(1)
 
 
 def checkpoint_of(recipe: Recipe, folder: Path) -> Path:
@@ -285,20 +226,21 @@ def train(
     loss: Loss,
     folder: Path,
     device: torch.device | str = "cpu",
+    milestone: Milestone | None = None,
 ) -> nn.Module:
     """Train what requires a gradient in `module`, from its checkpoint in `folder` if there is one.
 
     Returns the module with its averaged weights, in evaluation mode, in every process; only the
     first one (distributed.rank() == 0) should write it. A stop by Ctrl-C or SIGTERM finishes the
     step, saves, and is raised as KeyboardInterrupt. Raises FloatingPointError when the loss
-    diverges.
+    diverges. milestone: called in every process after every step.
     """
     device = torch.device(device)
     module.train()
     run = Training(recipe, module, folder)
     with stopping.defer_stop() as asked:
         try:
-            _take_steps(run, loss, device, asked)
+            _take_steps(run, loss, device, asked, milestone)
         finally:
             diverged = isinstance(sys.exc_info()[1], FloatingPointError)
             if not distributed.rank() and run.whole and not diverged:
@@ -309,7 +251,13 @@ def train(
     return module.eval()
 
 
-def _take_steps(run: Training, loss: Loss, device: torch.device, asked: Callable[[], bool]) -> None:
+def _take_steps(
+    run: Training,
+    loss: Loss,
+    device: torch.device,
+    asked: Callable[[], bool],
+    milestone: Milestone | None,
+) -> None:
     """Train to the end. Raises KeyboardInterrupt, between two steps, once a stop is asked for in
     any of the processes."""
     saved = started = time.monotonic()
@@ -322,6 +270,8 @@ def _take_steps(run: Training, loss: Loss, device: torch.device, asked: Callable
                 raise KeyboardInterrupt
             return
         rows.append(run.advance(loss, device))
+        if milestone is not None:
+            milestone(run)
         if run.step % LOG_EVERY and run.step < run.recipe.steps:
             continue
         now = time.monotonic()

@@ -1,5 +1,6 @@
 """`start.py bench`: what it says before it measures, and that it keeps what it says."""
 
+import dataclasses
 import importlib
 import json
 import re
@@ -9,7 +10,7 @@ from argparse import Namespace
 
 import pytest
 import torch
-from flexid.bench import flux, plan, run
+from flexid.bench import flux, plan, run, unet, unet_steps
 from flexid.model_patches.training import precision
 from pack import ROOT
 
@@ -51,7 +52,7 @@ def test_the_figures_say_what_was_measured(ran):
 
 
 def test_every_section_has_a_weight_and_a_plan():
-    others = {"__init__", "run", "plan", "clock", "flux", "inside"}
+    others = {"__init__", "run", "plan", "clock", "inside", "step", "flux", "unet", "unet_steps"}
     found = {path.stem for path in SCRIPT.parent.glob("*.py")} - others
     assert set(run.SECTIONS) == found
     for name in found:
@@ -111,6 +112,29 @@ def test_heavy_sections_plan_and_measure_at_a_small_width(monkeypatch, name):
     for row in rows:
         assert row["rounds"] == plan.LEAST and row["image tokens"] == 256
     flux.open_flux.cache_clear()
+
+
+@pytest.mark.parametrize(("name", "kind"), [("flexip", "SD15"), ("vfa_sdxl", "SDXL")])
+def test_sections_of_unets_plan_and_measure_at_a_small_width(monkeypatch, name, kind):
+    made = getattr(unet, kind)
+    narrow = {**made.unet, "model_channels": 32}
+    if kind == "SDXL":
+        narrow["num_head_channels"] = 32
+    monkeypatch.setattr(unet, kind, dataclasses.replace(made, unet=narrow))
+    section = importlib.import_module(f"flexid.bench.{name}")
+    made = section.prepare(Namespace(rounds=5, dtype=torch.float32), plan.Allowance(0.0))
+    assert made.what.startswith("3 rounds of 4 configurations") and "256x256" in made.what
+    with torch.no_grad():
+        rows = {row["configuration"]: row for row in made.measure()}
+    idle = {"unpatched", "strength 0"} & rows.keys()
+    for label, row in rows.items():
+        assert (row["inside anchors %"] == 0) == (label in idle), label
+        assert row["adapter MB"] == 0 and row["rounds"] == plan.LEAST
+
+
+def test_a_unet_is_measured_at_its_own_size_where_there_is_time():
+    assert [size.side for size in unet_steps.sizes(unet.SD15)] == [512, 256]
+    assert [size.side for size in unet_steps.sizes(unet.SDXL)] == [1024, 512, 256]
 
 
 def test_the_references_section_counts_predictions_and_states_the_error(monkeypatch):
