@@ -120,10 +120,11 @@ def test_sections_of_unets_plan_and_measure_at_a_small_width(monkeypatch, name, 
     narrow = {**made.unet, "model_channels": 32}
     if kind == "SDXL":
         narrow["num_head_channels"] = 32
-    monkeypatch.setattr(unet, kind, dataclasses.replace(made, unet=narrow))
+    monkeypatch.setattr(unet, kind, dataclasses.replace(made, unet=narrow, side=256))
+    monkeypatch.setattr(unet_steps, "SMALLEST", 64)
     section = importlib.import_module(f"flexid.bench.{name}")
     made = section.prepare(Namespace(rounds=5, dtype=torch.float32), plan.Allowance(0.0))
-    assert made.what.startswith("3 rounds of 4 configurations") and "256x256" in made.what
+    assert made.what.startswith("3 rounds of 4 configurations") and "64x64" in made.what
     with torch.no_grad():
         rows = {row["configuration"]: row for row in made.measure()}
     idle = {"unpatched", "strength 0"} & rows.keys()
