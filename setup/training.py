@@ -25,11 +25,16 @@ def _copy_arguments(_: Environment, arguments: Sequence[str]) -> list[str]:
     return list(arguments)
 
 
+def with_device(environment: Environment, arguments: Sequence[str]) -> list[str]:
+    """The user's own, which count where both name a device."""
+    return ["--device", training_device(environment.device), *arguments]
+
+
 def mini_arguments(environment: Environment, arguments: Sequence[str]) -> list[str]:
     """The user's own, after the folder and the device that need not be named."""
     work = work_folder(arguments)
     say(f"data, checkpoints and models: {work}")
-    return ["--work", str(work), "--device", training_device(environment.device), *arguments]
+    return ["--work", str(work), *with_device(environment, arguments)]
 
 
 def work_folder(arguments: Sequence[str]) -> Path:
@@ -58,9 +63,13 @@ class Trainer:
 
 
 MINI = ROOT / "mini" / "train.py"
+FLEXIP = ROOT / "setup" / "train_flexip.py"
 CHECK = ROOT / "setup" / "check_data.py"
 TRAINERS = {
     "mini": Trainer("trains the small world's models, stage by stage", MINI, mini_arguments),
+    "flexip": Trainer(
+        "trains a FlexIP adapter for an SD checkpoint, on your pictures", FLEXIP, with_device
+    ),
     "check-data": Trainer("lists what is wrong with a JSONL file or a folder of people", CHECK),
 }
 """By the name in `start.py train NAME`."""

@@ -174,8 +174,8 @@ class Training:
             self.module.train()
 
     def log(self, rows: list[dict[str, float]], seconds: float) -> None:
-        """Append the mean of `rows` to the curve and show it."""
-        means = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+        """Append the mean of `rows` to the curve and show it. NaN: the step had no such value."""
+        means = {key: _mean([row[key] for row in rows]) for key in rows[0]}
         record = {"step": self.step, "seconds per step": seconds, **means}
         new = not self.curve.exists()
         with self.curve.open("a", newline="", encoding="utf-8") as file:
@@ -186,6 +186,11 @@ class Training:
         text = "  ".join(f"{k} {_shorten_number(v)}" for k, v in record.items())
         sys.stdout.write(f"{self.recipe.name}: {text} of {self.recipe.steps}\n")
         sys.stdout.flush()
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return float(np.mean(known)) if known else math.nan
 
 
 def checkpoint_of(recipe: Recipe, folder: Path) -> Path:

@@ -40,7 +40,7 @@ def test_a_trainer_gets_its_own_options(start, words):
     assert getattr(options, "name", "mini") == "mini"
 
 
-@pytest.mark.parametrize("words", [[], ["flexip"], ["flexip", "--steps", "3"]])
+@pytest.mark.parametrize("words", [[], ["flexup"], ["flexup", "--steps", "3"]])
 def test_without_a_known_name_the_trainers_are_listed(start, words):
     """Before anything is set up."""
     from setup.console import SetupError as Raised
@@ -49,7 +49,12 @@ def test_without_a_known_name_the_trainers_are_listed(start, words):
         start.run(start.parse(["train", *words]))
     text = str(refused.value)
     assert all(name in text and one.about in text for name, one in training.TRAINERS.items())
-    assert "flexip is no trainer" in text if words else "Which trainer?" in text
+    assert "flexup is no trainer" in text if words else "Which trainer?" in text
+
+
+def test_flexip_trains_on_the_device_that_was_found(tmp_path):
+    here = Environment(Path("py"), tmp_path, tmp_path, "cuda")
+    assert training.with_device(here, ["--steps", "9"]) == ["--device", "cuda", "--steps", "9"]
 
 
 def test_the_small_world_has_a_folder_and_a_device(tmp_path, monkeypatch):
