@@ -67,9 +67,7 @@ FLEXIP = ROOT / "setup" / "train_flexip.py"
 CHECK = ROOT / "setup" / "check_data.py"
 TRAINERS = {
     "mini": Trainer("trains the small world's models, stage by stage", MINI, mini_arguments),
-    "flexip": Trainer(
-        "trains a FlexIP adapter for an SD checkpoint, on your pictures", FLEXIP, with_device
-    ),
+    "flexip": Trainer("trains a FlexIP adapter on your pictures", FLEXIP, with_device),
     "check-data": Trainer("lists what is wrong with a JSONL file or a folder of people", CHECK),
 }
 """By the name in `start.py train NAME`."""
