@@ -274,12 +274,13 @@ PULID_SDXL_11 = _hub(
     listed="984 MB",
 )
 
-DYNAMICID_SAA = _hub(
-    "SAA.bin",
-    "dynamicid",
-    "meteorite2023/DynamicID",
-    APACHE,
-    "Load DynamicID: several people on SD 1.5",
+DYNAMICID_SAA, DYNAMICID_IMR, DYNAMICID_KEYPOINTS = (
+    _hub(file, "dynamicid", "meteorite2023/DynamicID", APACHE, needed_for)
+    for file, needed_for in (
+        ("SAA.bin", "Load DynamicID: several people on SD 1.5"),
+        ("IMR.bin", "Load IMR: expression and pose of an identity on SD 1.5"),
+        ("key_point_encoder.bin", "Load IMR: expression and pose of an identity on SD 1.5"),
+    )
 )
 """Not in the table: the repository is known, its file names only from the authors' code."""
 
