@@ -15,6 +15,7 @@ from . import (
     sip,
     text_encoder,
     vfa,
+    who,
 )
 
 NODES = [
@@ -29,6 +30,7 @@ NODES = [
     *dynamicid.NODES,
     *imr.NODES,
     *saa.NODES,
+    *who.NODES,
     *guidance.NODES,
     *text_encoder.NODES,
     *fetch.NODES,
