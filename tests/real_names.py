@@ -27,9 +27,14 @@ NAMES = (
     "text_encoders/qwen_2.5_vl_7b_fp8_scaled.safetensors",
     "vae/flux2-vae.safetensors",
     "vae/qwen_image_vae.safetensors",
+    "checkpoints/v1-5-pruned-emaonly-fp16.safetensors",
+    "clip_vision/CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors",
+    "dynamicid/SAA.bin",
+    "dynamicid/IMR.bin",
+    "dynamicid/key_point_encoder.bin",
 )
-"""Files for the lists of the loaders only: ComfyUI builds these text encoders in full size, so
-nothing small can stand for them."""
+"""Files for the lists of the loaders only: ComfyUI builds these models in full size, so nothing
+small can stand for them."""
 EVA = "clip_vision/flexid_mini_eva.safetensors"
 PUBLISHED_EVA = "clip_vision/EVA02_CLIP_L_336_psz14_s6B.pt"
 

@@ -178,6 +178,12 @@ BUFFALO_L = (
         174_383_860,
         "4c06341c33c2ca1f86781dab0e829f88ad5b64be9fba56e56bc9ebdefc619e43",
     ),
+    _buffalo(
+        "2d106det.onnx",
+        "Load Face Analyser: the landmarks",
+        5_030_888,
+        "f001b856447c413801ef5c42091ed0cd516fcd21f2d6b79635b1e733a7109dbf",
+    ),
 )
 
 PARSING_BISENET = _release(
