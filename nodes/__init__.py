@@ -10,10 +10,13 @@ from . import (
     gates,
     guidance,
     identity,
+    imr,
     saa,
+    saa_watch,
     sip,
     text_encoder,
     vfa,
+    who,
 )
 
 NODES = [
@@ -26,7 +29,10 @@ NODES = [
     *flexid.NODES,
     *flexip.NODES,
     *dynamicid.NODES,
+    *imr.NODES,
     *saa.NODES,
+    *saa_watch.NODES,
+    *who.NODES,
     *guidance.NODES,
     *text_encoder.NODES,
     *fetch.NODES,

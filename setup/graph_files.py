@@ -28,6 +28,8 @@ LOADERS = {
     "FlexIDLoadIdentityAdapter": "pulid",
     "FlexIDLoadEvaClip": "clip_vision",
     "FlexIDLoadSIPProjector": "flexid",
+    "FlexIDLoadDynamicID": "dynamicid",
+    "FlexIDLoadIMR": "dynamicid",
 }
 """The model folder of each loader; `properties.models` of a node goes before it."""
 FACE_ANALYSER = "FlexIDLoadFaceAnalyser"

@@ -165,11 +165,12 @@ def describe_files(verdicts, fetch):
 
 
 def advise(missing, fetch):
-    """How to get what is missing: one command for what can be fetched, the demo's models apart."""
-    from flexid.model_patches.files.public_files import SETS, WEIGHTS
+    """How to get what is missing: one command for what can be fetched, archives and what the table
+    does not know by hand, the demo's models apart."""
+    from flexid.model_patches.files.public_files import SETS, WEIGHTS, where_to_get
     from flexid.setup.graph_files import OWN
 
-    wanted = {row for row in missing if row in WEIGHTS}
+    wanted = {row for row in missing if row in WEIGHTS and not row.is_archived}
     names = []
     for name, chosen in SETS.items():
         if wanted & set(chosen.rows):
@@ -178,7 +179,13 @@ def advise(missing, fetch):
     names += sorted(row.file for row in wanted)
     if names:
         yield f"\nTo fetch: {fetch} {' '.join(names)}"
-    if any(OWN in f"{row.folder}/{row.file}" for row in missing):
+    archived = [row for row in missing if row in WEIGHTS and row.is_archived]
+    if archived:
+        yield f"\nBy hand: {where_to_get(archived)}"
+    own = [row for row in missing if OWN in f"{row.folder}/{row.file}"]
+    if any(row not in WEIGHTS and row not in own for row in missing):
+        yield "\nThe note in each graph says where its other files come from."
+    if own:
         yield "\nThe demo's models come with the pack: python3 start.py serve puts them in place."
 
 

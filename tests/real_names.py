@@ -34,6 +34,9 @@ NAMES = (
     "clip_vision/CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors",
     "pulid/pulid_v1.1.safetensors",
     "flexid/face_clip_encoder.pt",
+    "dynamicid/SAA.bin",
+    "dynamicid/IMR.bin",
+    "dynamicid/key_point_encoder.bin",
 )
 """Files for the lists of the loaders only: ComfyUI knows these models in full size only, so
 nothing small can stand for them."""

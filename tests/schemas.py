@@ -15,7 +15,7 @@ from pack import ROOT, open_pack
 
 SNAPSHOT = ROOT / "tests" / "nodes" / "schemas.json"
 LOCALES = ROOT / "locales"
-FILE_COMBOS = {"pack", "file", "t5", "clip_l", "dictionary"}
+FILE_COMBOS = {"pack", "file", "keypoints", "t5", "clip_l", "dictionary"}
 """Combos that list files: their options and default are those of one machine."""
 LIMITS = ("default", "min", "max", "step", "multiline", "options")
 

@@ -19,8 +19,8 @@ TOP = {
     "requirements.txt",
 }
 FOLDERS = {"locales", "model_patches", "nodes", "web", "workflows"}
-NOT_PUBLISHED = {"evaluate", "training"}
-"""Rooms of model_patches/ that no node uses."""
+NOT_PUBLISHED = {"training"}
+"""The room of model_patches/ that no node uses."""
 LIMIT = 1.5e6
 """Bytes of the archive; the models of the small world alone would be 43 MB."""
 ONLY_OUTSIDE = {"subprocess", "ensurepip", "pip", "venv"}

@@ -22,7 +22,7 @@ UPLOAD = "upload"
 """The button of Load Image: a widget with a value that is never sent."""
 SEEDS = ("seed", "noise_seed")
 """The page keeps one more value after them: what happens to the seed after a run."""
-MODEL_FILES = (".safetensors", ".pt", ".pth")
+MODEL_FILES = (".safetensors", ".pt", ".pth", ".bin")
 ONE_CLICK = "https://huggingface.co/"
 """Where the missing-model dialog downloads from at one click."""
 
@@ -32,6 +32,10 @@ REFERENCES = ("flexip", "subject_in_style", "style_transfer")
 """For public IP-Adapter files on SD 1.5."""
 GUIDED = ("guidance_kontext", "guidance_flux2", "guidance_qwen")
 """For models that take reference pictures: no file of ours and no face files."""
+DYNAMICID = ("dynamicid", "dynamicid_couple", "dynamicid_group", "expression_sheet")
+"""For SD 1.5 and DynamicID's files."""
+RENAMED = {"CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors": "model.safetensors"}
+"""Files that are published under a name that says nothing; the note tells what to call them."""
 TWINS = (("flexid", "flexid_nodes"), ("flexid_demo", "flexid_nodes_demo"))
 """The same picture by one node, and by the three that it stands for."""
 
@@ -53,7 +57,7 @@ def by_id(graph):
 def test_each_graph_has_an_api_twin_and_each_twin_a_graph():
     assert set(GRAPHS) == set(PAGES.values())
     assert set(FOLDER.rglob("*.api.json")) == set(APIS.values())
-    assert {*REAL, *REFERENCES, *GUIDED, *DEMOS} == PAGES.keys()
+    assert {*REAL, *REFERENCES, *GUIDED, *DYNAMICID, *DEMOS} == PAGES.keys()
 
 
 @each_graph
@@ -78,10 +82,16 @@ def test_our_nodes_are_saved_as_their_schemas_say(path):
             continue
         schema = SCHEMAS[node["type"]]
         ids = {one["id"]: one["type"] for one in schema["inputs"]}
-        assert {one["name"]: one["type"] for one in node["inputs"]} == ids, node["type"]
+        names = {one["name"].partition(".")[0]: one["type"] for one in node["inputs"]}
+        assert names == {**ids, **{name: names[name] for name in growing(schema)}}, node["type"]
         kinds = [one["type"] for one in schema["outputs"]]
         assert [one["type"] for one in node["outputs"]] == kinds, node["type"]
         assert node["properties"]["cnr_id"] == "flexid"
+
+
+def growing(schema):
+    """Inputs that grow as they are connected: they are saved as name.slot0, name.slot1 ..."""
+    return [one["id"] for one in schema["inputs"] if "template" in one]
 
 
 def as_prompt(graph):
@@ -95,7 +105,8 @@ def as_prompt(graph):
         inputs = {}
         for one in node["inputs"]:
             if "widget" in one:
-                inputs[one["name"]] = next(values)
+                value = next(values)
+                inputs[one["name"]] = {"__value__": value} if isinstance(value, list) else value
                 if one["name"] in SEEDS:
                     next(values)
             if one["link"] is not None and nodes[links[one["link"]][1]]["mode"] == ACTIVE:
@@ -127,25 +138,23 @@ def test_the_vfa_graph_offers_a_gate_that_is_off():
 # Models
 
 
-@pytest.mark.parametrize("name", [*REAL, *REFERENCES, *GUIDED])
+@pytest.mark.parametrize("name", [*REAL, *REFERENCES, *GUIDED, *DYNAMICID])
 def test_real_files_can_be_found_by_the_missing_model_dialog(name):
-    """It compares a widget's value with the name, and looks in the folder of the directory. It
-    cannot rename what it downloads."""
+    """It compares a widget's value with the name, and looks in the folder of the directory."""
     from flexid.model_patches.files.public_files import WEIGHTS
 
     known = {row.file: row for row in WEIGHTS}
-    renamed = {row.file for row in WEIGHTS if row.is_renamed}
     for node in read(PAGES[name])["nodes"]:
         if node["type"] == NOTE:
             continue
         values = node.get("widgets_values", [])
         named = [v for v in values if isinstance(v, str) and v.endswith(MODEL_FILES)]
-        named = [v for v in named if v not in renamed]
         models = node["properties"].get("models", [])
         assert [model["name"] for model in models] == named, node["type"]
         for model in models:
             assert model["url"].startswith(ONE_CLICK)
-            assert model["url"].endswith("/" + model["name"]) and "/resolve/" in model["url"]
+            file = RENAMED.get(model["name"], model["name"])
+            assert model["url"].endswith(f"/{file}") and "/resolve/" in model["url"]
             if row := known.get(model["name"]):
                 assert (model["url"], model["directory"]) == (row.url, row.folder)
 
@@ -238,6 +247,57 @@ def test_the_note_names_every_file_and_folder_by_its_address(name):
     assert "non-commercial" in text
 
 
+@pytest.mark.parametrize("name", DYNAMICID)
+def test_the_note_of_a_dynamicid_graph_names_its_files(name):
+    from flexid.model_patches.files.public_files import BUFFALO_L
+
+    text = check_note(read(PAGES[name])["nodes"])
+    for renamed in RENAMED:
+        assert f"saved as / 保存为 {renamed}" in text
+    assert all(row.file in text for row in BUFFALO_L) and "2d106det.onnx" in text
+    assert BUFFALO_L[0].folder in text and "non-commercial" in text
+
+
+@pytest.mark.parametrize("name", DYNAMICID)
+def test_a_dynamicid_graph_samples_as_the_authors_do(name):
+    kinds = [node["class_type"] for node in read_api(name).values()]
+    sampler = next(n["inputs"] for n in read_api(name).values() if n["class_type"] == "KSampler")
+    found = (sampler["steps"], sampler["sampler_name"], sampler["cfg"])
+    assert found == (50, "ddim", 5)
+    assert kinds.count("FlexIDApplySAA") == 1
+    assert ("FlexIDWhoIsWhere" in kinds) == (name != "expression_sheet")
+
+
+@pytest.mark.parametrize(("name", "count"), [("dynamicid_couple", 2), ("dynamicid_group", 3)])
+def test_every_person_has_a_box_and_is_looked_for(name, count):
+    nodes = read_api(name)
+    apply, check = (
+        next(node["inputs"] for node in nodes.values() if node["class_type"] == kind)
+        for kind in ("FlexIDApplySAA", "FlexIDWhoIsWhere")
+    )
+    people = [apply[f"people.person{number}"] for number in range(count)]
+    assert people == [check[f"people.person{number}"] for number in range(count)]
+    assert apply["elements"] == check["elements"]
+    names = [nodes[key]["inputs"]["name"] for key, _ in people]
+    places = nodes[apply["elements"][0]]["inputs"]
+    boxes = places["editor_state"]["__value__"]
+    assert [box["metadata"]["desc"] for box in boxes] == names and len(set(names)) == count
+    size = next(n["inputs"] for n in nodes.values() if n["class_type"] == "EmptyLatentImage")
+    assert (places["width"], places["height"]) == (size["width"], size["height"])
+
+
+def test_the_sheet_says_each_target_in_its_prompt():
+    nodes = read_api("expression_sheet")
+    edit, joined, encode = (
+        next((key, n["inputs"]) for key, n in nodes.items() if n["class_type"] == kind)
+        for kind in ("FlexIDEditExpressionAndPose", "StringConcatenate", "CLIPTextEncode")
+    )
+    assert joined[1]["string_b"] == [edit[0], 1] and encode[1]["text"] == [joined[0], 0]
+    lines = edit[1]["targets"].splitlines()
+    grid = next(node["inputs"] for node in nodes.values() if node["class_type"] == "ImageGrid")
+    assert len(lines) == 8 and len(lines) % grid["columns"] == 0
+
+
 @pytest.mark.parametrize("name", DEMOS)
 def test_the_demo_needs_only_what_it_builds(name):
     from flexid.mini.world import WRITERS
@@ -258,8 +318,8 @@ def by_kind(name):
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_prompt_fits_whoever_the_photo_shows(name):
-    texts = [node["inputs"].get("text") for node in read_api(name).values()]
-    texts += [node["inputs"].get("value") for node in read_api(name).values()]
+    inputs = [node["inputs"] for node in read_api(name).values()]
+    texts = [one.get(key) for one in inputs for key in ("text", "value", "string_a")]
     words = {
         word.strip(",.").lower() for text in texts if isinstance(text, str) for word in text.split()
     }

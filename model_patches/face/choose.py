@@ -218,12 +218,12 @@ def _share(face: Box, box: Box) -> float:
 
 
 def _by_mask(faces: Sequence[Detection], mask: Tensor, size: tuple[int, int]) -> list[int]:
-    shares = [_measure_mask(face.box, mask, size) for face in faces]
+    shares = [share_in_mask(face.box, mask, size) for face in faces]
     kept = [index for index, share in enumerate(shares) if share >= COVERED]
     return sorted(kept, key=lambda index: -shares[index])
 
 
-def _measure_mask(box: Box, mask: Tensor, size: tuple[int, int]) -> float:
+def share_in_mask(box: Box, mask: Tensor, size: tuple[int, int]) -> float:
     """Mean of the mask in `box`, the mask stretched over a photo of `size` (width, height)."""
     height, width = mask.shape
     x = np.array([box[0], box[2]]) * width / size[0]

@@ -16,6 +16,7 @@ from .boxes import Box, Detection
 from .choose import (
     IN_BOXES,
     IN_MASK,
+    LEFT_TO_RIGHT,
     FaceChoice,
     NoSuchFace,
     boxes_per_photo,
@@ -80,6 +81,32 @@ def detect_faces(
     check_images(images)
     if on_missing not in ON_MISSING:
         raise ValueError(f"unknown on_missing {on_missing!r}; choose {' or '.join(ON_MISSING)}")
+    found = _detect(analyser, images, choice, on_missing == "error", boxes, mask)
+    if not found.faces:
+        raise ValueError(
+            "\n".join(_explain_missing(i, one, analyser) for i, one in enumerate(found.photos))
+        )
+    return found
+
+
+def detect_everybody(analyser: FaceAnalyser, images: Tensor) -> Detected:
+    """All faces of each photo, from left to right, as `detect_faces` makes them; none is no error.
+
+    Raises ValueError for unusable pixels.
+    """
+    check_images(images)
+    return _detect(analyser, images, FaceChoice(LEFT_TO_RIGHT, "all"), False, None, None)
+
+
+def _detect(
+    analyser: FaceAnalyser,
+    images: Tensor,
+    choice: FaceChoice,
+    insist: bool,
+    boxes: object,
+    mask: Tensor | None,
+) -> Detected:
+    """insist: raise ValueError at the first photo without the wanted face."""
     count = images.shape[0]
     frames = None
     if choice.order == IN_BOXES and boxes is not None:
@@ -98,17 +125,13 @@ def detect_faces(
             frames[index] if frames else None,
             masks[index] if masks else None,
         )
-        if found.problem and on_missing == "error":
+        if found.problem and insist:
             raise ValueError(_explain_missing(index, found, analyser))
         digest = photo_hash(rgb) if found.chosen else ""
         for one in found.chosen:
             number = found.ranked.index(one)
             faces.append(_face(analyser, rgb, found.detections[one], index, digest, number))
         photos.append(found)
-    if not faces:
-        raise ValueError(
-            "\n".join(_explain_missing(i, one, analyser) for i, one in enumerate(photos))
-        )
     return Detected(tuple(faces), tuple(photos), _report(photos, faces, analyser))
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .boxes import Detection, shrink
+from .boxes import Box, Detection, shrink
 from .detect import Detected, PhotoFaces
 from .pixels import to_uint8
 
@@ -32,6 +33,33 @@ def draw_overlay(images: Tensor, detected: Detected) -> Tensor:
         for index, (image, photo) in enumerate(zip(images, detected.photos, strict=True))
     ]
     return torch.from_numpy(np.stack(drawn)).float() / 255
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A box with a label, to be drawn on a picture."""
+
+    box: Box
+    """x0, y0, x1, y1 in pixels."""
+    text: str
+    """Drawn above the box; empty: no label. Signs that the built-in font lacks become "?"."""
+    colour: tuple[int, int, int]
+    thin: bool = False
+
+
+def draw_marks(image: Tensor, marks: Sequence[Mark]) -> Tensor:
+    """One picture (H, W, C) -> (h, w, 3) float 0..1 with the marks, long side at most 1536."""
+    small, scale = shrink(to_uint8(image), LONG_SIDE)
+    picture = Image.fromarray(small)
+    pen = ImageDraw.Draw(picture)
+    line, size = _pen_sizes(pen)
+    for one in sorted(marks, key=lambda one: not one.thin):
+        box = [value * scale for value in one.box]
+        pen.rectangle(box, outline=one.colour, width=max(1, line // 2) if one.thin else line)
+        if one.text:
+            text = one.text.encode("ascii", "replace").decode()
+            _badge(pen, box[0], box[1], text, size, one.colour)
+    return torch.from_numpy(np.asarray(picture).copy()).float() / 255
 
 
 def chosen_boxes(detected: Detected) -> list[list[dict]]:
@@ -84,14 +112,19 @@ def _mark(
     number: str,
     colour: Sequence[int],
 ) -> None:
-    long_side = max(pen.im.size)
-    line = max(1, round(long_side / 300))
+    line, size = _pen_sizes(pen)
     box = [value * scale for value in face.box]
     pen.rectangle(box, outline=tuple(colour), width=line)
     for x, y in face.points * scale:
         pen.ellipse((x - line, y - line, x + line, y + line), fill=tuple(colour))
     if number:
-        _badge(pen, box[0], box[1], number, max(10, round(long_side / 28)), colour)
+        _badge(pen, box[0], box[1], number, size, colour)
+
+
+def _pen_sizes(pen: ImageDraw.ImageDraw) -> tuple[int, int]:
+    """Width of a line and height of a letter, in pixels."""
+    long_side = max(pen.im.size)
+    return max(1, round(long_side / 300)), max(10, round(long_side / 28))
 
 
 def _badge(

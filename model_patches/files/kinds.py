@@ -26,7 +26,7 @@ class Kind:
 
 
 _DYNAMICID_NODE = "Open it with the Load DynamicID node, from models/dynamicid."
-_IMR_ADVICE = "Convert DynamicID writes it as safetensors; no node edits with it yet."
+_IMR_ADVICE = "Open it with the Load IMR node, from models/dynamicid."
 _FLEXIP_NODE = "Open it with the Load FlexIP Adapter node."
 _SDXL = "It drives the SDXL UNet and has no layers for Flux; Load Identity Adapter opens it."
 _CLIP_NODE = "ComfyUI's own Load CLIP Vision node opens it, for other purposes."

@@ -111,6 +111,12 @@ BUFFALO_L = (
         174_383_860,
         "4c06341c33c2ca1f86781dab0e829f88ad5b64be9fba56e56bc9ebdefc619e43",
     ),
+    _buffalo(
+        "2d106det.onnx",
+        "Load Face Analyser: the landmarks",
+        5_030_888,
+        "f001b856447c413801ef5c42091ed0cd516fcd21f2d6b79635b1e733a7109dbf",
+    ),
 )
 
 PARSING_BISENET = _release(
@@ -218,12 +224,13 @@ PULID_SDXL_11 = _hub(
     listed="984 MB",
 )
 
-DYNAMICID_SAA = _hub(
-    "SAA.bin",
-    "dynamicid",
-    "meteorite2023/DynamicID",
-    APACHE,
-    "Load DynamicID: several people on SD 1.5",
+DYNAMICID_SAA, DYNAMICID_IMR, DYNAMICID_KEYPOINTS = (
+    _hub(file, "dynamicid", "meteorite2023/DynamicID", APACHE, needed_for)
+    for file, needed_for in (
+        ("SAA.bin", "Load DynamicID: several people on SD 1.5"),
+        ("IMR.bin", "Load IMR: expression and pose of an identity on SD 1.5"),
+        ("key_point_encoder.bin", "Load IMR: expression and pose of an identity on SD 1.5"),
+    )
 )
 """Not in the table: the repository is known, its file names only from the authors' code."""
 

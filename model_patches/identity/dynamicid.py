@@ -21,6 +21,7 @@ from ..face.face import Face
 from ..face.pixels import photo_hash
 from .encode import Encoded
 from .identity import Encoding, Identity
+from .motion import keep_motion, see_motion
 from .provenance import join_distinct, pack_version
 from .square import cut_middle, describe_loss, make_thumbnail
 
@@ -41,7 +42,8 @@ def encode_dynamicid(
     """Encode one person on one or several photos (B, H, W, 3) in [0, 1]; several are averaged.
 
     vision: CLIP ViT-H/14. choice: which face of each photo; None: the largest, and with published
-    colours the surest, as in the published code. Raises ValueError when an encoder or a face is
+    colours the surest, as in the published code. An analyser with a landmark model also keeps what
+    the face does, for Edit Expression and Pose. Raises ValueError when an encoder or a face is
     missing or does not fit.
     """
     _check(adapter, vision, analyser, colours)
@@ -57,7 +59,13 @@ def encode_dynamicid(
     null = make_face_tokens(adapter, torch.zeros(1, adapter.face), nobody)
     recipe = {"adapter": adapter.name, "adapter_digest": adapter.digest, "colours": colours}
     mean = tokens.mean(0, keepdim=True)
-    encoding = Encoding(FAMILY, adapter.encoder_digest, mean, null, recipe=recipe)
+    extra = {}
+    if analyser.landmarks is not None:
+        motions = [
+            see_motion(analyser, one.numpy(), face) for one, face in zip(pixels, faces, strict=True)
+        ]
+        extra = keep_motion(motions, tokens)
+    encoding = Encoding(FAMILY, adapter.encoder_digest, mean, null, extra, recipe)
     provenance = {
         "photos": join_distinct([photo_hash(one.numpy()) for one in pixels]),
         "recogniser": join_distinct([face.recogniser for face in faces]),

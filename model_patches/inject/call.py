@@ -17,6 +17,8 @@ from .region import Grid
 
 CALL = "flexid_call"
 """Key of the Call in transformer_options."""
+WATCH = "flexid_watch"
+"""Key in transformer_options of what watches a run; absent in ordinary sampling."""
 
 
 @dataclass(frozen=True, order=True)
@@ -115,6 +117,8 @@ class Call:
     """Terms by site, worked out before the blocks run."""
     visits: dict[Site, int] = field(default_factory=dict)
     """How often each site has run."""
+    watch: Any = None
+    """What the caller has put under WATCH: an injection may show it what it does."""
 
     @property
     def batch(self) -> int:

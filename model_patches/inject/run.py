@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..gates.clock import Clock
 from ..gates.gate import Moment
-from .call import CALL, Call, PromptRows, Role, Run, Site, Term
+from .call import CALL, WATCH, Call, PromptRows, Role, Run, Site, Term
 from .sites import missed_sites
 
 KEY = "flexid"
@@ -249,7 +249,7 @@ def read_call(
     network = getattr(base_model, "diffusion_model", None)
     hooks = getattr(getattr(base_model, "current_patcher", None), "current_hooks", None)
     facts = (moments, size, x.shape[0], x.device, dtype, network, hooks is not None)
-    return Call(run, tuple(prompts), *facts)
+    return Call(run, tuple(prompts), *facts, watch=options.get(WATCH))
 
 
 def _prompts_by_index(cond_or_uncond: Sequence[int] | None) -> list[PromptRows]:

@@ -24,9 +24,10 @@ from .lora import patch_lora
 from .run import Neutral, register
 from .saa_activation import Activate, Layout, Shares, shares_of
 from .saa_layout import corrected_layout, published_layout
-from .saa_people import MOST_PEOPLE, Person, describe_person
+from .saa_people import MOST_PEOPLE, Person, describe_person, name_of
 from .saa_places import place_people
 from .saa_settings import SaaSettings
+from .saa_watch import ActivationWatch, Show, Who
 from .unet import patch_attention, unet_of, unet_sites
 
 SAA = "saa"
@@ -43,7 +44,7 @@ class Member:
     positive: Table
     negative: Table
     """Of nobody, for rows of the negative prompt."""
-    order: str
+    who: Who
 
     def table(self, prompt: PromptRows) -> Table:
         return self.positive if prompt.role == "positive" else self.negative
@@ -92,7 +93,24 @@ class Group(Neutral):
         for cell in dict.fromkeys(site.cell for site in layers):
             layout = self._layout(call, prompt, members, counts, cell, raised).of_rows(span)
             here = {site: layer for site, layer in layers.items() if site.cell == cell}
-            yield Term(here, rows, None, 1.0, Activate(shares, layout, threshold))
+            show = self._watch(call, prompt, members, counts, cell, moment, span)
+            yield Term(here, rows, None, 1.0, Activate(shares, layout, threshold, show))
+
+    def _watch(
+        self,
+        call: Call,
+        prompt: PromptRows,
+        members: Sequence[Member],
+        counts: Sequence[int],
+        cell: int,
+        moment: Moment,
+        span: slice,
+    ) -> Show | None:
+        """What is shown the attention at sites of this grid; None in ordinary sampling."""
+        if not isinstance(call.watch, ActivationWatch) or prompt.role != "positive":
+            return None
+        people = [(one.who, one.person.region) for one in members]
+        return call.watch.at(call, prompt.area, call.grid(cell), moment, span, people, counts)
 
     def _join(self, call: Call, prompt: PromptRows, members: Sequence[Member]) -> Table:
         """All tokens side by side, once per run and set of people."""
@@ -181,15 +199,15 @@ def apply_saa(
     placed = place_people(people, settings)
     report = _report(placed, settings)
     present = [
-        (person, pair)
-        for person, pair in zip(placed, tokens, strict=True)
+        (number, person, pair)
+        for number, (person, pair) in enumerate(zip(placed, tokens, strict=True), 1)
         if person.weight and not (person.region is not None and person.region.is_empty)
     ]
     if not present:
         return SaaResult(model, f"{report}\nNobody is left: the model is unchanged.")
-    members = [_make_member(adapter, layers, person, *pair) for person, pair in present]
-    members.sort(key=lambda one: one.order)
-    facts = (adapter.digest, [one.order for one in members], settings)
+    members = [_make_member(adapter, layers, *one) for one in present]
+    members.sort(key=lambda one: one.who.order)
+    facts = (adapter.digest, [one.who.order for one in members], settings)
     order = hashlib.sha256(repr(facts).encode()).hexdigest()
     patched = patch_lora(model, adapter.lora, adapter.name, lora_strength)
     if patched is model:
@@ -208,14 +226,19 @@ def _find_tokens(identity: Identity, adapter: DynamicIDAdapter) -> tuple[Tensor,
 
 
 def _make_member(
-    adapter: DynamicIDAdapter, sites: Sequence[Site], person: Person, tokens: Tensor, null: Tensor
+    adapter: DynamicIDAdapter,
+    sites: Sequence[Site],
+    number: int,
+    person: Person,
+    tokens: tuple[Tensor, Tensor],
 ) -> Member:
+    """number: the person's place in the node's list, from 1. tokens: theirs, and nobody's."""
     positive, negative = (
-        project_tokens(f"{adapter.digest} saa", adapter.stream, sites, one)
-        for one in (tokens, null)
+        project_tokens(f"{adapter.digest} saa", adapter.stream, sites, one) for one in tokens
     )
-    facts = (tensor_key(tokens), tensor_key(null), person.key())
-    return Member(person, positive, negative, hashlib.sha256(repr(facts).encode()).hexdigest())
+    facts = (*map(tensor_key, tokens), person.key())
+    order = hashlib.sha256(repr(facts).encode()).hexdigest()
+    return Member(person, positive, negative, Who(number, name_of(person, number), order))
 
 
 def _report(people: Sequence[Person], settings: SaaSettings) -> str:
@@ -224,5 +247,5 @@ def _report(people: Sequence[Person], settings: SaaSettings) -> str:
     lines = [f"{len(people)} people, mode {settings.mode}, activation {how}"]
     if placed:
         lines[0] += f", beta {settings.beta:g} in the first {settings.alpha:.0%} of the steps"
-    lines += [describe_person(one, f"person {number}") for number, one in enumerate(people, 1)]
+    lines += [describe_person(one, name_of(one, number)) for number, one in enumerate(people, 1)]
     return "\n".join(lines)

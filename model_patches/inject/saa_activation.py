@@ -6,7 +6,7 @@ and tokens, from the least (0) to the greatest (1) of the picture. All people sh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,6 +65,8 @@ class Activate:
     layout: Layout
     threshold: float | None
     """An activation below it counts as none; None: every image token attends fully."""
+    show: Callable[[Tensor, Tensor | float], None] | None = None
+    """Is shown what comes out, while somebody watches the run."""
 
     def __call__(self, scores: Tensor) -> tuple[Tensor, Tensor | float]:
         layout, shares = self.layout, self.shares
@@ -77,6 +79,8 @@ class Activate:
             scores = scores * layout.logits.to(scores.dtype)
         if isinstance(weight, Tensor):
             weight = weight.to(scores.dtype)
+        if self.show is not None:
+            self.show(scores, weight)
         return scores, weight
 
     def _weigh_tokens(self, scores: Tensor) -> Tensor | float:

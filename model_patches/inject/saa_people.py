@@ -61,6 +61,11 @@ def make_person(
     return Person(identity, weight, gate, region, name.strip())
 
 
+def name_of(person: Person, number: int) -> str:
+    """What to call the person at this place in a list, counted from 1."""
+    return person.name or f"person {number}"
+
+
 def describe_person(person: Person, unnamed: str = "a person") -> str:
     """What a person does in the picture, in one line. unnamed: what to call one without a name."""
     who = person.name or unnamed

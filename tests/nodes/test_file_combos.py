@@ -146,10 +146,11 @@ def test_a_swapped_file_of_the_same_size_and_time_is_noticed(home):
 def test_a_file_that_went_is_named_and_not_a_raw_error(home):
     """The page still shows it; ComfyUI logs what the fingerprint says, and runs the node."""
     found = file_combos(home)
+    saved = {node: arguments(node) for node, _ in found}
     for path in home.glob("[!f]*/**/planted.*"):
         path.unlink()
     folder_paths.filename_list_cache.clear()
     for (node, name), labels in found.items():
         for read in readers(node):
             with pytest.raises(FileNotFoundError, match="is not among the"):
-                read(**{**arguments(node), name: labels[0]})
+                read(**{**saved[node], name: labels[0]})

@@ -12,8 +12,9 @@ pytestmark = pytest.mark.comfy
 
 NODES = nodes()
 VERBS = set(
-    "Align Apply Balance Choose Combine Compute Convert Detect Encode Fetch Load Make Save".split()
-)
+    "Align Apply Balance Choose Combine Compute Convert Detect Edit Encode Fetch Load Make "
+    "Sample Save".split()
+) | {"Who"}
 DOCS = ROOT / "web" / "docs"
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 NOT_TRANSLATED = {"t5", "clip_l", "CLIP"}

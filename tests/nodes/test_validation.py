@@ -17,6 +17,7 @@ KINDS = {node.__name__: node for node in NODES}
 GROWING = {
     "FlexIDCombineIdentities": ("identities", "identity", 2),
     "FlexIDApplySAA": ("people", "person", 1),
+    "FlexIDWhoIsWhere": ("people", "person", 1),
 }
 """Nodes with sockets that grow: the input, the sockets' prefix, and how many there must be."""
 
@@ -89,6 +90,8 @@ WRONG = {
     "norm": ("FlexIDApplySIP", {"norm": "loud"}, "token, prompt, none"),
     "SAA": ("FlexIDApplySAA", {"threshold": 1.5}, "The threshold is 1.5; expected"),
     "SAA, nan": ("FlexIDApplySAA", {"beta": float("nan")}, "Beta is nan"),
+    "targets": ("FlexIDEditExpressionAndPose", {"targets": "sad; grin 1"}, "sets 'grin'"),
+    "slider": ("FlexIDEditExpressionAndPose", {"smile": 2.0}, "smile is 2, expected -1 to 1"),
     "core's own check": ("FlexIDApplyVFA", {"weight": 9.0}, "bigger than max"),
 }
 
@@ -111,6 +114,7 @@ RIGHT = {
     "gated alpha": ("FlexIDApplySIP", {"alpha": 1.0, "gate": None}),
     "linked threshold": ("FlexIDApplySAA", {"threshold": None}),
     "linked alpha": ("FlexIDApplySIP", {"alpha": None}),
+    "linked targets": ("FlexIDEditExpressionAndPose", {"targets": None, "yaw": 20.0}),
     "alpha as it comes": ("FlexIDApplySIP", {"alpha": 1.0, "norm": "none"}),
 }
 

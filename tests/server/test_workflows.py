@@ -16,19 +16,14 @@ from templates import PAGES
 pytestmark = pytest.mark.server
 
 APIS = sorted((ROOT / "workflows").rglob("*.api.json"))
+DYNAMICID = {"dynamicid", "dynamicid_couple", "dynamicid_group", "expression_sheet"}
+REFERENCES = {"flexip", "subject_in_style", "style_transfer"}
 UNPAINTED = {
     f"{name}.api.json"
-    for name in (
-        "guidance_flux2",
-        "guidance_qwen",
-        "flexip",
-        "subject_in_style",
-        "style_transfer",
-        "flexid_sdxl",
-    )
+    for name in {"guidance_flux2", "guidance_qwen", "flexid_sdxl"} | DYNAMICID | REFERENCES
 }
-"""Their models exist in full size only; tests/model_patches/inject samples small ones of the same
-classes."""
+"""Their models exist in full size only. Small models of the same classes are sampled by
+tests/model_patches/inject and tests/nodes/test_dynamicid_graphs.py."""
 VFA = next(path for path in APIS if path.name == "vfa.api.json")
 SIDE, STEPS = 128, 3
 
@@ -74,9 +69,10 @@ def test_every_node_input_and_value_exists(path, client, portrait):
         assert node["class_type"] in known, number
         schema = known[node["class_type"]]["input"]
         inputs = {**schema.get("required", {}), **schema.get("optional", {})}
-        assert node["inputs"].keys() <= inputs.keys(), node["class_type"]
-        assert schema.get("required", {}).keys() <= node["inputs"].keys(), node["class_type"]
-        for name, value in node["inputs"].items():
+        given = {name.partition(".")[0]: value for name, value in node["inputs"].items()}
+        assert given.keys() <= inputs.keys(), node["class_type"]
+        assert schema.get("required", {}).keys() <= given.keys(), node["class_type"]
+        for name, value in given.items():
             options = allowed(inputs[name])
             if options is not None:
                 assert value in options, (node["class_type"], name)

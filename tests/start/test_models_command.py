@@ -174,6 +174,8 @@ def test_check_says_what_can_run_and_what_is_lacking(base):
     assert nothing.returncode == 1, nothing.stderr
     assert f"{PULID_FLUX_091.file} (1.14 GB) in models/pulid" in nothing.stdout
     assert "models fetch vfa sip-flux sip-sdxl vfa-sdxl ip-adapter flux\n" in nothing.stdout
+    assert "By hand: Put det_10g.onnx (16.9 MB), w600k_r50.onnx (174 MB), " in nothing.stdout
+    assert "The note in each graph says where its other files come from." in nothing.stdout
     for row in (PULID_FLUX_091, EVA02_CLIP_L_336, *ANTELOPEV2, *FLUX_BASE):
         plant(row, base)
     some = run("check", base=base)

@@ -7,12 +7,14 @@ import torch
 from flexid.model_patches.face.align import arcface_crop, ffhq_crop
 from flexid.model_patches.face.analyser import load_analyser
 from flexid.model_patches.face.choose import IN_BOXES, IN_MASK, LEFT_TO_RIGHT, FaceChoice
-from flexid.model_patches.face.detect import _line, detect_faces
+from flexid.model_patches.face.detect import _line, detect_everybody, detect_faces
 from flexid.model_patches.face.overlay import (
     CHOSEN,
     DIM,
+    Mark,
     chosen_boxes,
     chosen_mask,
+    draw_marks,
     draw_overlay,
 )
 from flexid.model_patches.face.pixels import photo_hash, to_uint8
@@ -309,3 +311,29 @@ def test_what_cannot_work_says_why_and_what_to_do(call, facts):
         call()
     for fact in facts:
         assert fact in str(caught.value)
+
+
+def test_everybody_is_found_from_left_to_right_and_nobody_is_no_error():
+    photos = noise(200, 120, photos=3)
+    found = detect_everybody(analyser(ByPhoto(BOXES, [], BOXES[:1])), photos)
+    assert [(face.photo, face.box[0]) for face in found.faces] == [
+        (0, 10), (0, 100), (0, 170), (2, 100),
+    ]  # fmt: skip
+    assert [len(photo.detections) for photo in found.photos] == [3, 0, 1]
+    assert detect_everybody(analyser(ByPhoto([])), noise(200, 120)).faces == ()
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        detect_everybody(TWO, noise(200, 120) * float("nan"))
+
+
+def test_marks_are_drawn_where_they_are_in_pixels_of_the_photo():
+    image = torch.zeros(1000, 3072, 3)
+    mark = Mark((1000.0, 400.0, 2000.0, 800.0), "Ann 0.5", (10, 200, 30))
+    drawn = draw_marks(image, [mark])
+    assert drawn.shape == (500, 1536, 3)
+    green = (drawn[:, :, 1] * 255).round() == 200
+    rows, columns = green.any(1).nonzero().flatten(), green.any(0).nonzero().flatten()
+    assert (columns[0], columns[-1], rows[-1]) == (500, 1000, 400)
+    assert rows[0] < 200  # the label stands above the box
+    unnamed = draw_marks(image, [Mark(mark.box, "", mark.colour, thin=True)])
+    assert (unnamed > 0).sum() < (drawn > 0).sum()
+    assert torch.equal(draw_marks(image, []), image[::2, ::2])

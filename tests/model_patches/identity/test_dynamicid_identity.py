@@ -1,6 +1,7 @@
 """Photos through ComfyUI's CLIP vision and a recogniser into face tokens of DynamicID."""
 
 import dynamicid_world
+import imr_world
 import pytest
 import tiny_faces
 import tiny_unet
@@ -104,6 +105,19 @@ def test_several_photos_are_averaged(adapter, vision):
         "CLIP does not see 13% of the photo, at top and bottom: it looks at a square.\n"
         "The photos are averaged into one identity."
     )
+
+
+def test_what_the_face_does_is_kept_where_landmarks_are_found(adapter, vision):
+    assert encoding(adapter, vision).extra == {}
+    landmarks = imr_world.analyser((12.0, -3.0, 5.0))
+    extra = encoding(adapter, vision, photos(2), landmarks).extra
+    one, other = (encoding(adapter, vision, photo[None]).tokens for photo in photos(2))
+    torch.testing.assert_close(extra["each"], torch.cat((one, other)), atol=1e-5, rtol=1e-5)
+    assert extra["angles"].tolist() == [[12.0, -3.0, 5.0]] * 2
+    assert extra["size"].tolist() == [[260.0, 300.0]] * 2
+    box = landmarks.detector.find(photos()[0].numpy())[0].box
+    expected = landmarks.landmarks.find(photos()[0].numpy(), box)
+    torch.testing.assert_close(extra["landmarks"][1], expected)
 
 
 def test_an_identity_comes_back_from_its_file(adapter, vision, tmp_path):
