@@ -3,6 +3,7 @@
 from . import (
     cag,
     dynamicid,
+    editid,
     face,
     fetch,
     flexid,
@@ -23,6 +24,7 @@ NODES = [
     *cag.NODES,
     *sip.NODES,
     *vfa.NODES,
+    *editid.NODES,
     *flexid.NODES,
     *flexip.NODES,
     *dynamicid.NODES,

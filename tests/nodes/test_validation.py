@@ -89,6 +89,15 @@ WRONG = {
     "norm": ("FlexIDApplySIP", {"norm": "loud"}, "token, prompt, none"),
     "SAA": ("FlexIDApplySAA", {"threshold": 1.5}, "The threshold is 1.5; expected"),
     "SAA, nan": ("FlexIDApplySAA", {"beta": float("nan")}, "Beta is nan"),
+    "query blocks": ("FlexIDQueryControl", {"blocks": "half"}, "Cannot read 'half' in blocks"),
+    "query alpha": ("FlexIDQueryControl", {"alpha": float("nan")}, "alpha is nan"),
+    "query tokens": ("FlexIDQueryControl", {"tokens": 17}, "tokens of the query control is 17"),
+    "query mode": ("FlexIDQueryControl", {"mode": "first"}, "off, initial, token_mean"),
+    "summary beyond 1": (
+        "FlexIDQueryControl",
+        {"mode": "soft_append", "alpha": 1.2},
+        "alpha reaches 1.2",
+    ),
     "core's own check": ("FlexIDApplyVFA", {"weight": 9.0}, "bigger than max"),
 }
 
@@ -111,6 +120,7 @@ RIGHT = {
     "gated alpha": ("FlexIDApplySIP", {"alpha": 1.0, "gate": None}),
     "linked threshold": ("FlexIDApplySAA", {"threshold": None}),
     "linked alpha": ("FlexIDApplySIP", {"alpha": None}),
+    "linked blocks": ("FlexIDQueryControl", {"blocks": None, "alpha": 0.5}),
     "alpha as it comes": ("FlexIDApplySIP", {"alpha": 1.0, "norm": "none"}),
 }
 
