@@ -1,17 +1,29 @@
-"""EditIDv2's controls: how freely a picture asks about the person that an anchor holds."""
+"""EditID's controls: what an identity is made of, and how freely a picture asks about it."""
 
 from comfy_api.latest import io, ui
 
 from ..model_patches.gates.schedule import COURSES, Course, Schedule
 from ..model_patches.gates.window import AXES, Axis
+from ..model_patches.identity.mix import (
+    GRID,
+    PRESETS,
+    FeatureMix,
+    parse_levels,
+    parse_local_weights,
+)
 from ..model_patches.inject.query import MODES, MOST_TOKENS, Mode, QueryControl
 from . import types
 from .validation import validate
 
+CUSTOM = "custom"
 ALIASES = ["editid", "editidv2", "editability", "faceid", "pulid"]
 QUERY_TOOLTIP = (
     "From Make Query Control, for Flux.1 only: how freely the picture asks about the person. "
     "Not connected: as trained."
+)
+MIX_TOOLTIP = (
+    "From Make Feature Mix: which of the photo's features Encode Identity reads. Not connected: "
+    "all, as PuLID does."
 )
 
 
@@ -146,4 +158,148 @@ def _query_control(
     return QueryControl(mode, schedule, blocks, tokens)
 
 
-NODES = [FlexIDQueryControl]
+class FlexIDFeatureMix(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FlexIDFeatureMix",
+            display_name="Make Feature Mix",
+            category="FlexID/identity",
+            description=(
+                "Which features of the photos Encode Identity reads: fewer local details leave the "
+                "prompt more freedom in pose, expression and light. Costs nothing while sampling. "
+                "Experimental: EditID's own choice of features is not published."
+            ),
+            search_aliases=[*ALIASES, "mapping", "shift", "local features", "eva clip levels"],
+            inputs=[
+                io.Combo.Input(
+                    "preset",
+                    options=[*PRESETS, CUSTOM],
+                    default="faithful",
+                    tooltip="faithful: all features, as PuLID encodes. balanced: local details on "
+                    "half the grid, and weaker. editable: on a quarter, at half the weight. "
+                    "loose: no local details. custom: by the inputs below, which the others do "
+                    "not read.",
+                ),
+                io.String.Input(
+                    "layer_map",
+                    default="0, 1, 2, 3, 4",
+                    tooltip="custom: which level of the vision tower each of the encoder's five "
+                    "slots reads, from 0 (texture) to 4 (meaning).",
+                    advanced=True,
+                ),
+                io.String.Input(
+                    "local_weight",
+                    default="1",
+                    tooltip="custom: how much the local details of each slot count, one number or "
+                    "five by commas. 1: as trained; 0: left out.",
+                    advanced=True,
+                ),
+                io.Int.Input(
+                    "local_pool",
+                    default=GRID,
+                    min=1,
+                    max=GRID,
+                    tooltip="custom: patches a side that are left after averaging. 24: all; 1: one "
+                    "for the whole face; 0 is not possible, switch cls_only on instead.",
+                    advanced=True,
+                ),
+                io.Boolean.Input(
+                    "cls_only",
+                    default=False,
+                    tooltip="custom: on: no patches at all, one token for each level. Off: patches "
+                    "too.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "depth_shift",
+                    default=0.0,
+                    min=-1.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="custom: how far shallow levels move towards the deepest. 0: not at "
+                    "all; 1: all the way; below 0: away from it.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "id_scale",
+                    default=1.0,
+                    min=-1.0,
+                    max=2.0,
+                    step=0.05,
+                    tooltip="custom: how much of the person is in the tokens. 1: all; 0: nobody; "
+                    "above 1: exaggerated; below 0: the opposite.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "arcface_scale",
+                    default=1.0,
+                    min=0.0,
+                    max=5.0,
+                    step=0.05,
+                    tooltip="custom: factor on the recogniser's embedding. 1: as trained; 0: "
+                    "without it. Weak, because the encoder normalises.",
+                    advanced=True,
+                ),
+            ],
+            outputs=[types.FeatureMix.Output("mix")],
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        preset=None,
+        layer_map=None,
+        local_weight=None,
+        local_pool=None,
+        cls_only=None,
+        depth_shift=None,
+        id_scale=None,
+        arcface_scale=None,
+    ) -> bool | str:
+        widgets = (layer_map, local_weight, local_pool, cls_only)
+        return validate(_feature_mix, preset, *widgets, depth_shift, id_scale, arcface_scale)
+
+    @classmethod
+    def execute(
+        cls,
+        preset,
+        layer_map,
+        local_weight,
+        local_pool,
+        cls_only,
+        depth_shift,
+        id_scale,
+        arcface_scale,
+    ) -> io.NodeOutput:
+        widgets = (layer_map, local_weight, local_pool, cls_only)
+        mix = _feature_mix(preset, *widgets, depth_shift, id_scale, arcface_scale)
+        return io.NodeOutput(mix, ui=ui.PreviewText(mix.describe()))
+
+
+def _feature_mix(
+    preset: str,
+    layer_map: str,
+    local_weight: str,
+    local_pool: int,
+    cls_only: bool,
+    depth_shift: float,
+    id_scale: float,
+    arcface_scale: float,
+) -> FeatureMix:
+    if preset in PRESETS:
+        return PRESETS[preset]
+    if preset != CUSTOM:
+        raise ValueError(f"preset is {preset!r}; choose one of {', '.join((*PRESETS, CUSTOM))}.")
+    return FeatureMix(
+        parse_levels(layer_map),
+        parse_local_weights(local_weight),
+        local_pool,
+        cls_only,
+        depth_shift,
+        id_scale,
+        arcface_scale,
+    )
+
+
+NODES = [FlexIDQueryControl, FlexIDFeatureMix]

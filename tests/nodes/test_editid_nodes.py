@@ -6,13 +6,19 @@ import sip_sources
 import tiny
 import tiny_unet
 import torch
+from flexid.mini.random_adapter import write_adapter, write_eva_clip
+from flexid.model_patches.adapters.pulid_flux import load_adapter
+from flexid.model_patches.encoders.eva_clip import load_eva_clip
 from flexid.model_patches.gates.schedule import Schedule
 from flexid.model_patches.identity.identity import Identity
+from flexid.model_patches.identity.mix import PRESETS, FeatureMix
 from flexid.model_patches.inject.query import QueryControl
 from flexid.nodes import vfa
-from flexid.nodes.editid import FlexIDQueryControl
+from flexid.nodes.editid import FlexIDFeatureMix, FlexIDQueryControl
 from flexid.nodes.flexid import FlexIDApply
+from flexid.nodes.identity import FlexIDEncodeIdentity
 from flexid.nodes.vfa import FlexIDApplyVFA, FlexIDApplyVFAFromPhoto
+from people import face
 
 pytestmark = pytest.mark.comfy
 
@@ -115,6 +121,57 @@ def test_apply_flexid_hands_the_query_on(parts):
     assert torch.equal(tiny.sample(neutral[0], positive=neutral[1]), out)
     assert not torch.equal(tiny.sample(mixed[0], positive=mixed[1]), out)
     assert "queries, zero: alpha 0.200 → 0.200" in mixed[3] and "queries" not in plain[3]
+
+
+# Feature mix
+
+
+MIX = {
+    "preset": "faithful",
+    "layer_map": "0, 1, 2, 3, 4",
+    "local_weight": "1",
+    "local_pool": 24,
+    "cls_only": False,
+    "depth_shift": 0.0,
+    "id_scale": 1.0,
+    "arcface_scale": 1.0,
+}
+
+
+def test_the_mix_is_neutral_as_it_comes_and_as_custom():
+    defaults = {one.id: one.as_dict()["default"] for one in FlexIDFeatureMix.define_schema().inputs}
+    assert defaults == MIX
+    for preset in ("faithful", "custom"):
+        output = FlexIDFeatureMix.execute(**{**MIX, "preset": preset})
+        assert output[0].is_neutral and text_of(output) == "as PuLID encodes"
+
+
+def test_presets_do_not_read_the_other_widgets_and_custom_does():
+    changes = {"layer_map": "0, 0, 1, 2, 4", "local_weight": "1, 1, 0.5, 0.5, 0"}
+    changes |= {"local_pool": 8, "cls_only": True, "depth_shift": 0.25, "id_scale": 0.5}
+    changes |= {"arcface_scale": 0.75}
+    for name, preset in PRESETS.items():
+        assert FlexIDFeatureMix.execute(**{**MIX, **changes, "preset": name})[0] == preset
+    output = FlexIDFeatureMix.execute(**{**MIX, **changes, "preset": "custom"})
+    weights = (1.0, 1.0, 0.5, 0.5, 0.0)
+    assert output[0] == FeatureMix((0, 0, 1, 2, 4), weights, 8, True, 0.25, 0.5, 0.75)
+    assert text_of(output) == (
+        "layer_map 0, 0, 1, 2, 4; local_weight 1, 1, 0.5, 0.5, 0; local_pool 8; cls_only on; "
+        "depth_shift 0.25; id_scale 0.5; arcface_scale 0.75"
+    )
+
+
+def test_encode_identity_follows_the_mix(tmp_path):
+    adapter = load_adapter(write_adapter(tmp_path / "pulid.safetensors"))
+    vision = load_eva_clip(write_eva_clip(tmp_path / "eva.safetensors"))
+    facts = (adapter, vision, (face(1),), "mean", "auto", True)
+    plain, neutral, loose = (
+        FlexIDEncodeIdentity.execute(*facts, **mix)
+        for mix in ({}, {"mix": FeatureMix()}, {"mix": PRESETS["loose"]})
+    )
+    tokens = [one[0].encodings["pulid_flux"].tokens for one in (plain, neutral, loose)]
+    assert torch.equal(tokens[0], tokens[1]) and not torch.allclose(tokens[0], tokens[2])
+    assert loose[2].endswith("mix: cls_only on") and "mix" not in plain[2]
 
 
 def test_sdxl_is_refused_by_name(tmp_path):

@@ -98,6 +98,18 @@ WRONG = {
         {"mode": "soft_append", "alpha": 1.2},
         "alpha reaches 1.2",
     ),
+    "mix levels": (
+        "FlexIDFeatureMix",
+        {"preset": "custom", "layer_map": "0, 1, 2"},
+        "layer_map has 3 numbers",
+    ),
+    "mix weights": (
+        "FlexIDFeatureMix",
+        {"preset": "custom", "local_weight": "half"},
+        "local_weight is 'half'",
+    ),
+    "mix pool": ("FlexIDFeatureMix", {"preset": "custom", "local_pool": 0}, "local_pool is 0"),
+    "mix preset": ("FlexIDFeatureMix", {"preset": "free"}, "faithful, balanced, editable, loose"),
     "core's own check": ("FlexIDApplyVFA", {"weight": 9.0}, "bigger than max"),
 }
 
@@ -120,6 +132,8 @@ RIGHT = {
     "gated alpha": ("FlexIDApplySIP", {"alpha": 1.0, "gate": None}),
     "linked threshold": ("FlexIDApplySAA", {"threshold": None}),
     "linked alpha": ("FlexIDApplySIP", {"alpha": None}),
+    "unused levels": ("FlexIDFeatureMix", {"preset": "loose", "layer_map": "x"}),
+    "linked preset": ("FlexIDFeatureMix", {"preset": None, "layer_map": "x"}),
     "linked blocks": ("FlexIDQueryControl", {"blocks": None, "alpha": 0.5}),
     "alpha as it comes": ("FlexIDApplySIP", {"alpha": 1.0, "norm": "none"}),
 }
