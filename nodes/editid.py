@@ -11,6 +11,7 @@ from ..model_patches.identity.mix import (
     parse_levels,
     parse_local_weights,
 )
+from ..model_patches.inject.editid import PRESETS as EDITID
 from ..model_patches.inject.query import MODES, MOST_TOKENS, Mode, QueryControl
 from . import types
 from .validation import validate
@@ -18,12 +19,12 @@ from .validation import validate
 CUSTOM = "custom"
 ALIASES = ["editid", "editidv2", "editability", "faceid", "pulid"]
 QUERY_TOOLTIP = (
-    "From Make Query Control, for Flux.1 only: how freely the picture asks about the person. "
-    "Not connected: as trained."
+    "From Make Query Control or Choose EditID Preset, for Flux.1 only: how freely the picture asks "
+    "about the person. Not connected: as trained."
 )
 MIX_TOOLTIP = (
-    "From Make Feature Mix: which of the photo's features Encode Identity reads. Not connected: "
-    "all, as PuLID does."
+    "From Make Feature Mix or Choose EditID Preset: which of the photo's features Encode Identity "
+    "reads. Not connected: all, as PuLID does."
 )
 
 
@@ -302,4 +303,41 @@ def _feature_mix(
     )
 
 
-NODES = [FlexIDQueryControl, FlexIDFeatureMix]
+class FlexIDEditIDPreset(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FlexIDEditIDPreset",
+            display_name="Choose EditID Preset",
+            category="FlexID/identity",
+            description=(
+                "One choice between likeness and freedom, for Flux.1: sets Make Feature Mix and "
+                "Make Query Control together. Connect mix to Encode Identity and query to Apply "
+                "VFA. Experimental: the values are starting points."
+            ),
+            search_aliases=[*ALIASES, "consistency", "preset", "one choice"],
+            inputs=[
+                io.Combo.Input(
+                    "preset",
+                    options=list(EDITID),
+                    default="consistency",
+                    tooltip="consistency: the photo's person as PuLID keeps it, nothing changes. "
+                    "balanced: pose and expression are freer. editability: the prompt first, for "
+                    "long and eventful prompts.",
+                ),
+            ],
+            outputs=[
+                types.FeatureMix.Output("mix"),
+                types.QueryControl.Output("query"),
+                io.String.Output("report"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, preset) -> io.NodeOutput:
+        chosen = EDITID[preset]
+        report = chosen.describe()
+        return io.NodeOutput(chosen.mix, chosen.query, report, ui=ui.PreviewText(report))
+
+
+NODES = [FlexIDQueryControl, FlexIDFeatureMix, FlexIDEditIDPreset]

@@ -12,9 +12,10 @@ from flexid.model_patches.encoders.eva_clip import load_eva_clip
 from flexid.model_patches.gates.schedule import Schedule
 from flexid.model_patches.identity.identity import Identity
 from flexid.model_patches.identity.mix import PRESETS, FeatureMix
+from flexid.model_patches.inject.editid import PRESETS as EDITID
 from flexid.model_patches.inject.query import QueryControl
 from flexid.nodes import vfa
-from flexid.nodes.editid import FlexIDFeatureMix, FlexIDQueryControl
+from flexid.nodes.editid import FlexIDEditIDPreset, FlexIDFeatureMix, FlexIDQueryControl
 from flexid.nodes.flexid import FlexIDApply
 from flexid.nodes.identity import FlexIDEncodeIdentity
 from flexid.nodes.vfa import FlexIDApplyVFA, FlexIDApplyVFAFromPhoto
@@ -172,6 +173,36 @@ def test_encode_identity_follows_the_mix(tmp_path):
     tokens = [one[0].encodings["pulid_flux"].tokens for one in (plain, neutral, loose)]
     assert torch.equal(tokens[0], tokens[1]) and not torch.allclose(tokens[0], tokens[2])
     assert loose[2].endswith("mix: cls_only on") and "mix" not in plain[2]
+
+
+# The one choice
+
+
+def test_the_presets_choice_is_neutral_as_it_comes(parts):
+    (choice,) = FlexIDEditIDPreset.define_schema().inputs
+    assert choice.as_dict()["default"] == "consistency"
+    mix, query, report = FlexIDEditIDPreset.execute("consistency").result
+    assert mix.is_neutral and query.is_neutral
+    assert report == "queries, mode is off: the queries stay as they are\nmix: as PuLID encodes"
+    plain = FlexIDApplyVFA.execute(**parts, **APPLY)[0]
+    neutral = FlexIDApplyVFA.execute(**parts, **APPLY, query=query)[0]
+    assert torch.equal(tiny.sample(neutral), tiny.sample(plain))
+
+
+def test_a_preset_is_the_two_nodes_set_by_hand():
+    by_hand = {
+        "balanced": (
+            {"preset": "balanced"},
+            {"mode": "token_mean", "alpha": 0.5, "schedule": "range", "alpha_end": 1.0},
+        ),
+        "editability": ({"preset": "editable"}, {"mode": "token_mean", "schedule": "sigma_rise"}),
+    }
+    assert {"consistency", *by_hand} == set(EDITID)
+    for name, (mix, query) in by_hand.items():
+        output = FlexIDEditIDPreset.execute(name)
+        assert output[0] == FlexIDFeatureMix.execute(**{**MIX, **mix})[0]
+        assert output[1] == query_of(**query)
+        assert text_of(output) == output[2]
 
 
 def test_sdxl_is_refused_by_name(tmp_path):
