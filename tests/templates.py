@@ -10,6 +10,7 @@ TITLES = {
     "vfa": "Keep a face (Flux.1)",
     "flexid": "Keep a face, obey the prompt (Flux.1)",
     "flexid_nodes": "Face and prompt, all nodes (Flux.1)",
+    "editid": "Likeness or freedom, by one choice (Flux.1)",
     "guidance_kontext": "Weigh a reference photo (Flux.1 Kontext)",
     "guidance_flux2": "Weigh a reference photo (FLUX.2 klein)",
     "guidance_qwen": "Weigh a reference photo (Qwen-Image-Edit)",

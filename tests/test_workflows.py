@@ -26,7 +26,10 @@ MODEL_FILES = (".safetensors", ".pt", ".pth")
 ONE_CLICK = "https://huggingface.co/"
 """Where the missing-model dialog downloads from at one click."""
 
-REAL, DEMOS = ("vfa", "flexid", "flexid_nodes"), ("demo", "flexid_demo", "flexid_nodes_demo")
+REAL, DEMOS = (
+    ("vfa", "flexid", "flexid_nodes", "editid"),
+    ("demo", "flexid_demo", "flexid_nodes_demo"),
+)
 GUIDED = ("guidance_kontext", "guidance_flux2", "guidance_qwen")
 """For models that take reference pictures: no file of ours and no face files."""
 TWINS = (("flexid", "flexid_nodes"), ("flexid_demo", "flexid_nodes_demo"))
@@ -119,6 +122,22 @@ def test_the_vfa_graph_offers_a_gate_that_is_off():
     assert gate["mode"] == BYPASSED
     socket = next(one for one in apply["inputs"] if one["name"] == "gate")
     assert socket["link"] in gate["outputs"][0]["links"]
+
+
+def test_the_editid_graph_sets_both_controls_by_one_choice():
+    """And is otherwise the graph of the anchor alone, so the two can be compared."""
+    graph, plain = read_api("editid"), read_api("vfa")
+    (number,) = graph.keys() - plain.keys()
+    assert graph[number]["class_type"] == "FlexIDEditIDPreset"
+    changed = {
+        name: value
+        for key, node in plain.items()
+        for name, value in graph[key]["inputs"].items()
+        if node["inputs"].get(name) != value
+    }
+    prompt, prefix = changed.pop("text"), changed.pop("filename_prefix")
+    assert changed == {"mix": [number, 0], "query": [number, 1]}
+    assert prefix == "editid" and "looking up" in prompt
 
 
 # Models
