@@ -71,8 +71,8 @@ class FlexIDQueryControl(io.ComfyNode):
                     options=list(COURSES),
                     default="constant",
                     tooltip="How alpha goes over the run. constant: the same. paper_decay: falls "
-                    "to 0 by the end. sigma_rise: rises from 0 with the noise's fall, so layout is "
-                    "free early and likeness comes late. range: from alpha to alpha_end.",
+                    "to 0 by the end. sigma_rise: rises from 0 as the noise falls, so the face has "
+                    "little say early. range: from alpha to alpha_end.",
                 ),
                 _alpha(
                     "alpha_end",

@@ -163,7 +163,8 @@ class QueryMix:
 
     def _first_scores(self, call: Call, prompt: PromptRows, rows: slice) -> dict[Site, First]:
         """What one prompt's first active call has left, by site; dies with the run."""
-        key = (self, "first", call.prompt_key(rows), prompt.area, call.latent_size, call.batch)
+        prompt_facts = (call.prompt_key(rows), prompt.role, prompt.area)
+        key = (self, "first", *prompt_facts, call.latent_size, call.batch)
         return call.run.cache.setdefault(key, {})
 
 

@@ -193,9 +193,9 @@ def test_a_preset_is_the_two_nodes_set_by_hand():
     by_hand = {
         "balanced": (
             {"preset": "balanced"},
-            {"mode": "token_mean", "alpha": 0.5, "schedule": "range", "alpha_end": 1.0},
+            {"mode": "token_mean", "alpha": 0.9},
         ),
-        "editability": ({"preset": "editable"}, {"mode": "token_mean", "schedule": "sigma_rise"}),
+        "editability": ({"preset": "editable"}, {"mode": "token_mean", "alpha": 0.8}),
     }
     assert {"consistency", *by_hand} == set(EDITID)
     for name, (mix, query) in by_hand.items():
