@@ -9,8 +9,8 @@ queries (query_append.py). The paper does not define q_noise: MODES are the defi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Literal
 
 import torch
@@ -47,19 +47,21 @@ class QueryControl:
     """Which layers, as `parse_blocks` reads it; later items go before earlier ones."""
     tokens: int = 4
     """Summary tokens; mode soft_append only."""
-    selections: tuple[Selection, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ValueError(f"Unknown query mode {self.mode!r}; choose one of {', '.join(MODES)}.")
         check_number("tokens of the query control", self.tokens, 1, MOST_TOKENS)
-        object.__setattr__(self, "selections", parse_blocks(self.blocks))
         largest = max(course.largest for course in self._courses)
         if self.mode == "soft_append" and largest > 1.0:
             raise ValueError(
                 f"alpha reaches {largest:g} with the mode soft_append, expected at most 1: the "
                 "summary has the weight 1 - alpha. Lower alpha, or choose another mode."
             )
+
+    @cached_property
+    def selections(self) -> tuple[Selection, ...]:
+        return parse_blocks(self.blocks)
 
     @property
     def _courses(self) -> list[Schedule]:
