@@ -52,19 +52,21 @@ def open_flux(state: Mapping[str, Tensor], dtype: torch.dtype) -> comfy.model_pa
     return patcher
 
 
-def adapter(dim: int = 256, layers: int = 2, seed: int = 1, **changes: Any) -> IdentityAdapter:
-    """Cross-attention for `flux()`, strong enough to change every picture."""
+def adapter(
+    dim: int = 256, layers: int = 2, seed: int = 1, width: int = TOKEN_DIM, **changes: Any
+) -> IdentityAdapter:
+    """Cross-attention for `flux()` to tokens of `width`, strong enough to change every picture."""
     inner = 128 * (dim // 128)
     generator = torch.Generator().manual_seed(seed)
     weights = {}
-    for name, shape in attention_shapes(layers, dim, TOKEN_DIM, inner).items():
+    for name, shape in attention_shapes(layers, dim, width, inner).items():
         noise = torch.randn(shape, generator=generator)
         scaled = noise / shape[-1] ** 0.5 if len(shape) > 1 else 0.1 * noise
         weights[name] = scaled + (1.0 if name.endswith("m1.weight") else 0.0)
     fields = {
         "family": "pulid_flux",
         "name": "tiny.safetensors",
-        "digest": f"tiny-{dim}-{layers}-{seed}",
+        "digest": f"tiny-{dim}-{layers}-{seed}-{width}",
         "encoder_digest": "tiny-encoder",
         "encoder": None,
         "cross_attention": weights,

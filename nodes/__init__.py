@@ -3,6 +3,7 @@
 from . import (
     cag,
     dynamicid,
+    editid,
     face,
     fetch,
     flexid,
@@ -26,6 +27,7 @@ NODES = [
     *cag.NODES,
     *sip.NODES,
     *vfa.NODES,
+    *editid.NODES,
     *flexid.NODES,
     *flexip.NODES,
     *dynamicid.NODES,

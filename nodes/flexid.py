@@ -8,6 +8,7 @@ from ..model_patches.inject.sip import Wording, apply_sip
 from ..model_patches.inject.vfa import NEGATIVES, apply_vfa, describe_anchor
 from ..model_patches.sip.scope import SCOPES
 from . import types
+from .editid import QUERY_TOOLTIP
 from .vfa import ALIASES
 
 
@@ -129,6 +130,7 @@ class FlexIDApply(io.ComfyNode):
                     tooltip="Where the person may appear, for the visual stream: 1 here, 0 not "
                     "here. Not connected: everywhere.",
                 ),
+                types.QueryControl.Input("query", optional=True, tooltip=QUERY_TOOLTIP),
             ],
             outputs=[
                 io.Model.Output("model_out", display_name="model"),
@@ -156,6 +158,7 @@ class FlexIDApply(io.ComfyNode):
         clip=None,
         gate=OPEN,
         mask=None,
+        query=None,
     ) -> io.NodeOutput:
         knobs = cag.Knobs(mode, alpha_base=alpha_base, w_base=w_base)
         override = None if override_intent < 0 else override_intent
@@ -177,8 +180,9 @@ class FlexIDApply(io.ComfyNode):
             gate=found.visual,
             mask=mask,
             negative=negative,
+            query=query,
         )
-        anchor = describe_anchor(1.0, found.visual, mask)
+        anchor = describe_anchor(1.0, found.visual, mask, query)
         report = "\n".join((found.report(), anchor, edited.report))
         return io.NodeOutput(
             anchored,

@@ -13,8 +13,10 @@ from ..model_patches.files.tensor_file import digest
 from ..model_patches.identity.combine import combine_identities, parse_weights
 from ..model_patches.identity.encode import FUSIONS, encode_identity
 from ..model_patches.identity.fusion import RULES
+from ..model_patches.identity.mix import FAITHFUL
 from ..model_patches.identity.store import load_identity, save_numbered
 from . import types
+from .editid import MIX_TOOLTIP
 from .identity_files import (
     IDENTITIES,
     PERSON,
@@ -142,6 +144,7 @@ class FlexIDEncodeIdentity(io.ComfyNode):
                     "skin and hair colour come through, and so does the photo's light.",
                     advanced=True,
                 ),
+                types.FeatureMix.Input("mix", optional=True, tooltip=MIX_TOOLTIP),
             ],
             outputs=[
                 types.Identity.Output("identity"),
@@ -152,9 +155,16 @@ class FlexIDEncodeIdentity(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, adapter, vision_encoder, faces, fusion: str, whitening: str, grey: bool
+        cls,
+        adapter,
+        vision_encoder,
+        faces,
+        fusion: str,
+        whitening: str,
+        grey: bool,
+        mix=FAITHFUL,
     ) -> io.NodeOutput:
-        encoded = encode_identity(adapter, vision_encoder, faces, fusion, whitening, grey)
+        encoded = encode_identity(adapter, vision_encoder, faces, fusion, whitening, grey, mix)
         picture = encoded.identity.picture
         return io.NodeOutput(
             encoded.identity,

@@ -16,3 +16,5 @@ SipProjector = io.Custom("FLEXID_SIP_PROJECTOR")
 Gate = io.Custom("FLEXID_GATE")
 Elements = io.Custom("ARRAY")
 """The output `elements` of core's Create Bounding Boxes."""
+FeatureMix = io.Custom("FLEXID_FEATURE_MIX")
+QueryControl = io.Custom("FLEXID_QUERY_CONTROL")

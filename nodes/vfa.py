@@ -9,6 +9,7 @@ from ..model_patches.gates.window import AXES, Axis, Window
 from ..model_patches.identity.encode import encode_identity
 from ..model_patches.inject.vfa import METHODS, NEGATIVES, Method, apply_vfa, describe_anchor
 from . import types
+from .editid import QUERY_TOOLTIP
 from .validation import validate
 
 MODEL_TOOLTIP = (
@@ -120,6 +121,7 @@ class FlexIDApplyVFA(io.ComfyNode):
                     "of its own. neutral: the identity is added as it is.",
                     advanced=True,
                 ),
+                types.QueryControl.Input("query", optional=True, tooltip=QUERY_TOOLTIP),
             ],
             outputs=[io.Model.Output("model_out", display_name="model")],
         )
@@ -142,6 +144,7 @@ class FlexIDApplyVFA(io.ComfyNode):
         gate=OPEN,
         mask=None,
         method: Method = "fidelity",
+        query=None,
     ) -> io.NodeOutput:
         whole = _gate(start, end, axis, gate)
         patched = apply_vfa(
@@ -153,8 +156,10 @@ class FlexIDApplyVFA(io.ComfyNode):
             mask=mask,
             negative=negative,
             method=method,
+            query=query,
         )
-        return io.NodeOutput(patched, ui=ui.PreviewText(describe_anchor(weight, whole, mask)))
+        report = describe_anchor(weight, whole, mask, query)
+        return io.NodeOutput(patched, ui=ui.PreviewText(report))
 
 
 class FlexIDApplyVFAFromPhoto(io.ComfyNode):
@@ -193,6 +198,7 @@ class FlexIDApplyVFAFromPhoto(io.ComfyNode):
                     optional=True,
                     tooltip="From Choose Face. Not connected: the largest face of each photo.",
                 ),
+                types.QueryControl.Input("query", optional=True, tooltip=QUERY_TOOLTIP),
             ],
             outputs=[
                 io.Model.Output("model_out", display_name="model"),
@@ -220,6 +226,7 @@ class FlexIDApplyVFAFromPhoto(io.ComfyNode):
         gate=OPEN,
         mask=None,
         options=LARGEST_FACE,
+        query=None,
     ) -> io.NodeOutput:
         detected = detect_faces(face_analysis, image, options, "error")
         encoded = encode_identity(pulid_flux, eva_clip, detected.faces, "mean", "auto")
@@ -232,8 +239,10 @@ class FlexIDApplyVFAFromPhoto(io.ComfyNode):
             gate=whole,
             mask=mask,
             negative=negative,
+            query=query,
         )
-        report = "\n".join((describe_anchor(weight, whole, mask), detected.report, encoded.report))
+        anchor = describe_anchor(weight, whole, mask, query)
+        report = "\n".join((anchor, detected.report, encoded.report))
         return io.NodeOutput(patched, encoded.identity, ui=ui.PreviewText(report))
 
 

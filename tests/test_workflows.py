@@ -26,7 +26,7 @@ MODEL_FILES = (".safetensors", ".pt", ".pth", ".bin")
 ONE_CLICK = "https://huggingface.co/"
 """Where the missing-model dialog downloads from at one click."""
 
-REAL = ("vfa", "flexid", "flexid_nodes", "flexid_sdxl", "balance")
+REAL = ("vfa", "flexid", "flexid_nodes", "flexid_sdxl", "balance", "editid")
 DEMOS = ("demo", "flexid_demo", "flexid_nodes_demo", "balance_demo")
 REFERENCES = ("flexip", "subject_in_style", "style_transfer")
 """For public IP-Adapter files on SD 1.5."""
@@ -133,6 +133,22 @@ def test_the_vfa_graph_offers_a_gate_that_is_off():
     assert gate["mode"] == BYPASSED
     socket = next(one for one in apply["inputs"] if one["name"] == "gate")
     assert socket["link"] in gate["outputs"][0]["links"]
+
+
+def test_the_editid_graph_sets_both_controls_by_one_choice():
+    """And is otherwise the graph of the anchor alone, so the two can be compared."""
+    graph, plain = read_api("editid"), read_api("vfa")
+    (number,) = graph.keys() - plain.keys()
+    assert graph[number]["class_type"] == "FlexIDEditIDPreset"
+    changed = {
+        name: value
+        for key, node in plain.items()
+        for name, value in graph[key]["inputs"].items()
+        if node["inputs"].get(name) != value
+    }
+    prompt, prefix = changed.pop("text"), changed.pop("filename_prefix")
+    assert changed == {"mix": [number, 0], "query": [number, 1]}
+    assert prefix == "editid" and "looking up" in prompt
 
 
 # Models

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import torch
-from flexid.mini.tiny_flux import TOKEN_DIM, VECTOR, adapter, conditioning, fill, flux, sample
+from flexid.mini.tiny_flux import (
+    CONTEXT,
+    TOKEN_DIM,
+    VECTOR,
+    adapter,
+    conditioning,
+    fill,
+    flux,
+    sample,
+)
 from flexid.model_patches.identity.identity import Identity
 from identities import identity_of
 
 __all__ = [
+    "CONTEXT",
     "TOKENS",
     "TOKEN_DIM",
     "VECTOR",
@@ -22,8 +32,8 @@ __all__ = [
 TOKENS = 8
 
 
-def identity(seed: int = 2, tokens: int = TOKENS) -> Identity:
+def identity(seed: int = 2, tokens: int = TOKENS, width: int = TOKEN_DIM) -> Identity:
     generator = torch.Generator().manual_seed(seed)
-    person = torch.randn(1, tokens, TOKEN_DIM, generator=generator)
-    nobody = torch.randn(1, tokens, TOKEN_DIM, generator=torch.Generator().manual_seed(99))
+    person = torch.randn(1, tokens, width, generator=generator)
+    nobody = torch.randn(1, tokens, width, generator=torch.Generator().manual_seed(99))
     return identity_of({"pulid_flux": person}, {"pulid_flux": nobody})

@@ -48,7 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="only these of mini/study/prompts.json")  # fmt: skip
     keys = ", ".join(row.key for row in ROWS)
     add("--rows", nargs="+", type=_row, metavar="ROW", default=list(ROWS),
-        help=f"only these of: {keys}; or vfa-W at any weight W")  # fmt: skip
+        help=f"only these of: {keys}; or vfa-W at any weight W, editid-PRESET")  # fmt: skip
     add("--split", choices=SPLITS, default="held-out", help="tune: people to tune with")
     add("--knob", nargs="+", type=_knob, default=[], metavar="NAME=VALUE",
         help=f"another constant of the gate: {', '.join(KNOBS)}")  # fmt: skip

@@ -11,6 +11,8 @@ from typing import Literal
 
 WEIGHTS = (0.5, 0.75, 1.0, 1.25)
 RIGID = re.compile(r"vfa-(\d+(?:\.\d+)?)")
+PRESETS = ("consistency", "balanced", "editability")
+"""Names of model_patches.inject.editid.PRESETS."""
 KNOBS = (
     "alpha_base", "w_base", "lambda_up", "lambda_down", "kappa_sem", "kappa_vis", "alpha_max",
     "w_max",
@@ -20,16 +22,22 @@ KNOBS = (
 
 @dataclass(frozen=True)
 class Row:
-    """One way: the visual anchor none, rigid at `weight`, or gated by the prompt; SIP on or off.
+    """One way: the visual anchor none, rigid at `weight`, gated by the prompt, or of full weight
+    with the EditID preset that the key ends in; SIP on or off.
 
     SIP beside a gated anchor follows the gate, too; alone it is constant at alpha_base.
     """
 
     key: str
     title: str
-    anchor: Literal["none", "rigid", "gated"]
+    anchor: Literal["none", "rigid", "gated", "editid"]
     sip: bool = False
     weight: float = 0.0
+
+    @property
+    def preset(self) -> str:
+        """Of an anchor "editid"."""
+        return self.key.removeprefix("editid-")
 
 
 ALONE = Row("alone", "prompt alone", "none")
@@ -42,14 +50,19 @@ def rigid_row(weight: float) -> Row:
     return Row(f"vfa-{weight:g}", f"rigid VFA {weight:g}", "rigid", weight=weight)
 
 
+def editid_row(preset: str) -> Row:
+    return Row(f"editid-{preset}", f"VFA, EditID {preset}", "editid", weight=1.0)
+
+
 ROWS = (ALONE, *map(rigid_row, WEIGHTS), SIP_ONLY, VFA_CAG, WHOLE)
 
 
 def row_of(key: str) -> Row:
-    """The row of a key such as "vfa-cag" or "vfa-0.9". Raises ValueError naming the choices."""
+    """The row of a key such as "vfa-cag", "vfa-0.9" or "editid-balanced". Raises ValueError naming
+    the choices."""
     if found := RIGID.fullmatch(key):
         return rigid_row(float(found[1]))
-    named = {row.key: row for row in ROWS}
+    named = {row.key: row for row in (*ROWS, *map(editid_row, PRESETS))}
     if key not in named:
         raise ValueError(
             f"no row is called {key!r}; there are {', '.join(named)}, and vfa-W at any weight W"

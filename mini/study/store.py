@@ -60,6 +60,11 @@ class Store:
             files += (*PERSON, world.FACE_T5)
         gated = row.sip or row.anchor == "gated"
         recipe = as_json(row) | {"title": "", "knobs": dict(self.knobs) if gated else {}}
+        if row.anchor == "editid":
+            # Here, because the rest of this file needs no ComfyUI.
+            from ...model_patches.inject.editid import PRESETS
+
+            recipe["preset"] = PRESETS[row.preset].describe()
         what = [PAINTING, as_json(self.settings), recipe, self._files(files)]
         return f"{row.key}-{_digest(what)}"
 

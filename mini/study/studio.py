@@ -31,6 +31,7 @@ from ...model_patches.face.face import Face
 from ...model_patches.gates import cag
 from ...model_patches.identity.encode import encode_identity
 from ...model_patches.identity.identity import Identity
+from ...model_patches.inject.editid import PRESETS
 from ...model_patches.inject.sip import Wording, apply_sip
 from ...model_patches.inject.vfa import apply_vfa
 from ...model_patches.sip.faceclip import FaceClipProjector
@@ -155,6 +156,11 @@ class Studio:
             model = apply_vfa(model, self.adapter, sitter.identity, weight=row.weight)
         elif row.anchor == "gated":
             model = apply_vfa(model, self.adapter, sitter.identity, gate=gates.visual)
+        elif row.anchor == "editid":
+            preset = PRESETS[row.preset]
+            faces = (sitter.face,)
+            identity = encode_identity(self.adapter, self.tower, faces, mix=preset.mix).identity
+            model = apply_vfa(model, self.adapter, identity, weight=row.weight, query=preset.query)
         return model, join_conditionings(encoded)
 
     def _encode(self, text: str) -> list:

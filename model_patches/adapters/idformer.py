@@ -7,6 +7,8 @@ tokens made from the recogniser's embedding. Key names are those of the publishe
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,7 +101,9 @@ class IDFormer(nn.Module):
     `condition` (B, n, 1280): per photo the raw ArcFace embedding, then the unit-norm pooled
     vision features. `hidden` (B, 5, n * T, vision): the taps, photos concatenated on the tokens.
     Several photos of one person still give `queries` tokens. All zeros in both give the
-    unconditional tokens, which are not zeros.
+    unconditional tokens, which are not zeros. `weights`: one number of 0 or more for each tap, how
+    much its tokens count in attention beside the others; at 0 the tap is left out, which zeros in
+    `hidden` would not do. None: all 1.
     """
 
     def __init__(self, dims: IDFormerDims, operations: Any = nn, **factory: Any) -> None:
@@ -126,13 +130,21 @@ class IDFormer(nn.Module):
         """(B, n, condition) -> (B, n * id_tokens, dim)."""
         return self.id_embedding_mapping(condition).reshape(len(condition), -1, self.dims.dim)
 
-    def forward(self, condition: Tensor, hidden: Tensor) -> Tensor:
+    def forward(
+        self, condition: Tensor, hidden: Tensor, weights: Sequence[float] | None = None
+    ) -> Tensor:
         tokens = self.id_tokens(condition)
         queries = self.latents.to(tokens).expand(len(tokens), -1, -1)
         latents = torch.cat((queries, tokens), dim=1)
         for group in range(self.dims.groups):
-            mapped = self.get_submodule(f"mapping_{group}")(hidden[:, group])
-            context = torch.cat((tokens, mapped), dim=1)
+            weight = 1.0 if weights is None else weights[group]
+            context, bias = tokens, None
+            if weight:
+                mapped = self.get_submodule(f"mapping_{group}")(hidden[:, group])
+                context = torch.cat((tokens, mapped), dim=1)
+            if weight not in (0.0, 1.0):
+                bias = tokens.new_zeros(context.shape[1])
+                bias[tokens.shape[1] :] = math.log(weight)
             for layer in self.layers[group * self.dims.depth : (group + 1) * self.dims.depth]:
-                latents = layer(latents, context)
+                latents = layer(latents, context, bias)
         return latents[:, : self.dims.queries] @ self.proj_out.to(latents)

@@ -32,11 +32,13 @@ class PerceiverAttention(nn.Module):
         self.to_kv = operations.Linear(dim, 2 * inner, bias=False, **factory)
         self.to_out = operations.Linear(inner, dim, bias=False, **factory)
 
-    def forward(self, latents: Tensor, context: Tensor) -> Tensor:
+    def forward(self, latents: Tensor, context: Tensor, bias: Tensor | None = None) -> Tensor:
+        """bias (N,) is added to the scores of the context's tokens."""
         context, latents = self.norm1(context), self.norm2(latents)
         k, v = self.to_kv(torch.cat((context, latents), dim=1)).chunk(2, dim=-1)
         q, k, v = (self._split_heads(x) for x in (self.to_q(latents), k, v))
-        out = F.scaled_dot_product_attention(q, k, v)
+        mask = None if bias is None else F.pad(bias, (0, latents.shape[1]))[None, None, None]
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.to_out(out.transpose(1, 2).flatten(2))
 
     def _split_heads(self, x: Tensor) -> Tensor:
@@ -46,7 +48,7 @@ class PerceiverAttention(nn.Module):
 class PerceiverLayer(nn.ModuleList):
     """Attention, then a feed-forward part of `hidden` channels, both added to the latents.
 
-    latents (B, Q, dim), context (B, N, dim) -> latents (B, Q, dim).
+    latents (B, Q, dim), context (B, N, dim) -> latents (B, Q, dim). bias as in the attention.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class PerceiverLayer(nn.ModuleList):
         attention = PerceiverAttention(dim, heads, head_width, operations, **factory)
         super().__init__((attention, feed_forward))
 
-    def forward(self, latents: Tensor, context: Tensor) -> Tensor:
+    def forward(self, latents: Tensor, context: Tensor, bias: Tensor | None = None) -> Tensor:
         attention, feed_forward = self
-        latents = latents + attention(latents, context)
+        latents = latents + attention(latents, context, bias)
         return latents + feed_forward(latents)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -127,16 +127,23 @@ def load_encoder(
     return _build_encoder(_open_file(path), disable_dynamic)
 
 
-def encode_tokens(adapter: HasEncoder, condition: Tensor, hidden: Tensor) -> Tensor:
-    """Run an adapter's encoder in float32; shapes as in `IDFormer`. Returns CPU float32 tokens."""
+def encode_tokens(
+    adapter: HasEncoder,
+    condition: Tensor,
+    hidden: Tensor,
+    weights: Sequence[float] | None = None,
+) -> Tensor:
+    """Run an adapter's encoder in float32; arguments as in `IDFormer`. Returns CPU float32 tokens.
+
+    weights: for an IDFormer only.
+    """
     patcher = adapter.encoder
     activations = 24 * 4 * hidden[:, 0].numel()
     comfy.model_management.load_models_gpu([patcher], memory_required=activations)
     device = patcher.load_device
     with torch.no_grad():
-        tokens = patcher.model(
-            condition.to(device, torch.float32), hidden.to(device, torch.float32)
-        )
+        inputs = (condition.to(device, torch.float32), hidden.to(device, torch.float32))
+        tokens = patcher.model(*inputs, *(() if weights is None else (weights,)))
     return tokens.cpu()
 
 

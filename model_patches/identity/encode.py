@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..adapters.idformer import IDFormer
 from ..adapters.pulid import PulidAdapter
 from ..adapters.pulid_flux import encode_tokens
 from ..encoders.eva_clip import VisionEncoder, encode
@@ -18,6 +19,7 @@ from ..files.cache import Statistics, TensorCache
 from ..files.public_files import ANTELOPEV2, where_to_get
 from .fusion import REJECT_OUTLIERS, RULES, Fused, agreement, describe_outliers, fuse
 from .identity import Encoding, Identity
+from .mix import FAITHFUL, GRID, FeatureMix
 from .provenance import join_distinct, pack_version
 
 JOINT = "joint"
@@ -67,26 +69,30 @@ def encode_identity(
     fusion: str = "mean",
     whitening: str = "auto",
     grey: bool = True,
+    mix: FeatureMix = FAITHFUL,
 ) -> Encoded:
     """Encode one person from one or several photos.
 
     `fusion` is a key of FUSIONS, `whitening` one of `whiten.WHITENING`; `grey` takes the colour
-    out of the face (how PuLID was trained). Results are cached by content: the same face with the
-    same files and options runs no encoder. Raises ValueError for no face, a face without
-    embedding, mixed recognisers, or a vision encoder that does not fit the adapter.
+    out of the face (how PuLID was trained); `mix` says which features are read. Results are cached
+    by content: the same face with the same files and options runs no encoder. Raises ValueError for
+    no face, a face without embedding, mixed recognisers, a vision encoder that does not fit the
+    adapter, or a mix that its encoder cannot follow.
     """
     if fusion not in FUSIONS:
         raise ValueError(f"fusion is {fusion!r}, expected one of {', '.join(FUSIONS)}.")
     arcface = _stack_embeddings(faces)
     _check_fit(adapter, vision, arcface.shape[1])
+    _check_mix(adapter, mix)
     look = _look(vision, faces, arcface, whitening, grey)
-    fused = _joint(adapter, look) if fusion == JOINT else _separate(adapter, look, fusion)
+    encoder = _Encoder(adapter, look, mix)
+    fused = encoder.joint() if fusion == JOINT else encoder.separate(fusion)
     photos = len(faces) if fusion == JOINT else 1
     encoding = Encoding(
         adapter.family,
         adapter.encoder_digest,
         fused.tokens,
-        _null_tokens(adapter, look, photos),
+        encoder.null_tokens(photos),
         recipe={
             "adapter": adapter.name,
             "adapter_digest": adapter.digest,
@@ -95,6 +101,7 @@ def encode_identity(
             "fusion": fusion,
             "whitening": join_distinct(look.whitened),
             "grey": "yes" if grey else "no",
+            **({} if mix.is_neutral else {"mix": mix.describe()}),
         },
     )
     identity = Identity(
@@ -108,7 +115,8 @@ def encode_identity(
             "pack_version": pack_version(),
         },
     )
-    return Encoded(identity, _report(faces, look, fused, fusion))
+    report = _report(faces, look, fused, fusion)
+    return Encoded(identity, report if mix.is_neutral else f"{report}\nmix: {mix.describe()}")
 
 
 def encoder_runs() -> EncoderRuns:
@@ -159,6 +167,15 @@ def _check_fit(adapter: PulidAdapter, vision: VisionEncoder, embedding: int) -> 
             )
 
 
+def _check_mix(adapter: PulidAdapter, mix: FeatureMix) -> None:
+    if mix.reads_local and not isinstance(adapter.encoder.model, IDFormer):
+        raise ValueError(
+            f"The mix has {mix.describe()}, but the encoder of '{adapter.name}' (PuLID v1) "
+            f"averages local tokens itself; expected local_weight 1, local_pool {GRID} and "
+            "cls_only off. Use PuLID v1.1 or PuLID-FLUX, or change the mix."
+        )
+
+
 def _look(
     vision: VisionEncoder, faces: Sequence[Face], arcface: Tensor, whitening: str, grey: bool
 ) -> _Look:
@@ -177,37 +194,54 @@ def _look(
     return _Look(keys, arcface, pooled, hidden, whitened)
 
 
-def _tokens(adapter: PulidAdapter, look: _Look, rows: list[int]) -> Tensor:
-    """Tokens (1, N, D) of one person on the photos `rows`, together."""
-    key = (adapter.digest, *(look.keys[row] for row in rows))
-    entry = _token_cache.get(key)
-    if entry is None:
-        condition = torch.cat((look.arcface[rows], look.pooled[rows]), dim=-1)[None]
-        hidden = look.hidden[rows].transpose(0, 1).flatten(1, 2)[None]
-        entry = _token_cache.put(key, (encode_tokens(adapter, condition, hidden),))
-    return entry[0]
+@dataclass(frozen=True, eq=False)
+class _Encoder:
+    """An adapter's encoder on the looks of one person."""
 
+    adapter: PulidAdapter
+    look: _Look
+    mix: FeatureMix
 
-def _separate(adapter: PulidAdapter, look: _Look, fusion: str) -> Fused:
-    tokens = [_tokens(adapter, look, [row]) for row in range(len(look.keys))]
-    return fuse(tokens, fusion, look.arcface)
+    def separate(self, fusion: str) -> Fused:
+        tokens = [self._tokens([row]) for row in range(len(self.look.keys))]
+        return fuse(tokens, fusion, self.look.arcface)
 
+    def joint(self) -> Fused:
+        rows = list(range(len(self.look.keys)))
+        return Fused(self._tokens(rows), (1 / len(rows),) * len(rows))
 
-def _joint(adapter: PulidAdapter, look: _Look) -> Fused:
-    rows = list(range(len(look.keys)))
-    return Fused(_tokens(adapter, look, rows), (1 / len(rows),) * len(rows))
+    def _tokens(self, rows: list[int]) -> Tensor:
+        """Tokens (1, N, D) of one person on the photos `rows`, together."""
+        look, mix = self.look, self.mix
+        key = (self.adapter.digest, mix.encoder_facts, *(look.keys[row] for row in rows))
+        entry = _token_cache.get(key)
+        if entry is None:
+            arcface = look.arcface[rows]
+            if mix.arcface_scale != 1.0:
+                arcface = arcface * mix.arcface_scale
+            condition = torch.cat((arcface, look.pooled[rows]), dim=-1)[None]
+            hidden = look.hidden[rows]
+            if mix.encoder_facts:
+                hidden = mix.shape_levels(hidden)
+            hidden = hidden.transpose(0, 1).flatten(1, 2)[None]
+            tokens = encode_tokens(self.adapter, condition, hidden, mix.weights)
+            entry = _token_cache.put(key, (tokens,))
+        if mix.id_scale == 1.0:
+            return entry[0]
+        return mix.scale_identity(entry[0], self.null_tokens(len(rows)))
 
-
-def _null_tokens(adapter: PulidAdapter, look: _Look, photos: int) -> Tensor:
-    """The encoder's tokens for zero features: not zero, for it has biases and learned queries."""
-    levels, tokens, width = look.hidden.shape[1:]
-    key = (adapter.digest, "null", photos, levels, tokens, width)
-    entry = _token_cache.get(key)
-    if entry is None:
-        condition = torch.zeros(1, photos, look.arcface.shape[1] + look.pooled.shape[1])
-        hidden = torch.zeros(1, levels, photos * tokens, width)
-        entry = _token_cache.put(key, (encode_tokens(adapter, condition, hidden),))
-    return entry[0]
+    def null_tokens(self, photos: int) -> Tensor:
+        """The encoder's tokens for zero features, whatever the mix: not zero, for it has biases
+        and learned queries."""
+        look = self.look
+        levels, tokens, width = look.hidden.shape[1:]
+        key = (self.adapter.digest, "null", photos, levels, tokens, width)
+        entry = _token_cache.get(key)
+        if entry is None:
+            condition = torch.zeros(1, photos, look.arcface.shape[1] + look.pooled.shape[1])
+            hidden = torch.zeros(1, levels, photos * tokens, width)
+            entry = _token_cache.put(key, (encode_tokens(self.adapter, condition, hidden),))
+        return entry[0]
 
 
 def _thumbnail(face: Face) -> Tensor:

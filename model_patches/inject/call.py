@@ -5,14 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from ..gates.gate import Moment
-from .attention import Activation, BaseAttention, FoldedAttention
-from .ortho import OrthoAttention
+from .attention import Activation
 from .region import Grid
 
 CALL = "flexid_call"
@@ -40,11 +39,21 @@ class Site:
         return f"{self.kind} {self.number}{inner}"
 
 
+class Layer(Protocol):
+    """One identity's attention at one site, such as a FoldedAttention."""
+
+    def __call__(
+        self, image: Tensor, weight: float | Tensor, activate: Activation | None
+    ) -> Tensor:
+        """image (R, L, D) -> weight × attention (R, L, D); see FoldedAttention."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Term:
     """What some rows and tokens receive from one identity, at every site it has a layer for."""
 
-    layers: Mapping[Site, FoldedAttention | BaseAttention | OrthoAttention]
+    layers: Mapping[Site, Layer]
     rows: slice
     index: Tensor | None
     """(K,) positions of the image tokens that are covered; None: all."""
@@ -119,6 +128,8 @@ class Call:
     """How often each site has run."""
     watch: Any = None
     """What the caller has put under WATCH: an injection may show it what it does."""
+    uuids: tuple[Any, ...] = ()
+    """ComfyUI's name of each prompt, the same in every call of a run; empty outside a guider."""
 
     @property
     def batch(self) -> int:
@@ -128,6 +139,11 @@ class Call:
     def rows_of(self, number: int) -> slice:
         """Rows of the prompt of that number."""
         return slice(number * self.batch, (number + 1) * self.batch)
+
+    def prompt_key(self, rows: slice) -> Any:
+        """What tells the prompt of these rows from others of the run."""
+        number = rows.start // self.batch
+        return self.uuids[number] if self.uuids else number
 
     def grid(self, cell: int) -> Grid:
         """Image tokens at sites whose tokens are `cell` latent pixels a side."""

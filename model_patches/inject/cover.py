@@ -56,7 +56,7 @@ def _once_per_run(
     """What `make` makes of a grid, the latent's size, an area and the batch; kept for the run."""
     key = (name, region, cell, prompt.area, call.latent_size, call.batch)
     if key not in call.run.cache:
-        _check_tiles(call, prompt, label)
+        check_tiles(call, prompt, f"{label} has a mask", "Disconnect the mask")
         size = call.run.latent_size or call.latent_size
         call.run.cache[key] = make(call.grid(cell), size, prompt.area, call.batch)
     return call.run.cache[key]
@@ -73,12 +73,33 @@ def token_factor(call: Call, weights: Sequence[float], coverage: Coverage) -> fl
     return per_row if coverage.weights is None else coverage.weights * per_row
 
 
-def _check_tiles(call: Call, prompt: PromptRows, label: str) -> None:
-    """A mask needs the place of a tile in the picture, and tiling nodes do not give it."""
+def spread_tokens(call: Call, coverage: Coverage, cell: int) -> Coverage:
+    """The same as weights of all tokens, 0 where none are covered, for kernels that read them all.
+
+    Once per run and coverage.
+    """
+    if coverage.index is None:
+        return coverage
+    key = ("spread", coverage)
+    if key not in call.run.cache:
+        covered = coverage.index
+        weights = coverage.weights
+        if weights is None:
+            weights = torch.ones(1, len(covered), device=call.device, dtype=call.dtype)
+        whole = weights.new_zeros(len(weights), call.grid(cell).tokens)
+        call.run.cache[key] = Coverage(None, whole.index_copy(1, covered, weights))
+    return call.run.cache[key]
+
+
+def check_tiles(call: Call, prompt: PromptRows, reader: str, remedy: str) -> None:
+    """Raise ValueError where tiling nodes do not say where in the picture a tile is.
+
+    reader: who needs the place and what for; remedy: how to do without. Both for the message.
+    """
     whole = call.run.latent_size
     if prompt.area is None and whole not in (None, call.latent_size):
         raise ValueError(
-            f"{label} has a mask for a latent of {whole[0]}x{whole[1]}, but another node runs the "
+            f"{reader} for a latent of {whole[0]}x{whole[1]}, but another node runs the "
             f"model on tiles of {call.latent_size[0]}x{call.latent_size[1]} without saying where. "
-            "Disconnect the mask, or remove the tiling node."
+            f"{remedy}, or remove the tiling node."
         )

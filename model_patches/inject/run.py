@@ -249,7 +249,8 @@ def read_call(
     network = getattr(base_model, "diffusion_model", None)
     hooks = getattr(getattr(base_model, "current_patcher", None), "current_hooks", None)
     facts = (moments, size, x.shape[0], x.device, dtype, network, hooks is not None)
-    return Call(run, tuple(prompts), *facts, watch=options.get(WATCH))
+    uuids = tuple(options.get("uuids") or ())
+    return Call(run, tuple(prompts), *facts, watch=options.get(WATCH), uuids=uuids)
 
 
 def _prompts_by_index(cond_or_uncond: Sequence[int] | None) -> list[PromptRows]:

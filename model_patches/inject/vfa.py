@@ -21,6 +21,7 @@ from ..gates.numbers import check_weight
 from ..identity.identity import Identity, check_widths, encoding_for
 from .anchor import LABEL, NEGATIVES, VFA, Anchor, Negative
 from .flux import flux_sites
+from .query import QueryControl
 from .region import region_of
 from .vfa_flux import patch_flux
 from .vfa_unet import METHODS, Method, orthogonality, patch_unet, sdxl_sites
@@ -47,21 +48,32 @@ def apply_vfa(
     mask: Tensor | None = None,
     negative: Negative = "unconditional",
     method: Method = "fidelity",
+    query: QueryControl | None = None,
 ) -> ModelPatcher:
     """A clone of a Flux.1 or SDXL model that draws `identity`; the adapter says which it is.
 
     mask (H, W) or (B, H, W) in [0, 1] over the picture.
     negative: what rows of the negative prompt get: the encoder's answer to no identity (as the
     PuLID authors do under true CFG), the same identity, or nothing. method: of PuLID on SDXL.
+    query: a mix of the attention's queries, on Flux only; None, and a neutral one, leave them.
     Raises ValueError when model, adapter, identity, weight or mask do not fit each other.
     """
     check_weight(f"The weight of {LABEL}", weight)
+    query = None if query is None or query.is_neutral else query
     how = None
     if isinstance(adapter, SdxlAdapter):
+        if query is not None:
+            raise ValueError(
+                f"The query control of {LABEL} has the mode {query.mode}, but '{adapter.name}' is "
+                "a PuLID file for SDXL, whose queries are the model's own. Disconnect query, or "
+                "connect a Flux.1 model and a PuLID file for Flux."
+            )
         how = orthogonality(method, adapter.version)
         sites = sdxl_sites(model, adapter)
     else:
         sites = flux_sites(model, adapter.count, adapter.dim, adapter.name, LABEL)
+        if query is not None:
+            query.courses(sites, adapter.name)
     tokens, null = identity_tokens(identity, adapter)
     region = None if mask is None else region_of(mask)
     patched = model.clone()
@@ -70,28 +82,32 @@ def apply_vfa(
     contents = [tensor_key(value) for value in (tokens, null)]
     contents += ["" if region is None else tensor_key(region.mask)]
     facts = (adapter.digest, *contents, weight, gate, negative, how)
+    facts = facts if query is None else (*facts, query)
     order = hashlib.sha256(repr(facts).encode()).hexdigest()
     anchor = Anchor(weight, gate, region, negative, order)
     if isinstance(adapter, SdxlAdapter) and how is not None:
         patch_unet(patched, sites, adapter, anchor, tokens, null, how)
     elif isinstance(adapter, IdentityAdapter):
-        patch_flux(patched, sites, adapter, anchor, tokens, null)
+        patch_flux(patched, sites, adapter, anchor, tokens, null, query)
     return patched
 
 
-def describe_anchor(weight: float, gate: Gate, mask: Tensor | None) -> str:
-    """What an anchor of these settings does, in one line for the user."""
+def describe_anchor(
+    weight: float, gate: Gate, mask: Tensor | None, query: QueryControl | None = None
+) -> str:
+    """What an anchor of these settings does, in a line for the user, and one for its queries."""
     if weight == 0.0:
         return "weight is 0: the model is unchanged"
-    course = f"w {describe_ends(gate, weight)}"
-    if mask is None:
-        return f"{course} in the whole picture"
-    region = region_of(mask)
-    if region.is_empty:
+    region = None if mask is None else region_of(mask)
+    if region is not None and region.is_empty:
         return "the mask covers 0 % of the picture: the model is unchanged"
+    course = f"w {describe_ends(gate, weight)}"
+    queries = "" if query is None else f"\nqueries, {query.describe()}"
+    if region is None:
+        return f"{course} in the whole picture{queries}"
     percent = 100 * region.share
     shown = f"{percent:.0f}" if percent >= 1 else f"{percent:.2g}"
-    return f"{course}; the mask covers {shown} % of the picture"
+    return f"{course}; the mask covers {shown} % of the picture{queries}"
 
 
 def identity_tokens(identity: Identity, adapter: PulidAdapter) -> tuple[Tensor, Tensor]:

@@ -12,9 +12,10 @@ from torch import Tensor
 from ..adapters.pulid_flux import IdentityAdapter
 from .anchor import LABEL, VFA, Anchor
 from .call import Call, Site, Term
-from .cover import cover_tokens, token_factor
+from .cover import cover_tokens, spread_tokens, token_factor
 from .flux import wrap_blocks
 from .pulid import folded_for
+from .query import WHOLE, QueryControl, QueryMix, mix_queries
 from .run import Neutral, register
 
 
@@ -27,6 +28,9 @@ class FluxAnchor(Neutral):
     """A ModuleList of FoldedAttention, one per site."""
     negative: ModelPatcher | None
     sites: Sequence[Site]
+    tokens: tuple[Tensor, Tensor]
+    """(1, N, C): what `positive` and `negative` are folded for."""
+    query: QueryMix | None = None
 
     kind = VFA
     label = LABEL
@@ -37,7 +41,8 @@ class FluxAnchor(Neutral):
 
     def models(self) -> list[ModelPatcher]:
         negative = [] if self.negative in (None, self.positive) else [self.negative]
-        return [self.positive, *negative]
+        query = [] if self.query is None else self.query.models()
+        return [self.positive, *negative, *query]
 
     def terms(self, call: Call) -> list[Term]:
         """One per prompt that has an identity and covered tokens."""
@@ -48,6 +53,12 @@ class FluxAnchor(Neutral):
             coverage = cover_tokens(call, prompt, region, cell, LABEL)
             if stack is not None and coverage is not None:
                 layers = dict(zip(self.sites, stack.model, strict=True))
+                if self.query is not None:
+                    alphas = self.query.alphas(call, rows)
+                    tokens = self.tokens[stack is not self.positive]
+                    layers = self.query.mix(call, prompt, rows, layers, alphas, tokens)
+                    if alphas and self.query.mode in WHOLE:
+                        coverage = spread_tokens(call, coverage, cell)
                 factor = token_factor(call, weights, coverage)
                 found.append(Term(layers, rows, coverage.index, factor))
         return found
@@ -60,6 +71,7 @@ def patch_flux(
     anchor: Anchor,
     tokens: Tensor,
     null: Tensor,
+    query: QueryControl | None = None,
 ) -> None:
     """Put an anchor on a clone of a Flux. tokens, null (1, N, C)."""
     dtype = patched.model.get_dtype_inference()
@@ -67,5 +79,6 @@ def patch_flux(
     negative = {"same": positive, "none": None}.get(anchor.negative)
     if anchor.negative == "unconditional":
         negative = folded_for(adapter, null, dtype)
-    register(patched, FluxAnchor(anchor, positive, negative, sites))
+    mix = None if query is None else mix_queries(query, sites, adapter, dtype)
+    register(patched, FluxAnchor(anchor, positive, negative, sites, (tokens, null), mix))
     wrap_blocks(patched, sites)

@@ -7,17 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..adapters.pulid_sdxl import SdxlAdapter
 from .anchor import LABEL, VFA, Anchor
 from .call import Call, Site, Term
-from .cover import cover_tokens, token_factor
+from .cover import cover_tokens, spread_tokens, token_factor
 from .decoupled import Table, match_sites, project_tokens
 from .ortho import OrthoAttention, Orthogonality
-from .region import Coverage
 from .run import Neutral, register
 from .unet import cross_attention_of, inside_of, unet_of, unet_sites, wrap_attention
 
@@ -72,7 +70,7 @@ class UNetAnchor(Neutral):
                 coverage = cover_tokens(call, prompt, self.anchor.region, cell, LABEL)
                 if coverage is not None:
                     here = {site: layer for site, layer in layers.items() if site.cell == cell}
-                    whole = _spread(call, coverage, cell)
+                    whole = spread_tokens(call, coverage, cell)
                     found.append(Term(here, rows, None, token_factor(call, weights, whole)))
         return found
 
@@ -92,24 +90,6 @@ class UNetAnchor(Neutral):
                 for site in self.sites
             }
         return call.run.cache[key]
-
-
-def _spread(call: Call, coverage: Coverage, cell: int) -> Coverage:
-    """The same as weights of all tokens, 0 where none are covered: the projection reads them all.
-
-    Once per run and coverage.
-    """
-    if coverage.index is None:
-        return coverage
-    key = ("spread", coverage)
-    if key not in call.run.cache:
-        covered = coverage.index
-        weights = coverage.weights
-        if weights is None:
-            weights = torch.ones(1, len(covered), device=call.device, dtype=call.dtype)
-        whole = weights.new_zeros(len(weights), call.grid(cell).tokens)
-        call.run.cache[key] = Coverage(None, whole.index_copy(1, covered, weights))
-    return call.run.cache[key]
 
 
 def sdxl_sites(model: ModelPatcher, adapter: SdxlAdapter) -> list[Site]:

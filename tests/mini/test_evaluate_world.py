@@ -13,8 +13,11 @@ from flexid.mini.study import job, options, prompts, rows
 from flexid.mini.study.studio import Studio, eight_bit
 from flexid.model_patches.face.boxes import Detection, Detector
 from flexid.model_patches.gates.cag import Knobs
+from flexid.model_patches.inject.editid import PRESETS as EDITID
 from flexid.nodes.cag import FlexIDContextAwareGate
+from flexid.nodes.editid import FlexIDEditIDPreset
 from flexid.nodes.flexid import FlexIDApply
+from flexid.nodes.identity import FlexIDEncodeIdentity
 from flexid.nodes.vfa import FlexIDApplyVFA
 from skimage import data
 from tiny_faces import face_at
@@ -105,13 +108,24 @@ def by_nodes(studio, sitter, row, prompt, seed):
         ).result[1]  # fmt: skip
         args = (1.0, 0.0, 1.0, "percent", "unconditional")
         model = FlexIDApplyVFA.execute(model, *shared, *args, gate=gate).result[0]
+    elif row.anchor == "editid":
+        mix, query, _ = FlexIDEditIDPreset.execute(row.preset).result
+        identity = FlexIDEncodeIdentity.execute(
+            studio.adapter, studio.tower, (sitter.face,), "mean", "auto", True, mix
+        ).result[0]
+        args = (1.0, 0.0, 1.0, "percent", "unconditional")
+        shared = (studio.adapter, identity)
+        model = FlexIDApplyVFA.execute(model, *shared, *args, query=query).result[0]
     elif row.anchor == "rigid":
         args = (row.weight, 0.0, 1.0, "percent", "unconditional")
         model = FlexIDApplyVFA.execute(model, *shared, *args).result[0]
     return sampled(studio, model, positive, seed)
 
 
-@pytest.mark.parametrize("row", [rows.ALONE, rows.rigid_row(1.0), rows.VFA_CAG, rows.WHOLE])
+PAINTED = [rows.ALONE, rows.rigid_row(1.0), rows.editid_row("balanced"), rows.VFA_CAG, rows.WHOLE]
+
+
+@pytest.mark.parametrize("row", PAINTED)
 def test_the_studio_paints_what_the_nodes_paint(studio, sitter, row):
     """Several prompts at once in the studio, one by one here: equal but for rounding."""
     seeds = [5, 6, 7]
@@ -181,6 +195,19 @@ def test_knobs_reach_the_gate_and_the_cache(tmp_path, models):
     other.run()
     one, two = (e.store.load(rows.VFA_CAG, 900_000, CHOSEN[0]) for e in (first, other))
     assert not np.array_equal(one, two)
+
+
+def test_the_presets_are_those_of_the_node():
+    assert rows.PRESETS == tuple(EDITID)
+
+
+def test_consistency_is_the_rigid_anchor_bit_for_bit(studio, sitter):
+    made = [
+        studio.paint(row, sitter, CHOSEN[:1], [5])
+        for row in (rows.rigid_row(1.0), *map(rows.editid_row, rows.PRESETS))
+    ]
+    assert np.array_equal(made[0], made[1])
+    assert not np.array_equal(made[1], made[2]) and not np.array_equal(made[2], made[3])
 
 
 def test_another_photo_gives_another_picture(studio, sitter):

@@ -61,7 +61,9 @@ def test_a_rewritten_prompt_has_another_file():
 def test_rows_by_name():
     assert [rows.row_of(row.key) for row in rows.ROWS] == list(rows.ROWS)
     assert rows.row_of("vfa-0.9").weight == 0.9 and rows.row_of("vfa-1.0") == rows.rigid_row(1)
-    with pytest.raises(ValueError, match="vfa-cag"):
+    balanced = rows.row_of("editid-balanced")
+    assert (balanced.anchor, balanced.preset, balanced.weight) == ("editid", "balanced", 1.0)
+    with pytest.raises(ValueError, match="vfa-cag.*editid-editability"):
         rows.row_of("pulid")
 
 

@@ -92,6 +92,27 @@ WRONG = {
     "SAA, nan": ("FlexIDApplySAA", {"beta": float("nan")}, "Beta is nan"),
     "targets": ("FlexIDEditExpressionAndPose", {"targets": "sad; grin 1"}, "sets 'grin'"),
     "slider": ("FlexIDEditExpressionAndPose", {"smile": 2.0}, "smile is 2, expected -1 to 1"),
+    "query blocks": ("FlexIDQueryControl", {"blocks": "half"}, "Cannot read 'half' in blocks"),
+    "query alpha": ("FlexIDQueryControl", {"alpha": float("nan")}, "alpha is nan"),
+    "query tokens": ("FlexIDQueryControl", {"tokens": 17}, "tokens of the query control is 17"),
+    "query mode": ("FlexIDQueryControl", {"mode": "first"}, "off, initial, token_mean"),
+    "summary beyond 1": (
+        "FlexIDQueryControl",
+        {"mode": "soft_append", "alpha": 1.2},
+        "alpha reaches 1.2",
+    ),
+    "mix levels": (
+        "FlexIDFeatureMix",
+        {"preset": "custom", "layer_map": "0, 1, 2"},
+        "layer_map has 3 numbers",
+    ),
+    "mix weights": (
+        "FlexIDFeatureMix",
+        {"preset": "custom", "local_weight": "half"},
+        "local_weight is 'half'",
+    ),
+    "mix pool": ("FlexIDFeatureMix", {"preset": "custom", "local_pool": 0}, "local_pool is 0"),
+    "mix preset": ("FlexIDFeatureMix", {"preset": "free"}, "faithful, balanced, editable, loose"),
     "core's own check": ("FlexIDApplyVFA", {"weight": 9.0}, "bigger than max"),
 }
 
@@ -115,6 +136,9 @@ RIGHT = {
     "linked threshold": ("FlexIDApplySAA", {"threshold": None}),
     "linked alpha": ("FlexIDApplySIP", {"alpha": None}),
     "linked targets": ("FlexIDEditExpressionAndPose", {"targets": None, "yaw": 20.0}),
+    "unused levels": ("FlexIDFeatureMix", {"preset": "loose", "layer_map": "x"}),
+    "linked preset": ("FlexIDFeatureMix", {"preset": None, "layer_map": "x"}),
+    "linked blocks": ("FlexIDQueryControl", {"blocks": None, "alpha": 0.5}),
     "alpha as it comes": ("FlexIDApplySIP", {"alpha": 1.0, "norm": "none"}),
 }
 

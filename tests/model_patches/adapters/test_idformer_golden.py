@@ -2,14 +2,13 @@
 
 import pytest
 import torch
-from flexid.model_patches.adapters.idformer import IDFormer, IDFormerDims, idformer_dims
+from flexid.model_patches.adapters.idformer import IDFormerDims
+from idformer_world import reference, seeded_idformer
 from safetensors.torch import load_file
-from seeding import golden_shapes, seeded, seeded_input
 
 pytestmark = pytest.mark.pure
 
 CLOSE = {"atol": 5e-5, "rtol": 0}
-PREFIX = "pulid_encoder."
 
 
 @pytest.fixture(scope="module")
@@ -19,21 +18,7 @@ def expected(golden):
 
 @pytest.fixture(scope="module")
 def encoder(golden):
-    shapes = golden_shapes(golden, "pulid_flux", PREFIX)
-    bare = {key.removeprefix(PREFIX): shape for key, shape in shapes.items()}
-    module = IDFormer(idformer_dims(bare, "seeded", "the file"), device="meta").eval()
-    tensors = {key: seeded(PREFIX + key, shape) for key, shape in bare.items()}
-    module.load_state_dict(tensors, strict=True, assign=True)
-    return module
-
-
-def _reference(suffix=""):
-    """condition (1, 1, 1280) and hidden (1, 5, 577, 1024) of one reference photo."""
-    arcface = seeded_input(f"arcface{suffix}", (1, 512))
-    pooled = seeded_input(f"eva_pooled{suffix}", (1, 768))
-    pooled = pooled / pooled.norm(dim=-1, keepdim=True)
-    levels = [seeded_input(f"eva_hidden{suffix}.{i}", (1, 577, 1024)) for i in range(5)]
-    return torch.cat((arcface, pooled), dim=-1)[:, None], torch.stack(levels, dim=1)
+    return seeded_idformer(golden)
 
 
 @pytest.fixture(scope="module")
@@ -62,19 +47,19 @@ def test_dims(encoder):
 
 
 def test_inputs_are_the_golden_ones(expected):
-    condition, hidden = _reference()
+    condition, hidden = reference()
     torch.testing.assert_close(condition[:, 0], expected["id_cond"], atol=1e-6, rtol=0)
     for level in range(5):
         probe = hidden[:, level, ::64, ::128]
         assert torch.equal(probe, expected[f"eva_hidden.{level}.probe"])
 
 
-def test_single_reference(run, expected):
-    torch.testing.assert_close(run(*_reference()), expected["id_embedding"], **CLOSE)
+def test_singlereference(run, expected):
+    torch.testing.assert_close(run(*reference()), expected["id_embedding"], **CLOSE)
 
 
 def test_every_stage(encoder, run, expected):
-    condition, hidden = _reference()
+    condition, hidden = reference()
     seen = []
     hooks = [
         layer.register_forward_hook(lambda m, i, out: seen.append(out)) for layer in encoder.layers
@@ -100,13 +85,13 @@ def test_unconditional_is_not_zero(run, expected):
 
 
 def test_batch_of_two(run, expected):
-    first, second = _reference(), _reference(".ref1")
+    first, second = reference(), reference(".ref1")
     tokens = run(*(torch.cat(pair) for pair in zip(first, second, strict=True)))
     torch.testing.assert_close(tokens[:, :, ::2], expected["id_embedding_batch2"], **CLOSE)
 
 
 def test_two_photos_of_one_person(run, expected):
-    first, second = _reference(), _reference(".ref1")
+    first, second = reference(), reference(".ref1")
     condition = torch.cat((first[0], second[0]), dim=1)
     hidden = torch.cat((first[1], second[1]), dim=2)
     tokens = run(condition, hidden)
@@ -114,13 +99,9 @@ def test_two_photos_of_one_person(run, expected):
 
 
 def test_bf16_is_close(golden, expected):
-    shapes = golden_shapes(golden, "pulid_flux", PREFIX)
-    bare = {key.removeprefix(PREFIX): shape for key, shape in shapes.items()}
-    module = IDFormer(idformer_dims(bare, "seeded", "the file"), device="meta").eval()
-    tensors = {key: seeded(PREFIX + key, shape).bfloat16() for key, shape in bare.items()}
-    module.load_state_dict(tensors, strict=True, assign=True)
+    module = seeded_idformer(golden, torch.bfloat16)
     with torch.no_grad():
-        tokens = module(*(x.bfloat16() for x in _reference())).float()
-    reference = expected["id_embedding"]
-    assert (tokens - reference).abs().max() < 1.2e-1
-    assert torch.cosine_similarity(tokens.flatten(), reference.flatten(), dim=0) > 0.9997
+        tokens = module(*(x.bfloat16() for x in reference())).float()
+    whole = expected["id_embedding"]
+    assert (tokens - whole).abs().max() < 1.2e-1
+    assert torch.cosine_similarity(tokens.flatten(), whole.flatten(), dim=0) > 0.9997

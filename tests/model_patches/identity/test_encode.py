@@ -2,14 +2,19 @@
 
 import dataclasses
 
+import ip_files
 import pytest
 import torch
 from flexid.mini.random_adapter import write_adapter, write_eva_clip
 from flexid.model_patches.adapters.pulid_flux import encode_tokens, load_adapter
+from flexid.model_patches.adapters.pulid_sdxl import load_sdxl_adapter
 from flexid.model_patches.encoders.eva_clip import encode, load_eva_clip
 from flexid.model_patches.encoders.whiten import eva_pixels
 from flexid.model_patches.identity import encode as room
+from flexid.model_patches.identity.combine import combine_identities
 from flexid.model_patches.identity.encode import FUSIONS, encode_identity, encoder_runs, forget
+from flexid.model_patches.identity.mix import FeatureMix, pool_patches
+from flexid.model_patches.identity.store import load_identity, save_identity
 from people import face, labels
 
 pytestmark = pytest.mark.comfy
@@ -303,3 +308,105 @@ def test_caches_are_bounded(adapter, vision, monkeypatch):
     for seed in range(6):
         encode_identity(adapter, vision, (face(seed),))
     assert len(room._vision_cache) == 3
+
+
+# Feature mix
+
+
+MIXES = {
+    "map": FeatureMix(layer_map=(0, 0, 2, 2, 4)),
+    "weights": FeatureMix(local_weight=(1.0, 1.0, 0.0, 0.5, 2.0)),
+    "pool": FeatureMix(local_pool=2),
+    "class token": FeatureMix(cls_only=True),
+    "shift": FeatureMix(depth_shift=0.5),
+    "identity": FeatureMix(id_scale=0.5),
+    "arcface": FeatureMix(arcface_scale=0.5),
+}
+
+
+@pytest.mark.parametrize("fusion", ["mean", "joint"])
+@pytest.mark.parametrize("name", MIXES)
+def test_every_control_reaches_the_tokens(adapter, vision, name, fusion):
+    photos, mix = (face(1), face(2)), MIXES[name]
+    plain = encode_identity(adapter, vision, photos, fusion)
+    mixed = encode_identity(adapter, vision, photos, fusion, mix=mix)
+    assert not torch.allclose(_tokens(mixed), _tokens(plain), atol=1e-3)
+    encodings = [one.identity.encodings[FAMILY] for one in (plain, mixed)]
+    assert torch.equal(encodings[0].null, encodings[1].null), "nobody stays nobody"
+    assert encodings[1].recipe["mix"] == mix.describe()
+    assert mixed.report == f"{plain.report}\nmix: {mix.describe()}"
+
+
+def test_a_neutral_mix_is_no_mix_and_runs_nothing(adapter, vision, work):
+    plain = encode_identity(adapter, vision, (face(1),))
+    work()
+    neutral = encode_identity(adapter, vision, (face(1),), mix=FeatureMix())
+    assert work() == (0, 0)
+    assert torch.equal(_tokens(neutral), _tokens(plain))
+    assert neutral.identity.encodings[FAMILY].recipe == plain.identity.encodings[FAMILY].recipe
+    assert "mix" not in plain.identity.encodings[FAMILY].recipe
+    assert neutral.report == plain.report
+
+
+def test_a_mix_runs_the_encoder_once_and_the_tower_not_at_all(adapter, vision, work):
+    encode_identity(adapter, vision, (face(1),))
+    work()
+    first = encode_identity(adapter, vision, (face(1),), mix=MIXES["pool"])
+    assert work() == (0, 1)
+    again = encode_identity(adapter, vision, (face(1),), mix=MIXES["pool"])
+    scaled = encode_identity(
+        adapter, vision, (face(1),), mix=dataclasses.replace(MIXES["pool"], id_scale=0.5)
+    )
+    assert work() == (0, 0)
+    assert torch.equal(_tokens(again), _tokens(first))
+    nobody = first.identity.encodings[FAMILY].null
+    torch.testing.assert_close(_tokens(scaled), (_tokens(first) + nobody) / 2)
+    encode_identity(adapter, vision, (face(1),), mix=MIXES["shift"])
+    assert work() == (0, 1)
+
+
+def test_an_identity_scale_of_0_is_nobody(adapter, vision):
+    encoded = encode_identity(adapter, vision, (face(1), face(2)), mix=FeatureMix(id_scale=0.0))
+    encoding = encoded.identity.encodings[FAMILY]
+    torch.testing.assert_close(encoding.tokens, encoding.null)
+
+
+def test_photos_are_pooled_one_by_one_before_they_join(adapter, vision):
+    photos = (face(1), face(2))
+    looks = [encode(vision, eva_pixels(one, 112, "ellipse")) for one in photos]
+    condition = torch.stack(
+        [
+            torch.cat((one.embedding[None], look[0]), -1)
+            for one, look in zip(photos, looks, strict=True)
+        ],
+        dim=1,
+    )
+    hidden = torch.cat([pool_patches(look[1], 2) for look in looks], dim=2)
+    expected = encode_tokens(adapter, condition, hidden)
+    got = _tokens(encode_identity(adapter, vision, photos, "joint", mix=MIXES["pool"]))
+    torch.testing.assert_close(got, expected)
+
+
+def test_the_mix_is_kept_in_files_and_combinations(adapter, vision, tmp_path):
+    one, two = (
+        encode_identity(adapter, vision, (face(seed),), mix=mix).identity
+        for seed, mix in ((1, MIXES["pool"]), (2, MIXES["class token"]))
+    )
+    loaded = load_identity(save_identity(one, tmp_path / "one.safetensors"))
+    assert loaded.encodings[FAMILY].recipe["mix"] == "local_pool 2"
+    both = combine_identities([one, two], "mean").identity
+    assert both.encodings[FAMILY].recipe["mix"] == "local_pool 2, cls_only on"
+
+
+def test_pulid_v1_refuses_what_its_encoder_averages_anyway(tmp_path, vision):
+    dims = vision.dims
+    shapes = ip_files.pulid_v1_shapes(512 + dims.output, 32, dims.width, 64)
+    tensors = ip_files.pulid_sdxl(shapes, [64], 64)
+    adapter = load_sdxl_adapter(ip_files.write(tmp_path / "pulid_v1.safetensors", tensors))
+    plain = encode_identity(adapter, vision, (face(1),)).identity.encodings[adapter.family]
+    for name in ("map", "shift", "identity", "arcface"):
+        mixed = encode_identity(adapter, vision, (face(1),), mix=MIXES[name])
+        assert not torch.equal(mixed.identity.encodings[adapter.family].tokens, plain.tokens)
+    for name in ("weights", "pool", "class token"):
+        with pytest.raises(ValueError, match=r"encoder of 'pulid_v1.safetensors' \(PuLID v1\)"):
+            encode_identity(adapter, vision, (face(1),), mix=MIXES[name])

@@ -1,6 +1,5 @@
 """The laws every injection keeps, for VFA, on a small Flux in real ComfyUI."""
 
-import comfy.controlnet
 import comfy.model_management
 import comfy.patcher_extension
 import comfy.sd
@@ -15,6 +14,7 @@ from flexid.model_patches.inject.run import KEY, RUN, Neutral, inject_call, regi
 from flexid.model_patches.inject.vfa import apply_vfa
 from identities import identity_of
 from torch_ops import watch_sites
+from vfa_world import Control, after_first_block, doubling, left
 
 pytestmark = pytest.mark.comfy
 
@@ -45,12 +45,6 @@ def person():
 @pytest.fixture(scope="module")
 def other():
     return tiny.identity(seed=5)
-
-
-def left(size=128):
-    mask = torch.zeros(1, size, size)
-    mask[:, :, : size // 2] = 1
-    return mask
 
 
 def watch_prompts(model):
@@ -102,24 +96,10 @@ def test_weight_is_linear_in_the_first_residual(model, adapter, person):
     captured = {}
     for weight in (0.5, 1.0):
         patched = apply_vfa(model, adapter, person, weight=weight)
-        captured[weight] = _after_first_block(patched)
-    plain = _after_first_block(model)
+        captured[weight] = after_first_block(patched)
+    plain = after_first_block(model)
     halved = plain + 0.5 * (captured[1.0] - plain)
     torch.testing.assert_close(captured[0.5], halved, atol=1e-5, rtol=0)
-
-
-def _after_first_block(model, **options):
-    """What the second double block receives in the first step: the first block's output."""
-    seen = []
-
-    def spy(args, extra):
-        seen.append(args["img"].clone())
-        return extra["original_block"](args)
-
-    watched = model.clone()
-    watched.set_model_patch_replace(spy, "dit", "double_block", 1)
-    tiny.sample(watched, steps=1, **options)
-    return seen[0]
 
 
 # 2. Only the returned clone changes
@@ -148,50 +128,31 @@ def test_order_of_two_anchors_does_not_matter(model, adapter, person, other):
 
 
 def test_two_anchors_read_the_same_tokens(model, adapter, person, other):
-    plain = _after_first_block(model)
-    one = _after_first_block(apply_vfa(model, adapter, person)) - plain
-    two = _after_first_block(apply_vfa(model, adapter, other)) - plain
+    plain = after_first_block(model)
+    one = after_first_block(apply_vfa(model, adapter, person)) - plain
+    two = after_first_block(apply_vfa(model, adapter, other)) - plain
     both = apply_vfa(apply_vfa(model, adapter, person), adapter, other)
-    torch.testing.assert_close(_after_first_block(both) - plain, one + two, atol=1e-4, rtol=0)
-
-
-def _doubling(model, key, calls):
-    """Another pack's patch: chains whoever owned the block, then scales the image tokens."""
-    patched = model.clone()
-    previous = (
-        patched.model_options["transformer_options"]
-        .get("patches_replace", {})
-        .get("dit", {})
-        .get(key)
-    )
-
-    def patch(args, extra):
-        calls.append(key)
-        out = previous(args, extra) if previous else extra["original_block"](args)
-        return {**out, "img": out["img"] * 1.1}
-
-    patched.set_model_patch_replace(patch, "dit", *key)
-    return patched
+    torch.testing.assert_close(after_first_block(both) - plain, one + two, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("key", [("double_block", 0), ("single_block", 0)])
 def test_another_packs_patch_before_and_after_both_run(model, adapter, person, key):
     calls = []
-    before = tiny.sample(apply_vfa(_doubling(model, key, calls), adapter, person))
+    before = tiny.sample(apply_vfa(doubling(model, key, calls), adapter, person))
     assert len(calls) == 4
-    after = tiny.sample(_doubling(apply_vfa(model, adapter, person), key, calls))
+    after = tiny.sample(doubling(apply_vfa(model, adapter, person), key, calls))
     assert len(calls) == 8
-    alone = tiny.sample(_doubling(model, key, calls))
+    alone = tiny.sample(doubling(model, key, calls))
     assert not torch.equal(before, alone) and not torch.equal(after, alone)
 
 
 def test_anchors_stay_parallel_around_another_packs_patch(model, adapter, person, other):
     calls = []
-    sandwich = _doubling(apply_vfa(model, adapter, person), ("double_block", 0), calls)
+    sandwich = doubling(apply_vfa(model, adapter, person), ("double_block", 0), calls)
     sandwich = apply_vfa(sandwich, adapter, other)
     both = apply_vfa(apply_vfa(model, adapter, person), adapter, other)
-    expected = _after_first_block(_doubling(both, ("double_block", 0), calls))
-    torch.testing.assert_close(_after_first_block(sandwich), expected, atol=1e-5, rtol=0)
+    expected = after_first_block(doubling(both, ("double_block", 0), calls))
+    torch.testing.assert_close(after_first_block(sandwich), expected, atol=1e-5, rtol=0)
 
 
 def _take_over(model, key):
@@ -255,21 +216,6 @@ def test_a_lora_before_or_after_gives_the_same_picture(model, adapter, person):
     after.add_patches(patch, 0.05)
     assert torch.equal(tiny.sample(after), before)
     assert not torch.equal(before, tiny.sample(apply_vfa(model, adapter, person)))
-
-
-class Control(comfy.controlnet.ControlBase):
-    """A control that adds constants after the first block of both stacks."""
-
-    def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
-        tokens = (x_noisy.shape[-2] // 2) * (x_noisy.shape[-1] // 2)
-        add = torch.full((x_noisy.shape[0], tokens, 256), 0.3)
-        return {"input": [add], "output": [add]}
-
-    def copy(self):
-        return self
-
-    def get_models(self):
-        return []
 
 
 def test_controlnet_and_anchor_both_act(model, adapter, person):
@@ -362,9 +308,9 @@ def test_each_image_of_a_batch_can_have_its_own_mask(model, adapter, person):
 
 
 def test_masked_tokens_alone_receive_the_residual(model, adapter, person):
-    plain = _after_first_block(model)
-    masked = _after_first_block(apply_vfa(model, adapter, person, mask=left()))
-    whole = _after_first_block(apply_vfa(model, adapter, person))
+    plain = after_first_block(model)
+    masked = after_first_block(apply_vfa(model, adapter, person, mask=left()))
+    whole = after_first_block(apply_vfa(model, adapter, person))
     change = (masked - plain).unflatten(1, (8, 8))
     assert torch.equal(change[:, :, 4:], torch.zeros_like(change[:, :, 4:]))
     expected = (whole - plain).unflatten(1, (8, 8))[:, :, :4]
@@ -467,8 +413,8 @@ def test_odd_latent_sizes(model, adapter, person, size, masked):
 def test_kontext_reference_tokens_are_never_injected(model, adapter, person):
     reference = [torch.randn(1, 16, 16, 12, generator=torch.Generator().manual_seed(8))]
     prompt = tiny.conditioning(10, reference_latents=reference)
-    plain = _after_first_block(model, positive=prompt)
-    anchored = _after_first_block(apply_vfa(model, adapter, person), positive=prompt)
+    plain = after_first_block(model, positive=prompt)
+    anchored = after_first_block(apply_vfa(model, adapter, person), positive=prompt)
     assert plain.shape[1] == 64 + 48
     assert not torch.equal(anchored[:, :64], plain[:, :64])
     assert torch.equal(anchored[:, 64:], plain[:, 64:])
