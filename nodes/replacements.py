@@ -1,4 +1,4 @@
-"""Graphs made for other PuLID-Flux packs open with our nodes where those packs are absent.
+"""Graphs made for other PuLID packs open with our nodes where those packs are absent.
 
 The page replaces nodes itself, by the registered table. For prompts of the API ComfyUI has the same
 replacement, but it fails with a server error on a prompt without `_meta`, and on a mapped input
@@ -18,6 +18,8 @@ import nodes
 EVA_CLIP_FILE = "EVA02_CLIP_L_336_psz14_s6B.pt"
 TWINS = ("", "GR")
 """Prefixes under which packs register the same nodes: most of them, and GraftingRayman's."""
+LOADERS = (*(f"{prefix}PulidFlux" for prefix in TWINS), "Pulid")
+"""What the names of loaders begin with; the last are those of PuLID for SDXL."""
 STRENGTH_WIDGETS = ["weight", "start_at", "end_at"]
 FUSION_WIDGETS = ["fusion", "fusion_weight_max", "fusion_weight_min", "train_step", "use_gray"]
 APPLY_WIDGETS = {
@@ -33,8 +35,8 @@ APPLY_WIDGETS = {
 FACTS = Path(__file__).parents[1] / "web" / "js" / "flexid_old_graphs.json"
 """What the page and the server both have to know."""
 _facts = json.loads(FACTS.read_text(encoding="utf-8"))
-FACE_ORDERS: dict[str, str] = _facts["face_orders"]
-"""Value of the old combo -> value of Choose Face."""
+VALUES: dict[str, dict[str, str]] = _facts["values"]
+"""Input of ours -> value of the old combo -> our value."""
 LOSSES: dict[str, dict[str, Any]] = _facts["losses"]
 """Old inputs that no input of ours stands for: the value that ours equals, and what ours does."""
 
@@ -59,16 +61,15 @@ def _replace(old: str, new: str, widgets: list[str], inputs: list[Any]) -> io.No
     )
 
 
-def _replace_twin(prefix: str) -> Iterator[io.NodeReplace]:
-    """The three loaders and the node that applies."""
+def _replace_loaders(stem: str) -> Iterator[io.NodeReplace]:
     yield _replace(
-        f"{prefix}PulidFluxModelLoader",
+        f"{stem}ModelLoader",
         "FlexIDLoadIdentityAdapter",
         ["pulid_file"],
         [_keep("file", "pulid_file")],
     )
     yield _replace(
-        f"{prefix}PulidFluxInsightFaceLoader",
+        f"{stem}InsightFaceLoader",
         "FlexIDLoadFaceAnalyser",
         ["provider"],
         [
@@ -80,30 +81,62 @@ def _replace_twin(prefix: str) -> Iterator[io.NodeReplace]:
         ],
     )
     yield _replace(
-        f"{prefix}PulidFluxEvaClipLoader",
+        f"{stem}EvaClipLoader",
         "FlexIDLoadEvaClip",
         [],
         [_set("file", EVA_CLIP_FILE)],
     )
-    yield _replace(
+
+
+APPLIED = [
+    *map(_keep, ("eva_clip", "face_analysis", "image", "weight", "model")),
+    _keep("start", "start_at"),
+    _keep("end", "end_at"),
+    _keep("mask", "attn_mask"),
+    _set("axis", "percent"),
+]
+"""What all nodes that apply PuLID have in common."""
+
+
+def _replace_flux(prefix: str) -> io.NodeReplace:
+    return _replace(
         f"{prefix}ApplyPulidFlux",
         "FlexIDApplyVFAFromPhoto",
         APPLY_WIDGETS[prefix],
         [
-            *map(_keep, ("model", "pulid_flux", "eva_clip", "face_analysis", "image", "weight")),
-            _keep("start", "start_at"),
-            _keep("end", "end_at"),
-            _keep("mask", "attn_mask"),
+            *APPLIED,
+            _keep("pulid_flux"),
             _keep("options"),
-            _set("axis", "percent"),
             # Those packs give the negative prompt the same face: keep the picture as it was.
             _set("negative", "same"),
         ],
     )
 
 
+def _replace_sdxl(name: str, method: str, widgets: list[str]) -> io.NodeReplace:
+    """method: the old input that says it."""
+    return _replace(
+        name,
+        "FlexIDApplyVFAFromPhoto",
+        widgets,
+        [
+            *APPLIED,
+            _keep("pulid_flux", "pulid"),
+            _keep("method", method),
+            _set("negative", "unconditional"),
+        ],
+    )
+
+
 REPLACEMENTS = [
-    *(one for prefix in TWINS for one in _replace_twin(prefix)),
+    *(one for stem in LOADERS for one in _replace_loaders(stem)),
+    *map(_replace_flux, TWINS),
+    _replace_sdxl("ApplyPulid", "method", ["method", *STRENGTH_WIDGETS]),
+    _replace_sdxl(
+        "ApplyPulidAdvanced",
+        "projection",
+        ["weight", "projection", "fidelity", "noise", "start_at", "end_at"],
+    ),
     _replace(
         "PulidFluxOptions",
         "FlexIDChooseFace",
@@ -170,8 +203,9 @@ def _translate_node(number: str, node: Node) -> Node:
             inputs[mapping["new_id"]] = mapping["set_value"]
         elif mapping["old_id"] in old:
             inputs[mapping["new_id"]] = old[mapping["old_id"]]
-    if isinstance(inputs.get("order"), str):
-        inputs["order"] = FACE_ORDERS.get(inputs["order"], inputs["order"])
+    for name, values in VALUES.items():
+        if isinstance(inputs.get(name), str):
+            inputs[name] = values.get(inputs[name], inputs[name])
     for line in _list_losses(old):
         logging.warning("FlexID, node %s (%s): %s", number, node["class_type"], line)
     return {**node, "class_type": replacement.new_node_id, "inputs": inputs}

@@ -90,6 +90,18 @@ def _gate(start: float, end: float, axis: Axis, gate: Gate) -> Gate:
     return Gate((Window(start, end, axis),)) * gate
 
 
+def _method_input() -> io.Input:
+    return io.Combo.Input(
+        "method",
+        options=list(METHODS),
+        default="fidelity",
+        optional=True,
+        tooltip="On SDXL only. fidelity: likeness first. style: the prompt keeps more "
+        "of its own. neutral: the identity is added as it is.",
+        advanced=True,
+    )
+
+
 class FlexIDApplyVFA(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -112,15 +124,7 @@ class FlexIDApplyVFA(io.ComfyNode):
                 ),
                 *_strength_inputs(),
                 *_optional_inputs(),
-                io.Combo.Input(
-                    "method",
-                    options=list(METHODS),
-                    default="fidelity",
-                    optional=True,
-                    tooltip="On SDXL only. fidelity: likeness first. style: the prompt keeps more "
-                    "of its own. neutral: the identity is added as it is.",
-                    advanced=True,
-                ),
+                _method_input(),
                 types.QueryControl.Input("query", optional=True, tooltip=QUERY_TOOLTIP),
             ],
             outputs=[io.Model.Output("model_out", display_name="model")],
@@ -171,7 +175,7 @@ class FlexIDApplyVFAFromPhoto(io.ComfyNode):
             category="FlexID/inject",
             description=(
                 "Detect Faces, Encode Identity and Apply VFA in one node, for one face of each "
-                "photo. Graphs made for Apply PuLID Flux open with this node."
+                "photo. Graphs made for Apply PuLID Flux and Apply PuLID open with this node."
             ),
             search_aliases=[*ALIASES, "apply pulid flux", "identity", "one click"],
             inputs=[
@@ -199,6 +203,7 @@ class FlexIDApplyVFAFromPhoto(io.ComfyNode):
                     tooltip="From Choose Face. Not connected: the largest face of each photo.",
                 ),
                 types.QueryControl.Input("query", optional=True, tooltip=QUERY_TOOLTIP),
+                _method_input(),
             ],
             outputs=[
                 io.Model.Output("model_out", display_name="model"),
@@ -227,6 +232,7 @@ class FlexIDApplyVFAFromPhoto(io.ComfyNode):
         mask=None,
         options=LARGEST_FACE,
         query=None,
+        method: Method = METHODS[0],
     ) -> io.NodeOutput:
         detected = detect_faces(face_analysis, image, options, "error")
         encoded = encode_identity(pulid_flux, eva_clip, detected.faces, "mean", "auto")
@@ -240,6 +246,7 @@ class FlexIDApplyVFAFromPhoto(io.ComfyNode):
             mask=mask,
             negative=negative,
             query=query,
+            method=method,
         )
         anchor = describe_anchor(weight, whole, mask, query)
         report = "\n".join((anchor, detected.report, encoded.report))

@@ -82,3 +82,20 @@ def twin_graph():
     values = [0.9, 0.1, 0.8, False, 0, 0.01, "largest_face", "mean", 1, 0, 1000, True]
     rows = _rows("GR", "flux1-dev.safetensors", apply, (300, 450), values)
     return _graph(rows, _links(KINDS))
+
+
+def sdxl_graph():
+    """PuLID for SDXL by cubiq's pack: the method stands before the weight."""
+    apply = [("pulid", "PULID", 2) if one[0] == "pulid_flux" else one for one in APPLY]
+    apply.append(("attn_mask", "MASK", 6))
+    rows = _rows("", "sd_xl_base_1.0.safetensors", apply, (315, 254), ["style", 0.9, 0.1, 0.8])
+    rows[0] = (
+        *(1, "CheckpointLoaderSimple", (0, 0, 315, 98), []),
+        *([("MODEL", [1]), ("CLIP", []), ("VAE", [])], ["sd_xl_base_1.0.safetensors"]),
+    )
+    names = {"PulidFluxModelLoader": "PulidModelLoader", "ApplyPulidFlux": "ApplyPulid"}
+    names |= {f"PulidFlux{one}Loader": f"Pulid{one}Loader" for one in ("EvaClip", "InsightFace")}
+    rows = [(row[0], names.get(row[1], row[1]), *row[2:]) for row in rows]
+    rows[1] = (*rows[1][:4], [("PULID", [2])], ["pulid_v1.1.safetensors"])
+    kinds = ["PULID" if kind == "PULIDFLUX" else kind for kind in KINDS]
+    return _graph(rows, [*_links(kinds), [5, 1, 6, 5, "MASK"]])

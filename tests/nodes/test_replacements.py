@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 from flexid.nodes import NODES
 from flexid.nodes.replacements import (
-    FACE_ORDERS,
     OURS,
     REPLACEMENTS,
+    VALUES,
     register_replacements,
     translate_prompt,
 )
@@ -201,11 +201,61 @@ def test_replacements_name_real_inputs_and_keep_the_place_of_the_output():
     assert len(OURS) == len(REPLACEMENTS)
 
 
-def test_face_orders_are_those_of_choose_face():
-    order = next(i for i in SCHEMAS["FlexIDChooseFace"].inputs if i.id == "order")
-    assert sorted(FACE_ORDERS.values()) == sorted(order.options)
+@pytest.mark.parametrize(
+    ("node", "name"), [("FlexIDChooseFace", "order"), ("FlexIDApplyVFAFromPhoto", "method")]
+)
+def test_old_values_become_those_of_our_combo(node, name):
+    combo = next(i for i in SCHEMAS[node].inputs if i.id == name)
+    assert sorted(VALUES[name].values()) == sorted(combo.options)
+
+
+def sdxl_prompt(kind, **values):
+    """As graphs for PuLID on SDXL have it."""
+    old = old_prompt(**values)
+    for key in "1234":
+        old[key]["class_type"] = old[key]["class_type"].replace("Flux", "")
+    old["4"]["class_type"] = kind
+    old["4"]["inputs"]["pulid"] = old["4"]["inputs"].pop("pulid_flux")
+    return old
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "method"),
+    [
+        ("ApplyPulid", {"method": "style"}, "style"),
+        ("ApplyPulid", {"method": "fidelity"}, "fidelity"),
+        ("ApplyPulidAdvanced", {"projection": "ortho_v2", "fidelity": 8, "noise": 0}, "fidelity"),
+        ("ApplyPulidAdvanced", {"projection": "none", "fidelity": 8, "noise": 0}, "neutral"),
+    ],
+)
+def test_prompts_for_sdxl_become_ours(handlers, kind, values, method):
+    prompt = queue(sdxl_prompt(kind, attn_mask=["i", 1], **values), handlers)
+    apply = prompt["4"]["inputs"]
+    assert prompt["4"]["class_type"] == "FlexIDApplyVFAFromPhoto"
+    assert (apply["method"], apply["negative"]) == (method, "unconditional")
+    assert apply["pulid_flux"] == ["1", 0] and apply["mask"] == ["i", 1]
+    assert [apply[key] for key in ("weight", "start", "end")] == [0.8, 0.1, 0.9]
+    assert {prompt[key]["class_type"] for key in "123"} == {
+        "FlexIDLoadIdentityAdapter",
+        "FlexIDLoadFaceAnalyser",
+        "FlexIDLoadEvaClip",
+    }
+    required = {i.id for i in SCHEMAS["FlexIDApplyVFAFromPhoto"].inputs if not i.optional}
+    assert required <= apply.keys()
+
+
+def test_what_sdxl_prompts_lose_is_on_the_console(handlers, caplog):
+    values = {"projection": "ortho", "fidelity": 12, "noise": 0.3}
+    with caplog.at_level(logging.WARNING):
+        queue(sdxl_prompt("ApplyPulidAdvanced", **values), handlers)
+    said = " ".join(record.getMessage() for record in caplog.records)
+    for name in values:
+        assert f"node 4 (ApplyPulidAdvanced): {name} is not carried over" in said
+    caplog.clear()
+    queue(sdxl_prompt("ApplyPulidAdvanced", projection="ortho_v2", fidelity=8, noise=0), handlers)
+    assert not caplog.records
 
 
 def test_what_fits_no_model_of_ours_is_not_offered():
-    """PuLID for SDXL and for Flux.2: other files for other models, which Apply VFA refuses."""
-    assert not {"ApplyPulid", "ApplyPulidAdvanced", "ApplyPuLIDFlux2"} & set(OURS)
+    """PuLID for Flux.2: other files for another model, which Apply VFA refuses."""
+    assert "ApplyPuLIDFlux2" not in OURS

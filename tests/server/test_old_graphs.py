@@ -3,7 +3,7 @@
 import pytest
 import real_names
 from browser_page import SECOND
-from old_graphs import fused_graph, masked_graph, twin_graph
+from old_graphs import fused_graph, masked_graph, sdxl_graph, twin_graph
 
 pytestmark = pytest.mark.server
 
@@ -24,6 +24,7 @@ APPLY = {
     "end": 0.8,
     "axis": "percent",
     "negative": "same",
+    "method": "fidelity",
 }
 ANALYSER = {"pack": "antelopev2", "detector": "auto", "provider": "auto", "parsing": "auto"}
 # Pairs of nodes of which one covers the other, titles included. In Nodes 2.0 elements are drawn.
@@ -91,6 +92,19 @@ def test_an_old_graph_becomes_ours_and_loses_nothing(any_page):
     assert page.tab.evaluate(TOLD) == "", "nothing is lost"
     if page.tab.evaluate("LiteGraph.vueNodesMode"):
         assert page.tab.evaluate(SHOWN) == [0.9, 0.1, 0.8]
+    check_page(page)
+
+
+def test_a_graph_for_sdxl_becomes_ours_with_its_method(any_page):
+    page = any_page
+    replace_all(page, sdxl_graph())
+    prompt = page.prompt()
+    told = {"negative": "unconditional", "method": "style", "mask": ["5", 1]}
+    assert prompt["6"]["class_type"] == "FlexIDApplyVFAFromPhoto"
+    assert prompt["6"]["inputs"] == APPLY | told
+    assert prompt["2"]["inputs"] == {"file": "pulid_v1.1.safetensors"}
+    assert prompt["4"]["inputs"] == ANALYSER
+    assert page.tab.evaluate(TOLD) == ""
     check_page(page)
 
 

@@ -29,7 +29,7 @@ async function fetchFacts() {
 }
 
 // Asked for once, when a graph has missing nodes: what replaces what, and what the server knows.
-let [replacements, facts] = [new Map(), { face_orders: {}, losses: {} }];
+let [replacements, facts] = [new Map(), { values: {}, losses: {} }];
 let asked;
 
 async function ask() {
@@ -117,22 +117,27 @@ async function finishReplacement(node) {
 }
 
 // The page carries the old value over and then calls the widget's callback.
-function translateOrder(node) {
-  const widget = node.widgets?.find((each) => each.name === "order");
-  if (!widget) return;
-  const callback = widget.callback;
-  widget.callback = function (value, ...rest) {
-    if (Object.hasOwn(facts.face_orders, value)) widget.value = value = facts.face_orders[value];
-    return callback?.call(this, value, ...rest);
-  };
+function translateValues(node) {
+  for (const name of ["order", "method"]) {
+    const widget = node.widgets?.find((each) => each.name === name);
+    if (!widget) continue;
+    const callback = widget.callback;
+    widget.callback = function (value, ...rest) {
+      const known = facts.values[name] ?? {};
+      if (Object.hasOwn(known, value)) widget.value = value = known[value];
+      return callback?.call(this, value, ...rest);
+    };
+  }
 }
+
+const TRANSLATED = ["FlexIDChooseFace", "FlexIDApplyVFAFromPhoto"];
 
 app.registerExtension({
   name: "flexid.Replaced",
   afterConfigureGraph: keepOldNodes,
   nodeCreated(node) {
     if (!node.comfyClass?.startsWith("FlexID")) return;
-    if (node.comfyClass === "FlexIDChooseFace") translateOrder(node);
+    if (TRANSLATED.includes(node.comfyClass)) translateValues(node);
     // The page gives a new node its place in the graph after its creation, in the same task.
     queueMicrotask(() => node.graph && finishReplacement(node));
   },
