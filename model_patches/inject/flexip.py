@@ -8,9 +8,9 @@ prompt carries its own tables, so positive and negative prompts are told by wher
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
@@ -64,7 +64,7 @@ class Streams(Neutral):
     kind = FLEXIP
     label = LABEL
 
-    def check_run(self, prompts: Sequence[PromptRows]) -> None:
+    def check_run(self, prompts: Sequence[PromptRows], options: Mapping[str, Any]) -> None:
         if not any(self._shares(prompt) for prompt in prompts):
             raise RuntimeError(
                 f"The MODEL comes from {LABEL}, but 0 of the run's prompts do. Connect positive "

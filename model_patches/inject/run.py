@@ -122,8 +122,9 @@ class Injection(Protocol):
         """ComfyUI moves patches; weights belong to the model management, so this is itself."""
         ...
 
-    def check_run(self, prompts: Sequence[PromptRows]) -> None:
-        """Raise RuntimeError before the first model call when the run cannot work."""
+    def check_run(self, prompts: Sequence[PromptRows], options: Mapping[str, Any]) -> None:
+        """Raise RuntimeError before the first model call when the run cannot work. options: the
+        run's transformer_options."""
         ...
 
     def edit_text(self, call: Call, text: Tensor) -> Tensor:
@@ -144,7 +145,7 @@ class Neutral:
     def to(self, device_or_dtype: Any) -> Any:
         return self
 
-    def check_run(self, prompts: Sequence[PromptRows]) -> None:
+    def check_run(self, prompts: Sequence[PromptRows], options: Mapping[str, Any]) -> None:
         """Accept any run."""
 
     def edit_text(self, call: Call, text: Tensor) -> Tensor:
@@ -178,7 +179,7 @@ def open_run(executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Any:
             prompts.append(_mark(cond, role))
     options = guider.model_options["transformer_options"]
     for injection in injections_of(options):
-        injection.check_run(prompts)
+        injection.check_run(prompts, options)
     options[RUN] = Run((noise.shape[-2], noise.shape[-1]))
     return executor(noise, *args, **kwargs)
 

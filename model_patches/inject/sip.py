@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,7 +143,7 @@ class TextResiduals(Neutral):
     kind = SIP
     label = LABEL
 
-    def check_run(self, prompts: Sequence[PromptRows]) -> None:
+    def check_run(self, prompts: Sequence[PromptRows], options: Mapping[str, Any]) -> None:
         if not any(SIP in prompt.payloads for prompt in prompts):
             raise RuntimeError(
                 "The MODEL comes from Apply SIP with a gate, but 0 of the run's prompts do. "

@@ -8,7 +8,7 @@ the base's queries and the text's attention at hand before the output projection
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -177,3 +177,28 @@ def wrap_attention(patched: ModelPatcher, sites: Iterable[Site]) -> None:
         if not isinstance(owner, InsideAttention):
             wrapped = InsideAttention(site, owner)
             patched.set_model_attn2_replace(wrapped, site.kind, site.number, site.depth)
+
+
+def check_hidden(options: Mapping[str, Any], label: str) -> None:
+    """Raise RuntimeError for an owner of a whole block's attention that came after our wrappers.
+
+    Its key of two parts is hidden by ours of three, so it would do nothing, and nobody would know.
+    """
+    owners = options.get("patches_replace", {}).get("attn2", {})
+    for key, owner in owners.items():
+        wrappers = [
+            one
+            for place, one in owners.items()
+            if len(key) == 2 and place[:2] == key and isinstance(one, InsideAttention)
+        ]
+        if any(not _is_same(one.previous, owner) for one in wrappers):
+            raise RuntimeError(
+                f"Another node took over the cross-attention of {' '.join(map(str, key))} "
+                f"({type(owner).__name__}) after {label}, which hides it there. Put that node "
+                f"before {label}."
+            )
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether a wrapper holds this owner; ComfyUI moves both, and a moved one may be a copy."""
+    return one is other or (hasattr(other, "to") and type(one) is type(other))

@@ -3,21 +3,21 @@ to the text's, before the output projection."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..adapters.pulid_sdxl import SdxlAdapter
 from .anchor import LABEL, VFA, Anchor
-from .call import Call, Site, Term
+from .call import Call, PromptRows, Site, Term
 from .cover import cover_tokens, spread_tokens, token_factor
 from .decoupled import Table, match_sites, project_tokens
 from .ortho import OrthoAttention, Orthogonality
 from .run import Neutral, register
-from .unet import cross_attention_of, inside_of, unet_of, unet_sites, wrap_attention
+from .unet import check_hidden, cross_attention_of, inside_of, unet_of, unet_sites, wrap_attention
 
 Method = Literal["fidelity", "style", "neutral"]
 METHODS: tuple[Method, ...] = ("fidelity", "style", "neutral")
@@ -57,6 +57,9 @@ class UNetAnchor(Neutral):
     @property
     def order(self) -> str:
         return self.anchor.order
+
+    def check_run(self, prompts: Sequence[PromptRows], options: Mapping[str, Any]) -> None:
+        check_hidden(options, LABEL)
 
     def terms(self, call: Call) -> list[Term]:
         """One per prompt that has an identity and grid that has covered tokens."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -63,7 +63,7 @@ class ReferenceGuidance(Neutral):
     kind = GUIDANCE
     label = LABEL
 
-    def check_run(self, prompts: Sequence[PromptRows]) -> None:
+    def check_run(self, prompts: Sequence[PromptRows], options: Mapping[str, Any]) -> None:
         if not any(prompt.references for prompt in prompts):
             raise RuntimeError(
                 f"{LABEL} is on this model, but 0 of the run's {len(prompts)} prompts carry a "

@@ -140,6 +140,34 @@ def test_a_block_that_another_pack_took_over_is_an_error(model, adapter, person)
         sample(patched)
 
 
+def test_a_pack_that_comes_later_and_would_be_hidden_is_an_error(model, adapter, person):
+    """ComfyUI looks for a transformer block's own key first; that of its whole block is not used
+    where Apply VFA has put one."""
+    patched = apply_vfa(model, adapter, person)
+    patched.set_model_attn2_replace(lambda q, k, v, extra: q, "middle", 0)
+    with pytest.raises(RuntimeError, match="middle 0 .function. after Apply VFA.*before Apply VFA"):
+        sample(patched)
+
+
+def test_a_whole_blocks_owner_that_was_there_first_is_no_error_on_another_device(
+    model, adapter, person
+):
+    """ComfyUI hands moved copies of both to a run."""
+
+    class Owner:
+        def __call__(self, q, k, v, extra):
+            return q
+
+        def to(self, device):
+            return Owner()
+
+    replaced = model.clone()
+    replaced.set_model_attn2_replace(Owner(), "middle", 0)
+    patched = apply_vfa(replaced, adapter, person)
+    patched.model_patches_to(torch.device("cpu"))
+    sample(patched, steps=1)
+
+
 def test_the_negative_prompt_gets_nobody_the_same_or_nothing(model, adapter, person):
     plain = first_read(model)
     reads = {
