@@ -112,8 +112,10 @@ def open_unet(kind: Kind, dtype: torch.dtype) -> ModelPatcher:
     pool = torch.randn(POOL, generator=torch.Generator().manual_seed(0)).to(dtype)
     with torch.no_grad():
         for name, weight in base.diffusion_model.named_parameters():
-            scale = weight[0].numel() ** -0.5 if weight.ndim > 1 else float("norm" in name)
-            flat = weight.view(-1)
+            if weight.ndim < 2:
+                weight.fill_(float(name.endswith("weight")))  # of a norm, or a bias
+                continue
+            scale, flat = weight[0].numel() ** -0.5, weight.view(-1)
             for start in range(0, len(flat), POOL):
                 part = flat[start : start + POOL]
                 part.copy_(scale * pool[: len(part)])

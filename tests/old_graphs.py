@@ -90,7 +90,7 @@ def sdxl_graph():
     apply.append(("attn_mask", "MASK", 6))
     rows = _rows("", "sd_xl_base_1.0.safetensors", apply, (315, 254), ["style", 0.9, 0.1, 0.8])
     rows[0] = (
-        *(1, "CheckpointLoaderSimple", (0, 0, 315, 98), []),
+        *(1, "CheckpointLoaderSimple", (0, -40, 315, 98), []),
         *([("MODEL", [1]), ("CLIP", []), ("VAE", [])], ["sd_xl_base_1.0.safetensors"]),
     )
     names = {"PulidFluxModelLoader": "PulidModelLoader", "ApplyPulidFlux": "ApplyPulid"}
