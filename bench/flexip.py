@@ -56,7 +56,10 @@ def _adapter(widths: list[int]) -> FlexIPAdapter:
     overall = ResamplerDims(DIM, context=CLIP, query=POOLED, **head)
     personal = ResamplerDims(DIM, context=POOLED, query=unet.SD15.text, **head)
     maker = FlexIPMaker(detail, overall, personal)
-    streams = [Stream(_matrices(widths, seed), _matrices(widths, seed + 1)) for seed in (10, 20)]
+    streams = [
+        Stream(random_matrices(widths, seed), random_matrices(widths, seed + 1))
+        for seed in (10, 20)
+    ]
     return FlexIPAdapter(
         name="bench",
         digest="bench",
@@ -72,7 +75,7 @@ def _adapter(widths: list[int]) -> FlexIPAdapter:
     )
 
 
-def _matrices(widths: list[int], seed: int) -> tuple[torch.Tensor, ...]:
+def random_matrices(widths: list[int], seed: int) -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(seed)
     return tuple(0.02 * torch.randn(n, unet.SD15.text, generator=generator) for n in widths)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SECTIONS = {
     "requeue": 0.3, "intent": 0.3, "fold": 1, "mini": 2, "share": 3, "steps": 6, "sip": 2,
-    "references": 1, "flexip": 2, "vfa_sdxl": 4,
+    "references": 1, "flexip": 2, "saa": 2, "vfa_sdxl": 4,
 }  # fmt: skip
 """Section -> its weight in sharing out the time. `sip` takes over the model of `steps`."""
 

@@ -114,7 +114,9 @@ def test_heavy_sections_plan_and_measure_at_a_small_width(monkeypatch, name):
     flux.open_flux.cache_clear()
 
 
-@pytest.mark.parametrize(("name", "kind"), [("flexip", "SD15"), ("vfa_sdxl", "SDXL")])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("flexip", "SD15"), ("saa", "SD15"), ("vfa_sdxl", "SDXL")]
+)
 def test_sections_of_unets_plan_and_measure_at_a_small_width(monkeypatch, name, kind):
     made = getattr(unet, kind)
     narrow = {**made.unet, "model_channels": 32}
