@@ -44,6 +44,18 @@ def test_the_gate_display_and_the_mask_are_reported(model):
     assert report.startswith("every reference: weight 0.5, times the gate, on 25% of the picture")
 
 
+def test_a_box_stands_in_for_a_mask(model):
+    left = torch.zeros(1, 64, 64)
+    left[..., :32] = 1.0
+    guided, conditioning, report = run(model, prompt(), 0.5, elements=[{"bbox": [0, 0, 1000, 500]}])
+    assert report.startswith("every reference: weight 0.5, on 50% of the picture")
+    masked, *_ = run(model, prompt(), 0.5, mask=left)
+    drawn = [tiny.sample(one, positive=conditioning) for one in (guided, masked)]
+    torch.testing.assert_close(*drawn, atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match="Apply Reference Guidance has a mask and a box"):
+        run(model, prompt(), 0.5, mask=left, elements=[{"bbox": [0, 0, 1000, 500]}])
+
+
 def test_each_number_of_the_widget_is_a_reference(model):
     assert REFERENCES == ("all", "1", "2", "3", "4")
     for name in REFERENCES[1:]:
