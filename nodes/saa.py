@@ -147,15 +147,16 @@ def _setting_inputs() -> list[io.Input]:
     ]
 
 
+def people_input(tooltip: str) -> io.Input:
+    """A growing list of sockets for people."""
+    person = types.Person.Input("person", tooltip="From Make Person.")
+    template = io.Autogrow.TemplatePrefix(person, prefix="person", min=1, max=MOST_PEOPLE)
+    return io.Autogrow.Input("people", template=template, tooltip=tooltip)
+
+
 class FlexIDApplySAA(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        people = io.Autogrow.TemplatePrefix(
-            types.Person.Input("person", tooltip="From Make Person."),
-            prefix="person",
-            min=1,
-            max=MOST_PEOPLE,
-        )
         return io.Schema(
             node_id="FlexIDApplySAA",
             display_name="Apply SAA",
@@ -169,11 +170,7 @@ class FlexIDApplySAA(io.ComfyNode):
                     "model", tooltip="An SD 1.5 model. Only the returned model is patched."
                 ),
                 types.DynamicIDAdapter.Input("adapter", tooltip="From Load DynamicID."),
-                io.Autogrow.Input(
-                    "people",
-                    template=people,
-                    tooltip="One to eight people; a free slot appears as you connect.",
-                ),
+                people_input("One to eight people; a free slot appears as you connect."),
                 *_setting_inputs(),
                 types.Elements.Input(
                     "elements",

@@ -3,22 +3,16 @@
 from comfy_api.latest import io
 
 from ..model_patches.identity.who import Wanted, look_who
-from ..model_patches.inject.saa_people import MOST_PEOPLE
 from ..model_patches.inject.saa_places import give_boxes
 from . import types
 from .dynamicid import ALIASES
 from .identity import preview_both
+from .saa import people_input
 
 
 class FlexIDWhoIsWhere(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        people = io.Autogrow.TemplatePrefix(
-            types.Person.Input("person", tooltip="From Make Person."),
-            prefix="person",
-            min=1,
-            max=MOST_PEOPLE,
-        )
         return io.Schema(
             node_id="FlexIDWhoIsWhere",
             display_name="Who Is Where",
@@ -33,11 +27,8 @@ class FlexIDWhoIsWhere(io.ComfyNode):
                     tooltip="From Load Face Analyser, with the pack that made the identities.",
                 ),
                 io.Image.Input("image", tooltip="The finished pictures; each is looked at."),
-                io.Autogrow.Input(
-                    "people",
-                    template=people,
-                    tooltip="The same people as in Apply SAA, 1 to 8; their masks say where they "
-                    "should be.",
+                people_input(
+                    "The same people as in Apply SAA, 1 to 8; their masks say where they should be."
                 ),
                 types.Elements.Input(
                     "elements",
