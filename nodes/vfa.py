@@ -7,9 +7,10 @@ from ..model_patches.face.detect import detect_faces
 from ..model_patches.gates.gate import OPEN, Gate
 from ..model_patches.gates.window import AXES, Axis, Window
 from ..model_patches.identity.encode import encode_identity
+from ..model_patches.identity.mix import FAITHFUL
 from ..model_patches.inject.vfa import METHODS, NEGATIVES, Method, apply_vfa, describe_anchor
 from . import types
-from .editid import QUERY_TOOLTIP
+from .editid import MIX_TOOLTIP, QUERY_TOOLTIP
 from .validation import validate
 
 MODEL_TOOLTIP = (
@@ -204,6 +205,7 @@ class FlexIDApplyVFAFromPhoto(io.ComfyNode):
                 ),
                 types.QueryControl.Input("query", optional=True, tooltip=QUERY_TOOLTIP),
                 _method_input(),
+                types.FeatureMix.Input("mix", optional=True, tooltip=MIX_TOOLTIP),
             ],
             outputs=[
                 io.Model.Output("model_out", display_name="model"),
@@ -233,9 +235,10 @@ class FlexIDApplyVFAFromPhoto(io.ComfyNode):
         options=LARGEST_FACE,
         query=None,
         method: Method = METHODS[0],
+        mix=FAITHFUL,
     ) -> io.NodeOutput:
         detected = detect_faces(face_analysis, image, options, "error")
-        encoded = encode_identity(pulid_flux, eva_clip, detected.faces, "mean", "auto")
+        encoded = encode_identity(pulid_flux, eva_clip, detected.faces, "mean", "auto", mix=mix)
         whole = _gate(start, end, axis, gate)
         patched = apply_vfa(
             model,

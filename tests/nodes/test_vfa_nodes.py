@@ -1,11 +1,14 @@
 """Gate and VFA nodes: what they do, and their error messages."""
 
+from types import SimpleNamespace
+
 import pytest
 import tiny
 import torch
 from flexid.model_patches.face.choose import FaceChoice, NoSuchFace
 from flexid.model_patches.gates.gate import Moment
 from flexid.nodes import vfa
+from flexid.nodes.editid import FlexIDEditIDPreset
 from flexid.nodes.face import FlexIDChooseFace
 from flexid.nodes.gates import FlexIDWindow
 from flexid.nodes.vfa import FlexIDApplyVFA, FlexIDApplyVFAFromPhoto
@@ -91,6 +94,28 @@ def test_from_photo_detects_the_chosen_face(monkeypatch, parts, chosen):
     with pytest.raises(NoSuchFace):
         FlexIDApplyVFAFromPhoto.execute(parts["model"], 0, 0, 0, 0, **APPLY, **options)
     assert seen == [FaceChoice("left to right", "1") if chosen else FaceChoice()]
+
+
+def test_from_photo_hands_on_mix_and_method(monkeypatch, parts):
+    seen = {}
+    identity = parts["identity"]
+
+    def encode(*arguments, mix):
+        seen["mix"] = mix
+        return SimpleNamespace(identity=identity, report="encoded")
+
+    def apply(*arguments, method, **options):
+        seen["method"] = method
+        return arguments[0]
+
+    found = SimpleNamespace(faces=(), report="detected")
+    monkeypatch.setattr(vfa, "detect_faces", lambda *arguments: found)
+    monkeypatch.setattr(vfa, "encode_identity", encode)
+    monkeypatch.setattr(vfa, "apply_vfa", apply)
+    mix = FlexIDEditIDPreset.execute("editability")[0]
+    options = {"mix": mix, "method": "style"}
+    done = FlexIDApplyVFAFromPhoto.execute(parts["model"], 0, 0, 0, 0, **APPLY, **options)
+    assert seen == {"mix": mix, "method": "style"} and done[1] is identity
 
 
 def _family(family):
