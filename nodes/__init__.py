@@ -2,6 +2,7 @@
 
 from . import (
     cag,
+    compare,
     dynamicid,
     face,
     fetch,
@@ -33,6 +34,7 @@ NODES = [
     *saa.NODES,
     *saa_watch.NODES,
     *who.NODES,
+    *compare.NODES,
     *guidance.NODES,
     *text_encoder.NODES,
     *fetch.NODES,
