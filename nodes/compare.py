@@ -78,7 +78,7 @@ class FlexIDCompareIdentity(io.ComfyNode):
         return io.Schema(
             node_id="FlexIDCompareIdentity",
             display_name="Compare Identity",
-            category="FlexID/face",
+            category="FlexID/evaluate",
             description="Measures finished pictures: how like the person they are, how far head "
             "and expression moved, and what the identity changed elsewhere. A table, a chart and "
             "single numbers come out.",

@@ -184,6 +184,14 @@ def draw_trade_off(
     return as_batch(picture)
 
 
+def draw_note(text: str) -> Tensor:
+    """(1, h, w, 3): a line of text where there is nothing to draw."""
+    picture = Image.new("RGB", (NARROWEST, 4 * MARGIN), BACK)
+    font = ImageFont.load_default(LETTERS)
+    ImageDraw.Draw(picture).text((MARGIN, MARGIN + 4), text, fill=INK, font=font)
+    return as_batch(picture)
+
+
 def _span(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     air = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
