@@ -174,13 +174,14 @@ def draw_trade_off(
     places = [place(points[i]) for i in whole]
     if len(places) > 1:
         pen.line(places, fill=COLOURS[0], width=2)
+    beside = 4 if places[-1][1] < places[0][1] else -22  # off the line, rising or falling
     for index, (x, y) in zip(whole, places, strict=True):
         if index == knee:
             pen.ellipse((x - 12, y - 12, x + 12, y + 12), outline=COLOURS[5], width=4)
         pen.ellipse((x - 5, y - 5, x + 5, y + 5), fill=COLOURS[0])
         text = f"{labels[index]}, knee" if index == knee else labels[index]
         room = pen.textlength(text, font=font)
-        pen.text((min(x + 12, size[0] - room - 4), y - 22), text, fill=INK, font=font)
+        pen.text((min(x + 12, size[0] - room - 4), y + beside), text, fill=INK, font=font)
     return as_batch(picture)
 
 

@@ -32,7 +32,7 @@ def draw_sheet(
     """
     _check(batches, captions)
     rows = max(len(one) for one in batches)
-    head = GAP + LINE * max(len(lines) for lines in captions)
+    head = 2 * GAP + LINE * max(len(lines) for lines in captions)
     bands = [
         range(start, min(start + COLUMNS, len(batches)))
         for start in range(0, len(batches), COLUMNS)
