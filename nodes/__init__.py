@@ -2,6 +2,7 @@
 
 from . import (
     cag,
+    compare,
     dynamicid,
     editid,
     face,
@@ -15,6 +16,7 @@ from . import (
     saa,
     saa_watch,
     sip,
+    sweep,
     text_encoder,
     vfa,
     who,
@@ -35,6 +37,8 @@ NODES = [
     *saa.NODES,
     *saa_watch.NODES,
     *who.NODES,
+    *compare.NODES,
+    *sweep.NODES,
     *guidance.NODES,
     *text_encoder.NODES,
     *fetch.NODES,

@@ -27,6 +27,8 @@ TITLES = {
     "flexid_demo": "Keep a face, obey the prompt (demo)",
     "flexid_nodes_demo": "Face and prompt, all nodes (demo)",
     "balance_demo": "One slider from prompt to photo (demo)",
+    "compare_identity_demo": "Is it still the person (demo)",
+    "sweep_demo": "Which weight (demo)",
 }
 PAGES = {name: FOLDER / f"{title}.json" for name, title in TITLES.items()}
 """Short name -> the graph in the page's format."""

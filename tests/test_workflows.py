@@ -27,7 +27,16 @@ ONE_CLICK = "https://huggingface.co/"
 """Where the missing-model dialog downloads from at one click."""
 
 REAL = ("vfa", "flexid", "flexid_nodes", "flexid_sdxl", "balance", "editid")
-DEMOS = ("demo", "flexid_demo", "flexid_nodes_demo", "balance_demo")
+DEMOS = (
+    "demo",
+    "flexid_demo",
+    "flexid_nodes_demo",
+    "balance_demo",
+    "compare_identity_demo",
+    "sweep_demo",
+)
+MEASURED = ("compare_identity_demo", "sweep_demo")
+"""They sample once with the person and once without."""
 REFERENCES = ("flexip", "subject_in_style", "style_transfer")
 """For public IP-Adapter files on SD 1.5."""
 GUIDED = ("guidance_kontext", "guidance_flux2", "guidance_qwen")
@@ -219,6 +228,34 @@ def test_one_slider_weighs_both_streams(name):
     assert (slider["balance"], slider["law"]) == (0.5, "crossfade")
     assert nodes["FlexIDApplyVFA"]["gate"] == [numbers["FlexIDBalance"], 0]
     assert nodes["FlexIDApplySIP"]["gate"] == [numbers["FlexIDBalance"], 1]
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_what_is_compared_has_the_same_noise(name):
+    """Pictures with and without the person differ by the model alone."""
+    nodes = read_api(name)
+    [compare] = [n["inputs"] for n in nodes.values() if n["class_type"] == "FlexIDCompareIdentity"]
+    one, other = (
+        nodes[nodes[compare[key][0]]["inputs"]["samples"][0]]["inputs"]
+        for key in ("images", "plain")
+    )
+    assert {key for key in one if one[key] != other[key]} == {"model"}
+    assert nodes[one["model"][0]]["class_type"] == "FlexIDApplyVFA"
+    assert nodes[compare["reference"][0]]["class_type"] == "LoadImage"
+
+
+def test_the_swept_weight_is_what_the_report_names():
+    nodes = read_api("sweep_demo")
+    [values] = [key for key, n in nodes.items() if n["class_type"] == "FlexIDSweepValues"]
+    [apply] = [n["inputs"] for n in nodes.values() if n["class_type"] == "FlexIDApplyVFA"]
+    [report] = [n["inputs"] for n in nodes.values() if n["class_type"] == "FlexIDSweepReport"]
+    [compare] = [key for key, n in nodes.items() if n["class_type"] == "FlexIDCompareIdentity"]
+    assert apply["weight"] == report["values"] == [values, 0] and report["name"] == "weight"
+    outputs = [one["id"] for one in SCHEMAS["FlexIDCompareIdentity"]["outputs"]]
+    for axis, wanted in (("x", "likeness"), ("y", "change_outside")):
+        key, number = report[axis]
+        assert key == compare and outputs[number] == wanted
+    assert (report["x_better"], report["y_better"]) == ("higher", "lower")
 
 
 @pytest.mark.parametrize("name", GUIDED)

@@ -94,7 +94,7 @@ def look_who(analyser: FaceAnalyser, images: Tensor, people: Sequence[Wanted]) -
     """
     names = [one.name or f"person {number}" for number, one in enumerate(people, 1)]
     references = [
-        _read_reference(analyser, name, one.identity)
+        read_reference(analyser, name, one.identity)
         for name, one in zip(names, people, strict=True)
     ]
     detected = detect_everybody(analyser, images)
@@ -114,11 +114,16 @@ def look_who(analyser: FaceAnalyser, images: Tensor, people: Sequence[Wanted]) -
     return WhoIsWhere(tuple(sightings), overlay, "\n".join(lines), _write_csv(sightings, names))
 
 
-def _read_reference(analyser: FaceAnalyser, name: str, identity: Identity) -> Tensor:
-    """The mean of a person's unit embeddings."""
+def read_reference(
+    analyser: FaceAnalyser, name: str, identity: Identity, label: str = LABEL
+) -> Tensor:
+    """The mean of a person's unit embeddings. label: the node that asks, for messages.
+
+    Raises ValueError when the analyser has no recogniser, or the identity none of its embeddings.
+    """
     if analyser.recogniser is None:
         raise ValueError(
-            f"{LABEL} compares faces, and the face analyser has 0 recognisers, expected 1. Open "
+            f"{label} compares faces, and the face analyser has 0 recognisers, expected 1. Open "
             "the pack that the identities were made with in Load Face Analyser."
         )
     rows = identity.features.get("arcface")

@@ -98,7 +98,7 @@ def test_from_photo_hands_the_query_on(monkeypatch, parts):
         identity, report = parts["identity"], "encoded"
 
     monkeypatch.setattr(vfa, "detect_faces", lambda *_: Found)
-    monkeypatch.setattr(vfa, "encode_identity", lambda *_: Encoded)
+    monkeypatch.setattr(vfa, "encode_identity", lambda *_, **__: Encoded)
     query = query_of(mode="zero", alpha=0.2)
     output = FlexIDApplyVFAFromPhoto.execute(
         parts["model"], parts["adapter"], 0, 0, 0, **APPLY, query=query
