@@ -19,7 +19,7 @@ from ..files.checks import shapes_of
 from ..files.header import peek
 from ..files.stream import count_bytes, require_space, write_streamed
 from .merge_drift import Drift
-from .merge_plan import RECIPE_KEY, Plan
+from .merge_plan import RECIPE_KEY, Plan, Settings, plan_merge
 from .merge_rules import (
     CHUNK,
     add_up,
@@ -28,7 +28,8 @@ from .merge_rules import (
     slerp_coefficients,
 )
 from .merge_scope import Part, parts_of
-from .pulid_flux import HEADS_KEY
+from .pulid import PulidAdapter
+from .pulid_flux import HEADS_KEY, IdentityAdapter
 
 _STEM = 60
 
@@ -102,6 +103,46 @@ def merge_into(
         number += 1
 
 
+def merge_loaded(
+    adapters: Sequence[PulidAdapter],
+    settings: Settings,
+    folder: str | Path,
+    name: str = "",
+    base: PulidAdapter | None = None,
+    watch: Watch | None = None,
+) -> Merged:
+    """`merge_into` for loaded adapters, of whose files the merge is made.
+
+    Raises as it does, and ValueError for an adapter that is not for Flux, that came from no file,
+    or whose file was changed since it was loaded.
+    """
+    paths = [_path_of(adapter) for adapter in adapters]
+    plan = plan_merge(paths, settings, None if base is None else _path_of(base))
+    loaded = [*adapters, *([] if base is None else [base])]
+    opened = [*plan.files, *([] if base is None else [plan.reference])]
+    for adapter, file in zip(loaded, opened, strict=True):
+        if adapter.digest != file.digest:
+            raise ValueError(
+                f"{adapter.name} was changed after it was loaded (digest {adapter.digest[:8]}, now "
+                f"{file.digest[:8]}). Load it again: press R, and queue once more."
+            )
+    return merge_into(plan, folder, name, watch)
+
+
+def _path_of(adapter: PulidAdapter) -> Path:
+    if not isinstance(adapter, IdentityAdapter):
+        raise ValueError(
+            f"'{adapter.name}' is a PuLID file for SDXL; those for Flux are merged here. Connect "
+            "Load Identity Adapter with a PuLID file for Flux."
+        )
+    if adapter.path is None:
+        raise ValueError(
+            f"'{adapter.name}' came from no file, and files are merged. Connect Load Identity "
+            "Adapter."
+        )
+    return adapter.path
+
+
 def _merge_tensor(plan: Plan, key: str, dtype: torch.dtype, drift: Drift) -> Tensor:
     tensors = [source.file.tensors[key].reshape(-1) for source in plan.sources]
     result = torch.empty(tensors[0].numel(), dtype=dtype)
@@ -140,7 +181,7 @@ def _measure(
 ) -> None:
     """Add to the drift; raise ValueError for values that are not finite."""
     reference = chunks[0]
-    copied = part.layer is None and plan.same_encoder
+    copied = plan.copies(part)
     unchanged = copied and merged.dtype == reference.dtype
     others = [reference if copied else chunks[number] for number in plan.measured]
     finite = drift.add(part, reference, [*others, reference if unchanged else merged])
@@ -181,11 +222,9 @@ def _report(plan: Plan, target: Path, drift: Drift) -> str:
     ]
     if plan.based:
         lines.append(f"base: {reference}")
-    encoder = (
-        "the same in all files, copied"
-        if plan.same_encoder
-        else (f"that of {reference}" if scope.encoder == "first" else "merged")
-    )
+    encoder = "merged" if scope.encoder == "merge" else f"that of {reference}"
+    if plan.copies(Part(0, 0, None, "")):
+        encoder = "the same in all files, copied"
     lines.append(f"encoder: {encoder}")
     lines.append(f"layers {scope.layers.strip()}, paths {scope.paths.strip()}")
     lines.append(f"Change from {reference}, relative and as cosine:")

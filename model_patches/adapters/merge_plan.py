@@ -93,12 +93,16 @@ class Plan:
         return linear_coefficients(self.settings.method, self.shares)
 
     def dtype_of(self, key: str) -> torch.dtype:
-        """The number type of a merged tensor."""
+        """The number type of a tensor of the new file. An encoder that is copied keeps its own, so
+        that identities which it made still fit."""
+        tensors = [source.file.tensors[key] for source in self.sources]
+        parts = parts_of(key, tensors[0].numel())
+        held = [self.holds(part) for part in parts]
+        if parts[0].layer is None and not held[0]:
+            return tensors[0].dtype
         wanted = TYPES[self.settings.dtype]
         if wanted is not None:
             return wanted
-        tensors = [source.file.tensors[key] for source in self.sources]
-        held = [self.holds(part) for part in parts_of(key, tensors[0].numel())]
         if is_compat(self.settings.method):
             return tensors[0].dtype
         used = {t.dtype for t, c in zip(tensors, self.coefficients(), strict=True) if c != 0}
@@ -107,9 +111,14 @@ class Plan:
 
     def holds(self, part: Part) -> bool:
         """Whether a part is merged. Equal encoders are copied."""
-        if part.layer is None and self.same_encoder:
+        return not self.copies(part) and self.settings.scope.holds(part)
+
+    def copies(self, part: Part) -> bool:
+        """Whether it is of an encoder that all files share. The published tool does not look: it
+        rounds an average of equal values, and adds them up."""
+        if is_compat(self.settings.method) and self.settings.scope.encoder == "merge":
             return False
-        return self.settings.scope.holds(part)
+        return part.layer is None and self.same_encoder
 
 
 def plan_merge(

@@ -115,6 +115,12 @@ def test_compat_has_the_tool_s_roundings(files, tmp_path):
     assert torch.equal(tool, (1 - 0.3) * a + 0.3 * b)
     assert torch.equal(once, (0.7 * a.double() + 0.3 * b.double()).to(torch.bfloat16))
     assert not torch.equal(tool, once)
+    key = "pulid_encoder.latents"
+    a = tensors_of(tmp_path, "a")[key]
+    assert torch.equal(load_file(tmp_path / "x")[key], a), "a shared encoder is copied"
+    scope = Scope("merge")
+    run(tmp_path, "ab", tmp_path / "z", method="compat_add", weights=(1.0, 0.3), scope=scope)
+    assert torch.equal(load_file(tmp_path / "z")[key], a + 0.3 * a), "the tool adds it up, too"
 
 
 def test_the_order_of_files_changes_no_bit(files, tmp_path):
@@ -126,7 +132,13 @@ def test_the_order_of_files_changes_no_bit(files, tmp_path):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_a_number_type_of_choice(files, tmp_path, dtype):
     run(files, "ab", tmp_path / "x", dtype=dtype)
-    assert {t.dtype for t in load_file(tmp_path / "x").values()} == {getattr(torch, dtype)}
+    tensors, wanted = load_file(tmp_path / "x"), getattr(torch, dtype)
+    assert {t.dtype for k, t in tensors.items() if k.startswith("pulid_ca.")} == {wanted}
+    encoder = open_adapter_file(tmp_path / "x").encoder_digest
+    assert encoder == open_adapter_file(files / "a.safetensors").encoder_digest, "copied as it was"
+    scope = Scope("merge")
+    run(files, "ae", tmp_path / "y", dtype=dtype, scope=scope)
+    assert {t.dtype for t in load_file(tmp_path / "y").values()} == {wanted}
 
 
 def test_the_merge_loads_and_states_how_it_was_made(files, tmp_path):
