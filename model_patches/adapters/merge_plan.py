@@ -128,7 +128,7 @@ def plan_merge(
 
     Raises FileNotFoundError or ValueError: a file that is no PuLID adapter for Flux, other tensors,
     shapes or heads than the first one's, other encoders where `scope.encoder` wants equal ones,
-    weights that do not fit.
+    weights that do not fit, nothing but one and the same file.
     """
     shares = shares_of(
         settings.method, settings.weights, len(paths), settings.normalise, base is not None
@@ -145,6 +145,11 @@ def plan_merge(
     queries = [key for key in reference.file.tensors if key.endswith(".to_q.weight")]
     count = sum(key.startswith(ATTENTION) for key in queries)
     settings.scope.check_layers(count, reference.file.path.name)
+    if len({file.digest for file in (reference, *files)}) == 1:
+        raise ValueError(
+            f"All files are the same, {reference.file.path.name} (digest {reference.digest[:8]}), "
+            "and their merge would be that file. Choose another one in one of the loaders."
+        )
     same = len({file.encoder_digest for file in (reference, *files)}) == 1
     if not same and settings.scope.encoder == "equal":
         raise ValueError(_explain_encoders(reference, files))

@@ -69,8 +69,6 @@ def test_all_weight_on_one_file_is_that_file(files, tmp_path, method):
     same(load_file(tmp_path / "x"), tensors_of(files, "b"))
     run(files, "ab", tmp_path / "y", base, method=method, weights=(1.0, 0.0))
     same(load_file(tmp_path / "y"), tensors_of(files, "a"))
-    run(files, "aa", tmp_path / "z", base, method="lerp", weights=(0.3, 0.7))
-    same(load_file(tmp_path / "z"), tensors_of(files, "a"))
 
 
 def test_mixed_types_do_not_spoil_it(files, tmp_path):
@@ -159,10 +157,14 @@ def test_the_merge_loads_and_states_how_it_was_made(files, tmp_path):
         ("b.safetensors", expected[1], 0.25),
     ]
     assert (recipe["method"], recipe["layers"], recipe["base"]) == ("lerp", "1", None)
-    again = run(tmp_path, ["merged"], tmp_path / "y", "merged", method="task_arithmetic")
+    paths = [target, files / "c.safetensors"]
+    again = write_merge(
+        plan_merge(paths, Settings(method="task_arithmetic"), target), tmp_path / "y"
+    )
     with safe_open(str(again.path), "pt") as file:
         nested = json.loads(file.metadata()[RECIPE_KEY])
     assert nested["files"][0]["recipe"] == nested["base"]["recipe"] == recipe
+    assert "recipe" not in nested["files"][1]
 
 
 # Scopes
@@ -292,6 +294,13 @@ def test_values_too_large_for_the_type(files, tmp_path):
     plan = plan_merge([files / "a.safetensors", path], Settings(dtype="float16"))
     with pytest.raises(ValueError, match="pulid_ca.0.to_q.weight are beyond what torch.float16"):
         write_merge(plan, tmp_path / "y")
+
+
+def test_one_file_alone_makes_no_merge(files, tmp_path):
+    with pytest.raises(ValueError, match=r"All files are the same, a.safetensors .digest \w{8}"):
+        run(files, "aa", tmp_path / "x")
+    run(files, "aa", tmp_path / "y", "b", method="task_arithmetic", weights=(0.3, 0.7))
+    same(load_file(tmp_path / "y"), tensors_of(files, "a"))
 
 
 def test_a_base_for_a_tool_of_two_files_and_an_unknown_type(files, tmp_path):
