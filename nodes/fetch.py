@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 
-import comfy.model_management
 import folder_paths
-from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 
 from ..model_patches.files.fetch import choose, describe_state, fetch
 from ..model_patches.files.public_files import SETS, WEIGHTS
+from .progress import show_progress
 
 LOOK = "only look"
 
@@ -71,21 +70,10 @@ class FlexIDFetchModels(io.ComfyNode):
                 folder_paths.get_folder_paths,
                 accept_licences,
                 logging.info,
-                _show_progress(),
+                show_progress(),
             )
             report += "\nPress R, so that the lists show new files." * ("fetched (" in report)
         return io.NodeOutput(report, ui=ui.PreviewText(report))
-
-
-def _show_progress():
-    """Bytes so far on the node's bar; Cancel raises ComfyUI's own exception here."""
-    bar = ProgressBar(1)
-
-    def show(done: int, total: int) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        bar.update_absolute(done, total)
-
-    return show
 
 
 NODES = [FlexIDFetchModels]

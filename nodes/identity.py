@@ -10,7 +10,8 @@ from ..model_patches.encoders.eva_clip import load_eva_clip
 from ..model_patches.encoders.whiten import WHITENING
 from ..model_patches.files.public_files import EVA02_CLIP_L_336, PULID_FLUX_091
 from ..model_patches.files.tensor_file import digest
-from ..model_patches.identity.combine import combine_identities, parse_weights
+from ..model_patches.gates.numbers import parse_weights
+from ..model_patches.identity.combine import combine_identities
 from ..model_patches.identity.encode import FUSIONS, encode_identity
 from ..model_patches.identity.fusion import RULES
 from ..model_patches.identity.mix import FAITHFUL

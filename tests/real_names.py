@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 from pathlib import Path
@@ -41,6 +42,7 @@ NAMES = (
 """Files for the lists of the loaders only: ComfyUI knows these models in full size only, so
 nothing small can stand for them."""
 EVA = "clip_vision/flexid_mini_eva.safetensors"
+TRAINING = "my_training.safetensors"
 PUBLISHED_EVA = "clip_vision/EVA02_CLIP_L_336_psz14_s6B.pt"
 
 
@@ -61,6 +63,28 @@ def place(world: Path, models: Path) -> None:
             shutil.copy(world / small, target)
     target = _room_for(models / PUBLISHED_EVA)
     torch.save(safetensors.torch.load_file(world / EVA), target)
+    _write_training(world / "pulid/flexid_mini_pulid.safetensors", models / "pulid" / TRAINING)
+
+
+def _write_training(original: Path, target: Path) -> None:
+    """An adapter with other layers and the same encoder, as a user's training of it has."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(original, "pt") as file:
+        metadata = file.metadata()
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    changed = {k: 0.9 * t if k.startswith("pulid_ca.") else t for k, t in tensors.items()}
+    save_file(changed, _room_for(target), metadata)
+
+
+def with_training(graph: dict) -> dict:
+    """The API graph with what its note asks for: a file of the user's own in Your training."""
+    graph = copy.deepcopy(graph)
+    for node in graph.values():
+        if node["_meta"]["title"] == "Your training":
+            node["inputs"]["file"] = TRAINING
+    return graph
 
 
 def _room_for(target: Path) -> Path:

@@ -16,6 +16,7 @@ TITLES = {
     "subject_in_style": "The person of a photo in another style (SD 1.5)",
     "style_transfer": "The style of a photo, another subject (SD 1.5)",
     "editid": "Likeness or freedom, by one choice (Flux.1)",
+    "merge_adapters": "Merge two adapters (Flux.1)",
     "guidance_kontext": "Weigh a reference photo (Flux.1 Kontext)",
     "guidance_flux2": "Weigh a reference photo (FLUX.2 klein)",
     "guidance_qwen": "Weigh a reference photo (Qwen-Image-Edit)",

@@ -26,7 +26,7 @@ MODEL_FILES = (".safetensors", ".pt", ".pth", ".bin")
 ONE_CLICK = "https://huggingface.co/"
 """Where the missing-model dialog downloads from at one click."""
 
-REAL = ("vfa", "flexid", "flexid_nodes", "flexid_sdxl", "balance", "editid")
+REAL = ("vfa", "flexid", "flexid_nodes", "flexid_sdxl", "balance", "editid", "merge_adapters")
 DEMOS = (
     "demo",
     "flexid_demo",
@@ -158,6 +158,18 @@ def test_the_editid_graph_sets_both_controls_by_one_choice():
     prompt, prefix = changed.pop("text"), changed.pop("filename_prefix")
     assert changed == {"mix": [number, 0], "query": [number, 1]}
     assert prefix == "editid" and "looking up" in prompt
+
+
+def test_the_merge_is_what_encodes_and_anchors():
+    graph = read_api("merge_adapters")
+    encode, apply, (number, merge) = (
+        next((key, n["inputs"]) for key, n in graph.items() if n["class_type"] == kind)
+        for kind in ("FlexIDEncodeIdentity", "FlexIDApplyVFA", "FlexIDMergeAdapters")
+    )
+    assert encode[1]["adapter"] == apply[1]["adapter"] == [number, 0]
+    assert (merge["method"], merge["weights"]) == ("lerp", "0.7, 0.3")
+    titles = [graph[merge[f"adapters.adapter{i}"][0]]["_meta"]["title"] for i in (0, 1)]
+    assert titles == ["First adapter", "Your training"]
 
 
 # Models

@@ -30,7 +30,7 @@ from ..files.kinds import check_prefixes, require, select_part
 from ..files.modules import build
 from ..files.public_files import PULID_FLUX_091
 from ..files.tensor_file import TensorFile, digest, read_weights, tensors_digest
-from .idformer import IDFormer, idformer_dims
+from .idformer import IDFormer, IDFormerDims, idformer_dims
 
 FAMILY = "pulid_flux"
 NAME = "a PuLID adapter"
@@ -38,8 +38,8 @@ HEAD = 128
 HEADS_KEY = "flexid.cross_attention_heads"
 WANTED = f"{PULID_FLUX_091.file} from {PULID_FLUX_091.url}, in models/pulid"
 
-_ENCODER = "pulid_encoder."
-_ATTENTION = "pulid_ca."
+ENCODER = "pulid_encoder."
+ATTENTION = "pulid_ca."
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +64,8 @@ class IdentityAdapter:
     """Keys "0.norm1.weight" ...: norm1 acts on identity tokens, norm2 on image tokens."""
     heads: int
     """Attention heads of each cross-attention layer."""
+    path: Path | None = None
+    """Where the file is; None for an adapter that was made in memory."""
 
     @property
     def patcher(self) -> comfy.model_patcher.ModelPatcher:
@@ -91,6 +93,17 @@ class IdentityAdapter:
         return self.encoder.model.dims.queries
 
 
+@dataclass(frozen=True, eq=False)
+class AdapterFile:
+    """A PuLID-FLUX file with the right tensors, which is not loaded. Its values are unread."""
+
+    file: TensorFile
+    heads: int
+    digest: str
+    encoder_digest: str
+    """Both as in `IdentityAdapter`."""
+
+
 class HasEncoder(Protocol):
     """A PuLID adapter for any kind of model."""
 
@@ -105,19 +118,37 @@ def load_adapter(path: str | Path) -> IdentityAdapter:
     and misshapen tensors are counted and named.
     """
     file = _open_file(path)
-    attention = _select(file, _ATTENTION)
+    attention = _select(file, ATTENTION)
     heads = _check_attention(file, attention)
+    check_finite(attention, f"{file.path.name} ({ATTENTION}*)", WANTED)
     encoder = _build_encoder(file, False)
-    _check_fit(file, attention, encoder.model)
+    _check_fit(file, attention, encoder.model.dims)
     return IdentityAdapter(
         family=FAMILY,
         name=file.path.name,
         digest=digest(file.path),
-        encoder_digest=tensors_digest(_select(file, _ENCODER)),
+        encoder_digest=tensors_digest(_select(file, ENCODER)),
         encoder=encoder,
         cross_attention=MappingProxyType(attention),
         heads=heads,
+        path=file.path,
     )
+
+
+def open_adapter_file(path: str | Path) -> AdapterFile:
+    """Check a file as `load_adapter` does, but read no more than its digests need, and no module
+    is built. That all values are finite is left to whoever reads them. Raises FileNotFoundError or
+    ValueError."""
+    file = _open_file(path)
+    attention, encoder = _select(file, ATTENTION), _select(file, ENCODER)
+    heads = _check_attention(file, attention)
+    what = f"{file.path.name} ({ENCODER}*)"
+    dims = idformer_dims(shapes_of(encoder), what, WANTED)
+    check_floating(encoder, what, WANTED)
+    expected = IDFormer(dims, device="meta").state_dict()
+    check_shapes(shapes_of(encoder), shapes_of(expected), what, WANTED)
+    _check_fit(file, attention, dims)
+    return AdapterFile(file, heads, digest(file.path), tensors_digest(encoder))
 
 
 def load_encoder(
@@ -150,7 +181,7 @@ def encode_tokens(
 def _open_file(path: str | Path) -> TensorFile:
     file = read_weights(path, WANTED)
     require(file, (FAMILY,), WANTED)
-    check_prefixes(file, (_ENCODER, _ATTENTION), f"{NAME} for Flux", WANTED)
+    check_prefixes(file, (ENCODER, ATTENTION), f"{NAME} for Flux", WANTED)
     return file
 
 
@@ -159,8 +190,8 @@ def _select(file: TensorFile, prefix: str) -> dict[str, Tensor]:
 
 
 def _build_encoder(file: TensorFile, disable_dynamic: bool) -> comfy.model_patcher.ModelPatcher:
-    tensors = _select(file, _ENCODER)
-    what = f"{file.path.name} ({_ENCODER}*)"
+    tensors = _select(file, ENCODER)
+    what = f"{file.path.name} ({ENCODER}*)"
     dims = idformer_dims(shapes_of(tensors), what, WANTED)
     rebuild = (load_encoder, (file.path,))
     return build(partial(IDFormer, dims), tensors, what, WANTED, rebuild, disable_dynamic)
@@ -182,14 +213,13 @@ def attention_shapes(count: int, dim: int, token_dim: int, inner: int) -> Shapes
 
 def _check_attention(file: TensorFile, attention: Mapping[str, Tensor]) -> int:
     """Strict match of the cross-attention tensors; returns the number of heads."""
-    what = f"{file.path.name} ({_ATTENTION}*)"
+    what = f"{file.path.name} ({ATTENTION}*)"
     check_floating(attention, what, WANTED)
     shapes = shapes_of(attention)
     inner, dim = shape_of(shapes, "0.to_q.weight", 2, what, WANTED)
     token_dim = shape_of(shapes, "0.to_kv.weight", 2, what, WANTED)[1]
     count = count_layers(shapes, "", what, WANTED)
     check_shapes(shapes, attention_shapes(count, dim, token_dim, inner), what, WANTED)
-    check_finite(attention, what, WANTED)
     return _read_heads(file, inner, what)
 
 
@@ -206,11 +236,11 @@ def _read_heads(file: TensorFile, inner: int, what: str) -> int:
     return heads
 
 
-def _check_fit(file: TensorFile, attention: Mapping[str, Tensor], encoder: IDFormer) -> None:
+def _check_fit(file: TensorFile, attention: Mapping[str, Tensor], dims: IDFormerDims) -> None:
     token_dim = attention["0.to_kv.weight"].shape[1]
-    if token_dim != encoder.dims.output:
+    if token_dim != dims.output:
         raise ValueError(
             f"{file.path.name} does not fit together: its encoder makes tokens of "
-            f"{encoder.dims.output} channels, its cross-attention takes {token_dim}. "
+            f"{dims.output} channels, its cross-attention takes {token_dim}. "
             f"Use the unmodified {WANTED}."
         )

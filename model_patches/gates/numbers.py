@@ -1,4 +1,4 @@
-"""The one check of numbers that reach a gate: JSON can carry NaN past the limits of a widget."""
+"""Numbers from widgets: JSON can carry NaN past a widget's limits, and a text can hold several."""
 
 from __future__ import annotations
 
@@ -21,3 +21,16 @@ def check_number(name: str, value: float, low: float, high: float) -> float:
 def check_weight(name: str, value: float) -> float:
     """A factor of a weight: finite, at most LARGEST_WEIGHT either way."""
     return check_number(name, value, -LARGEST_WEIGHT, LARGEST_WEIGHT)
+
+
+def parse_weights(text: str) -> list[float] | None:
+    """ "1, 0.5" -> [1.0, 0.5]; None when empty. Raises ValueError for anything but numbers."""
+    if not text.strip():
+        return None
+    try:
+        return [float(part) for part in text.replace(";", ",").split(",")]
+    except ValueError as error:
+        raise ValueError(
+            f"weights are {text!r}, expected numbers separated by commas such as '1, 0.5', "
+            "one for each input, or nothing."
+        ) from error

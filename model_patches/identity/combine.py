@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..gates.numbers import parse_weights
 from .encode import Encoded
 from .fusion import REJECT_OUTLIERS, Fused, describe_outliers, fuse
 from .identity import Encoding, Identity
@@ -41,19 +42,6 @@ def combine_identities(identities: Sequence[Identity], fusion: str, weights: str
     if fusion == REJECT_OUTLIERS and arcface is not None:
         report += f"\n{describe_outliers(arcface)}"
     return Encoded(identity, report)
-
-
-def parse_weights(text: str) -> list[float] | None:
-    """ "1, 0.5" -> [1.0, 0.5]; None when empty. Raises ValueError for anything but numbers."""
-    if not text.strip():
-        return None
-    try:
-        return [float(part) for part in text.replace(";", ",").split(",")]
-    except ValueError as error:
-        raise ValueError(
-            f"weights are {text!r}, expected numbers separated by commas such as '1, 0.5', "
-            "one per identity, or nothing."
-        ) from error
 
 
 def _common_families(identities: Sequence[Identity]) -> list[str]:

@@ -15,6 +15,7 @@ KINDS = {node.__name__: node for node in NODES}
 
 
 GROWING = {
+    "FlexIDMergeAdapters": ("adapters", "adapter", 1),
     "FlexIDCombineIdentities": ("identities", "identity", 2),
     "FlexIDApplySAA": ("people", "person", 1),
     "FlexIDWhoIsWhere": ("people", "person", 1),
@@ -113,6 +114,9 @@ WRONG = {
     ),
     "mix pool": ("FlexIDFeatureMix", {"preset": "custom", "local_pool": 0}, "local_pool is 0"),
     "mix preset": ("FlexIDFeatureMix", {"preset": "free"}, "faithful, balanced, editable, loose"),
+    "merge layers": ("FlexIDMergeAdapters", {"layers": "5-1"}, "runs from 5 to 1"),
+    "merge paths": ("FlexIDMergeAdapters", {"paths": "q, kv"}, "Cannot read 'kv' in paths"),
+    "merge weights": ("FlexIDMergeAdapters", {"weights": "0.5, x"}, "numbers separated by commas"),
     "core's own check": ("FlexIDApplyVFA", {"weight": 9.0}, "bigger than max"),
 }
 
@@ -139,6 +143,7 @@ RIGHT = {
     "unused levels": ("FlexIDFeatureMix", {"preset": "loose", "layer_map": "x"}),
     "linked preset": ("FlexIDFeatureMix", {"preset": None, "layer_map": "x"}),
     "linked blocks": ("FlexIDQueryControl", {"blocks": None, "alpha": 0.5}),
+    "linked layers": ("FlexIDMergeAdapters", {"layers": None, "weights": "0.7, 0.3"}),
     "alpha as it comes": ("FlexIDApplySIP", {"alpha": 1.0, "norm": "none"}),
 }
 

@@ -90,8 +90,9 @@ def allowed(spec):
     "path", [one for one in APIS if one.name not in UNPAINTED], ids=lambda path: path.name
 )
 def test_every_file_is_accepted_and_paints(path, client, portrait):
-    """As shipped, the photo's name, size, steps and (for vfa) the text encoders apart."""
+    """As shipped, the photo's name, size, steps, the text encoders and a user's training apart."""
     graph = demo.put_photo(demo.load_graph(path), client.upload(portrait), insist=True)
+    graph = real_names.with_training(graph)
     entry = client.queue(sized(real_names.with_mini_text_encoder(graph)))
     found = client.pictures(entry)
     savers = [node for node in graph.values() if node["class_type"] == "SaveImage"]
@@ -128,6 +129,14 @@ def test_the_measured_graphs_find_the_person_and_a_knee(client, portrait):
     assert outside[0] == 0 and outside == sorted(outside)
     assert likeness[0] < 0.3 < 0.6 < max(likeness)
     assert [line.endswith("(knee)") for line in lines[:5]].count(True) == 1
+
+
+def test_a_merge_of_one_file_stops_and_says_so(client, portrait):
+    """As the template opens, before the user has chosen a training."""
+    path = next(one for one in APIS if one.name == "merge_adapters.api.json")
+    graph = demo.put_photo(demo.load_graph(path), client.upload(portrait), insist=True)
+    with pytest.raises(GraphError, match="All files are the same"):
+        client.queue(sized(real_names.with_mini_text_encoder(graph)))
 
 
 def test_vfa_runs_for_as_many_steps_as_it_says(client, vfa_graph):

@@ -4,7 +4,12 @@ import math
 
 import pytest
 from flexid.model_patches.gates.gate import Gate, Moment
-from flexid.model_patches.gates.numbers import LARGEST_WEIGHT, check_number, check_weight
+from flexid.model_patches.gates.numbers import (
+    LARGEST_WEIGHT,
+    check_number,
+    check_weight,
+    parse_weights,
+)
 from flexid.model_patches.gates.window import Window, parse_points
 
 pytestmark = pytest.mark.pure
@@ -33,3 +38,11 @@ def test_the_largest_weights_together_are_finite():
     assert check_weight("weight", LARGEST_WEIGHT) == LARGEST_WEIGHT
     windows = tuple(Window(points=((0.0, LARGEST_WEIGHT),)) for _ in range(8))
     assert math.isfinite(Gate(windows).weight(Moment(0.5, 0.5, 0.5, 0.5), LARGEST_WEIGHT))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("", None), ("  ", None), ("1", [1.0]), ("1, 0.5", [1.0, 0.5]), ("1;2", [1.0, 2.0])],
+)
+def test_parse_weights(text, expected):
+    assert parse_weights(text) == expected

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from flexid.model_patches.identity.combine import combine_identities, parse_weights
+from flexid.model_patches.identity.combine import combine_identities
 from flexid.model_patches.identity.identity import Identity
 from identities import identity_of
 
@@ -77,14 +77,6 @@ def test_one_identity_passes_through():
     assert torch.equal(
         _tokens(combine_identities([one], "mean")), one.encodings["pulid_flux"].tokens
     )
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("", None), ("  ", None), ("1", [1.0]), ("1, 0.5", [1.0, 0.5]), ("1;2", [1.0, 2.0])],
-)
-def test_parse_weights(text, expected):
-    assert parse_weights(text) == expected
 
 
 def _featureless(seed):
