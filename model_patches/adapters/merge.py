@@ -89,7 +89,7 @@ def merge_into(
     name is made of the files' names, and a number is added until it is free. Raises as
     `write_merge`.
     """
-    stem = Path(name.strip()).name
+    stem = Path(name.strip()).name.removesuffix(".safetensors")
     number, start = 1, stem or _name_after(plan)
     while True:
         path = Path(folder) / f"{start if number == 1 else f'{start}_{number}'}.safetensors"

@@ -50,10 +50,16 @@ def write_streamed(
 
     Floating-point tensors only, on the CPU. The order is that of the safetensors library: the
     widest types first, so that every tensor is aligned, then by key. Raises ValueError when a
-    tensor is not what the layout says, or when the header is longer than `read_weights` accepts;
-    OSError.
+    tensor is not what the layout says or of no such type, or when the header is longer than
+    `read_weights` accepts; OSError.
     """
     keys = sorted(layout, key=lambda key: (-layout[key][0].itemsize, key))
+    foreign = [f"{key} is {layout[key][0]}" for key in keys if layout[key][0] not in _TYPES]
+    if foreign:
+        raise ValueError(
+            f"{path.name} cannot hold {len(foreign)} of its tensors ({foreign[0]}); expected "
+            f"{', '.join(map(str, _TYPES))}. Choose one of these types."
+        )
     header = _encode_header(layout, keys, metadata)
     if len(header) > MAX_HEADER:
         raise ValueError(

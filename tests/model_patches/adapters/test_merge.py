@@ -362,6 +362,7 @@ def test_names_that_are_free(files, tmp_path):
     assert mine == tmp_path / "mine.safetensors"
     with pytest.raises(FileExistsError, match="mine.safetensors exists already"):
         merge_into(plan, tmp_path, "mine")
+    assert merge_into(other, tmp_path, "mine.safetensors").path == mine, "with its ending, too"
 
 
 # Drift and memory

@@ -75,6 +75,13 @@ def test_a_tensor_that_was_not_announced(tmp_path, wrong):
         write_streamed(tmp_path / "a", {"x": (torch.float32, (2,))}, lambda _: wrong, {})
 
 
+def test_a_type_that_the_format_lacks(tmp_path):
+    layout = {"x": (torch.int64, (2,)), "y": (torch.float32, (2,))}
+    with pytest.raises(ValueError, match=r"a cannot hold 1 of its tensors .x is torch.int64"):
+        write_streamed(tmp_path / "a", layout, TENSORS.__getitem__, {})
+    assert not (tmp_path / "a").exists()
+
+
 def test_a_header_that_nobody_would_read(tmp_path):
     with pytest.raises(ValueError, match="header of a would have 9[0-9]+ bytes.*8388608"):
         write_streamed(tmp_path / "a", {}, TENSORS.__getitem__, {"long": "x" * 9_000_000})
