@@ -12,6 +12,8 @@ TITLES = {
     "flexid_nodes": "Face and prompt, all nodes (Flux.1)",
     "flexid_sdxl": "Keep a face, obey the prompt (SDXL)",
     "balance": "One slider from prompt to photo (Flux.1)",
+    "compare_identity": "Is it still the person (Flux.1)",
+    "sweep": "Which weight (Flux.1)",
     "flexip": "A photo and a prompt, one slider (SD 1.5)",
     "subject_in_style": "The person of a photo in another style (SD 1.5)",
     "style_transfer": "The style of a photo, another subject (SD 1.5)",

@@ -26,7 +26,17 @@ MODEL_FILES = (".safetensors", ".pt", ".pth", ".bin")
 ONE_CLICK = "https://huggingface.co/"
 """Where the missing-model dialog downloads from at one click."""
 
-REAL = ("vfa", "flexid", "flexid_nodes", "flexid_sdxl", "balance", "editid", "merge_adapters")
+REAL = (
+    "vfa",
+    "flexid",
+    "flexid_nodes",
+    "flexid_sdxl",
+    "balance",
+    "editid",
+    "merge_adapters",
+    "compare_identity",
+    "sweep",
+)
 DEMOS = (
     "demo",
     "flexid_demo",
@@ -35,7 +45,7 @@ DEMOS = (
     "compare_identity_demo",
     "sweep_demo",
 )
-MEASURED = ("compare_identity_demo", "sweep_demo")
+MEASURED = ("compare_identity", "sweep", "compare_identity_demo", "sweep_demo")
 """They sample once with the person and once without."""
 REFERENCES = ("flexip", "subject_in_style", "style_transfer")
 """For public IP-Adapter files on SD 1.5."""
@@ -256,8 +266,9 @@ def test_what_is_compared_has_the_same_noise(name):
     assert nodes[compare["reference"][0]]["class_type"] == "LoadImage"
 
 
-def test_the_swept_weight_is_what_the_report_names():
-    nodes = read_api("sweep_demo")
+@pytest.mark.parametrize("name", ["sweep", "sweep_demo"])
+def test_the_swept_weight_is_what_the_report_names(name):
+    nodes = read_api(name)
     [values] = [key for key, n in nodes.items() if n["class_type"] == "FlexIDSweepValues"]
     [apply] = [n["inputs"] for n in nodes.values() if n["class_type"] == "FlexIDApplyVFA"]
     [report] = [n["inputs"] for n in nodes.values() if n["class_type"] == "FlexIDSweepReport"]

@@ -189,7 +189,7 @@ def _explain_knee(sweep: Sweep, best: int | None) -> str:
     if best is not None:
         return (
             f"knee: {sweep.name} {sweep.labels[best]}; from there on one side costs more than it "
-            f"gives ({x.name} {x.better}, {y.name} {y.better} is better)"
+            f"gives ({x.better} {x.name} and {y.better} {y.name} are better)"
         )
     pairs = zip(x.numbers, y.numbers, strict=True)
     whole = sum(math.isfinite(a) and math.isfinite(b) for a, b in pairs)

@@ -1,6 +1,7 @@
 """A sweep on a real server: ComfyUI runs the graph once for each value, and caches it."""
 
 import copy
+import time
 
 import numpy as np
 import pytest
@@ -94,3 +95,21 @@ def test_the_sheet_has_a_column_for_each_value(client, graph):
     [data] = [data for name, data in client.pictures(client.queue(graph)) if "sheet" in name]
     sheet = np.asarray(Image.open(io.BytesIO(data)))
     assert sheet.shape[1] >= 3 * 128 and sheet.std() > 20
+
+
+def test_an_interrupted_sweep_stops_and_runs_whole_afterwards(client, graph):
+    long = copy.deepcopy(graph)
+    for node in long.values():
+        if node["class_type"] == "KSampler":
+            node["inputs"] |= {"steps": 400, "seed": 12}
+    prompt = client.submit(long)
+    while prompt not in [one[1] for one in client.get("/queue")["queue_running"]]:
+        time.sleep(0.05)
+    time.sleep(1.0)
+    started = time.monotonic()
+    client.post("/interrupt", {})
+    entry = client.wait(prompt)
+    assert time.monotonic() - started < 20, "800 and more steps would take longer"
+    assert "execution_interrupted" in [event for event, _ in entry["status"]["messages"]]
+    assert "33" not in entry["outputs"], "no report of half a sweep"
+    assert len(client.queue(graph)["outputs"]["16"]["images"]) == 3
