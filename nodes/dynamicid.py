@@ -18,7 +18,7 @@ from .model_files import ModelFiles
 EXTENSIONS = (".safetensors", ".sft", ".bin", ".pt", ".pth")
 ADAPTERS = ModelFiles(("dynamicid",), EXTENSIONS, "saa", DYNAMICID_SAA, ("dynamicid_saa",))
 ORIGINALS = replace(ADAPTERS, kinds=KINDS)
-ALIASES = ["dynamicid", "multi id", "multiple people", "face", "faceid", "several faces"]
+ALIASES = ["dynamicid", "multi id", "multiple people", "face", "several faces"]
 
 
 class FlexIDLoadDynamicID(io.ComfyNode):

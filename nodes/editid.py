@@ -17,7 +17,7 @@ from . import types
 from .validation import validate
 
 CUSTOM = "custom"
-ALIASES = ["editid", "editidv2", "editability", "faceid", "pulid"]
+ALIASES = ["editid", "editidv2", "editability"]
 QUERY_TOOLTIP = (
     "From Make Query Control or Choose EditID Preset, for Flux.1 only: how freely the picture asks "
     "about the person. Not connected: as trained."

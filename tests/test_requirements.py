@@ -12,7 +12,7 @@ pytestmark = pytest.mark.pure
 
 SHIPPED = [ROOT / "__init__.py", *ROOT.glob("nodes/**/*.py"), *ROOT.glob("model_patches/**/*.py")]
 COMFYUIS = {"torch", "torchvision", "numpy", "scipy", "filelock", "PIL"}
-COMFYUIS |= {"comfy", "comfy_api", "folder_paths", "nodes", "server"}
+COMFYUIS |= {"comfy", "comfy_api", "comfy_extras", "folder_paths", "nodes", "server"}
 """What every ComfyUI has: its own modules, what its requirements.txt lists, and filelock, which
 torch needs."""
 OTHERS = {"google": "onnx", "cv2": "opencv-python", "skimage": "scikit-image"}
