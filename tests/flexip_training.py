@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import tiny_vision
 import torch
 from flexid.model_patches.training.flexip_features import FeatureMakers
 from flexid.model_patches.training.flexip_job import Job
+from pack import ROOT
 from PIL import Image
 from torch import Tensor
 
@@ -70,9 +72,13 @@ def write_data(folder: Path, stills: int = 6, clips: int = 3) -> Path:
 
 
 def job(folder: Path, **options: object) -> Job:
-    """Of two steps, unless options say otherwise."""
+    """Of two steps and small, unless options say otherwise; the rest as the script has it."""
+    script = runpy.run_path(str(ROOT / "setup" / "train_flexip.py"), run_name="script")
+    place, out = str(folder), str(folder / "out.safetensors")
+    words = ["--data", str(write_data(folder / "data")), "--base", place, "--clip-vision", place]
+    words += ["--dino", place, "--out", out, "--work", str(folder / "work")]
+    chosen = vars(script["parse"](words))
     small = {"steps": 2, "batch": 4, "rate": 1e-3, "warmup": 0, "average": 0.0, "size": SIZE}
     small |= {"dim": 64, "depth": 1, "latents": 4, "export_every": 0, "sheet_rows": 0}
-    paths = {"data": write_data(folder / "data"), "work": folder / "work"}
-    paths |= {"out": folder / "out.safetensors", "base": folder, "clip_vision": folder}
-    return Job(**{**paths, **small, **options})
+    given = {name: value for name, value in chosen.items() if name not in script["OWN"]}
+    return Job(**{**given, **small, **options})

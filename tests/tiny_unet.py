@@ -12,7 +12,8 @@ import comfy.supported_models
 import comfy.utils
 import tiny
 import torch
-from flexid.model_patches.inject.unet import cross_attention_of, in_diffusers_order
+from flexid.bench.unet import widths_of
+from flexid.model_patches.inject.unet import cross_attention_of
 from seeding import seeded
 from torch import Tensor, nn
 
@@ -96,9 +97,8 @@ def named_sd15() -> comfy.model_patcher.ModelPatcher:
 
 def attention_widths(model: comfy.model_patcher.ModelPatcher) -> tuple[list[int], int]:
     """Channels of its cross-attentions in the order of diffusers, and of the text they read."""
-    found = dict(cross_attention_of(model.get_model_object("diffusion_model")))
-    layers = [found[site] for site in in_diffusers_order(found)]
-    return [layer.heads * layer.dim_head for layer in layers], layers[0].to_k.in_features
+    _, first = next(cross_attention_of(model.get_model_object("diffusion_model")))
+    return widths_of(model), first.to_k.in_features
 
 
 def sd15() -> comfy.model_patcher.ModelPatcher:

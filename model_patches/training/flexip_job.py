@@ -42,35 +42,35 @@ FEWEST_TO_HOLD_OUT = 10
 
 @dataclass(frozen=True)
 class Job:
-    """The options of `start.py train flexip`; see setup/train_flexip.py."""
+    """The options of `start.py train flexip`; setup/train_flexip.py has their defaults."""
 
     data: Path
     base: Path
     clip_vision: Path
     out: Path
     work: Path
-    dino: Path | None = None
-    init: Path | None = None
-    context: str = "dino"
-    steps: int = 140_000
-    batch: int = 16
-    rate: float = 1e-4
-    warmup: int = 1000
-    muon: bool = False
-    average: float = 0.9999
-    size: int = 512
-    alpha: float = 0.8
-    beta: float = 0.8
-    spread: float = 0.2
-    learn_gates: bool = False
-    video_share: float = 0.5
-    dropout: float = 0.05
-    dim: int = 768
-    depth: int = 4
-    latents: int = 16
-    export_every: int = 1000
-    sheet_rows: int = 4
-    seed: int = 0
+    dino: Path | None
+    init: Path | None
+    context: str
+    steps: int
+    batch: int
+    rate: float
+    warmup: int
+    muon: bool
+    average: float
+    size: int
+    alpha: float
+    beta: float
+    spread: float
+    learn_gates: bool
+    video_share: float
+    dropout: float
+    dim: int
+    depth: int
+    latents: int
+    export_every: int
+    sheet_rows: int
+    seed: int
 
     @property
     def draws(self) -> Draws:

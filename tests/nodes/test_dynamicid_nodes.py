@@ -13,18 +13,6 @@ from flexid.nodes import saa
 pytestmark = pytest.mark.comfy
 
 
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    """A ComfyUI whose folder of DynamicID files is empty."""
-    folder = tmp_path / "dynamicid"
-    folder.mkdir()
-    monkeypatch.setitem(
-        folder_paths.folder_names_and_paths, "dynamicid", ([str(folder)], {".bin", ".safetensors"})
-    )
-    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
-    return folder
-
-
 @pytest.fixture(scope="module")
 def model():
     return tiny_unet.sd15()
@@ -35,12 +23,12 @@ def adapter(model, tmp_path_factory):
     return dynamicid_world.adapter(tmp_path_factory.mktemp("saa"), model)
 
 
-def test_files_are_listed_opened_and_converted(home, model):
+def test_files_are_listed_opened_and_converted(dynamicid_home, model):
     label = nodes.ADAPTERS.labels()[0]
     assert "none found. Put SAA.bin into models/dynamicid" in label
     assert "meteorite2023/DynamicID" in label and "Fetch Models" not in label
-    dynamicid_world.adapter(home, model)
-    (home / "aaa.bin").write_bytes(b"something else")
+    dynamicid_world.adapter(dynamicid_home, model)
+    (dynamicid_home / "aaa.bin").write_bytes(b"something else")
     folder_paths.filename_list_cache.clear()
     assert nodes.ADAPTERS.labels() == ["SAA.bin", "aaa.bin"]
     opened = nodes.FlexIDLoadDynamicID.execute("SAA.bin")

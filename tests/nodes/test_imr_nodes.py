@@ -12,18 +12,6 @@ from flexid.nodes.dynamicid import FlexIDEncodeDynamicID
 pytestmark = pytest.mark.comfy
 
 
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    """A ComfyUI whose folder of DynamicID files is empty."""
-    folder = tmp_path / "dynamicid"
-    folder.mkdir()
-    monkeypatch.setitem(
-        folder_paths.folder_names_and_paths, "dynamicid", ([str(folder)], {".bin", ".safetensors"})
-    )
-    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
-    return folder
-
-
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     """An editor, a person and a text encoder."""
@@ -49,10 +37,10 @@ def tokens(identity):
     return identity.encodings["dynamicid"].tokens
 
 
-def test_both_files_are_listed_with_the_right_one_first(home):
+def test_both_files_are_listed_with_the_right_one_first(dynamicid_home):
     assert "Put IMR.bin into models/dynamicid" in nodes.EDITORS.labels()[0]
     assert "Put key_point_encoder.bin into models/dynamicid" in nodes.KEYPOINTS.labels()[0]
-    imr_world.write_files(home)
+    imr_world.write_files(dynamicid_home)
     folder_paths.filename_list_cache.clear()
     assert nodes.EDITORS.labels()[0] == "IMR.bin"
     assert nodes.KEYPOINTS.labels()[0] == "key_point_encoder.bin"
@@ -68,8 +56,8 @@ def test_both_files_are_listed_with_the_right_one_first(home):
         nodes.FlexIDLoadIMR.execute("key_point_encoder.bin", "key_point_encoder.bin")
 
 
-def test_the_wrong_loader_names_the_right_node(home):
-    imr_world.write_files(home)
+def test_the_wrong_loader_names_the_right_node(dynamicid_home):
+    imr_world.write_files(dynamicid_home)
     from flexid.nodes.dynamicid import FlexIDLoadDynamicID
 
     with pytest.raises(ValueError, match="Open it with the Load IMR node"):
