@@ -6,6 +6,7 @@ python3 start.py test        lint and all tests
 python3 start.py serve       ComfyUI with this pack, for use by hand
 python3 start.py bench       speed and memory, as ratios
 python3 start.py evaluate    the small world's figures: who is kept, what is obeyed
+python3 start.py ibench      the IBench benchmark on your own models and photos
 python3 start.py train NAME  train models; without NAME: what can be trained
 python3 start.py models      the public model files: list, fetch, check
 """
@@ -26,15 +27,14 @@ import time
 from pathlib import Path
 
 OUTPUT = Path("flexid-demo")
-TOOLS = ("test", "evaluate", "train", "mini-train")
+TOOLS = ("test", "evaluate", "ibench", "train", "mini-train")
 """Commands that also need what requirements-dev.txt lists."""
 PASS_ON = ("bench", "train", "mini-train")
 """Commands with options of their own that start.py does not know."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line. Options come after the command."""
-    from mini.study.options import add_options
+def common_options() -> argparse.ArgumentParser:
+    """What every command takes: which ComfyUI and which Python."""
     from setup.pins import DEFAULT_COMFYUI, RELEASES
 
     common = argparse.ArgumentParser(add_help=False)
@@ -55,6 +55,15 @@ def parser() -> argparse.ArgumentParser:
         help=f"set up this ComfyUI (default {DEFAULT_COMFYUI}); COMFYUI_PATH is then ignored",
     )
     group.add_argument("--fresh", action="store_true", help="rebuild the cached environment")
+    return common
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line. Options come after the command."""
+    from ibench import options as benchmark
+    from mini.study.options import add_options
+
+    common = common_options()
     main = argparse.ArgumentParser(
         prog="start.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -76,6 +85,14 @@ def parser() -> argparse.ArgumentParser:
         "bench", parents=[common], help="speed and memory; after --: arguments for the benchmark"
     )
     add_options(commands.add_parser("evaluate", parents=[common], help="the small world's figures"))
+    benchmark.add_options(
+        commands.add_parser(
+            "ibench",
+            parents=[common],
+            help="IBench with your own models",
+            description=benchmark.ABOUT,
+        )
+    )
     train = commands.add_parser(
         "train", parents=[common], help="run the trainer NAME; without a name: list them"
     )
@@ -106,6 +123,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     options.rest = unknown + arguments[cut + 1 :]
     if options.rest and options.command in ("demo", "evaluate", "models"):
         main.error(f"{options.command} takes nothing after --: {' '.join(options.rest)}")
+    if options.command == "ibench":
+        options.rest = _benchmark(main, options, arguments[:cut], arguments[cut:])
     if options.command == "evaluate":
         options.rest = _evaluation(main, options)
     if options.comfyui and options.comfyui_version:
@@ -126,9 +145,21 @@ def _evaluation(main: argparse.ArgumentParser, options: argparse.Namespace) -> l
     return as_arguments(options)
 
 
+def _benchmark(
+    main: argparse.ArgumentParser, options: argparse.Namespace, words: list[str], rest: list[str]
+) -> list[str]:
+    """The checked options of a benchmark, as they were written, and ComfyUI's own after --."""
+    from ibench.options import check
+
+    check(main, options)
+    own = words[words.index("ibench") + 1 :]
+    return common_options().parse_known_args(own)[1] + rest
+
+
 def run(options: argparse.Namespace) -> int:
     """Set up what the command needs, then do it; the exit code."""
     from setup import checks, demo, environment, existing, hand, models, pins, study, training
+    from setup.benchmark import run_ibench
 
     if options.command == "models":
         return models.manage_models(options)
@@ -155,6 +186,7 @@ def run(options: argparse.Namespace) -> int:
         "test": checks.run_tests,
         "bench": checks.run_bench,
         "evaluate": study.evaluate,
+        "ibench": run_ibench,
     }
     if options.command in trainer:
         return training.train(ready, trainer[options.command], options.rest)

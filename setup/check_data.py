@@ -27,6 +27,7 @@ def summary(path: Path, decode: bool) -> str:
         "with a caption": sum(example.caption is not None for example in examples),
         "with references of their own": sum(bool(example.references) for example in examples),
         "with a box": sum(example.box is not None for example in examples),
+        "with a mask": sum(example.mask is not None for example in examples),
         "with points": sum(example.points is not None for example in examples),
         "people" if path.is_dir() else "groups": len(groups),
     }

@@ -37,6 +37,15 @@ def mini_arguments(environment: Environment, arguments: Sequence[str]) -> list[s
     return ["--work", str(work), *with_device(environment, arguments)]
 
 
+def stage(name: str) -> Prepare:
+    """Of a script with several stages, one."""
+
+    def prepare(environment: Environment, arguments: Sequence[str]) -> list[str]:
+        return [name, *with_device(environment, arguments)]
+
+    return prepare
+
+
 def work_folder(arguments: Sequence[str]) -> Path:
     """Where training keeps everything: --work, else the user's cache."""
     for index, word in enumerate(arguments):
@@ -64,10 +73,27 @@ class Trainer:
 
 MINI = ROOT / "mini" / "train.py"
 FLEXIP = ROOT / "setup" / "train_flexip.py"
+IDENTITY = ROOT / "setup" / "train_identity_adapter.py"
+DYNAMICID = ROOT / "setup" / "train_dynamicid.py"
+ABLATION = ROOT / "mini" / "ablate.py"
 CHECK = ROOT / "setup" / "check_data.py"
 TRAINERS = {
     "mini": Trainer("trains the small world's models, stage by stage", MINI, mini_arguments),
     "flexip": Trainer("trains a FlexIP adapter on your pictures", FLEXIP, with_device),
+    "identity-adapter": Trainer(
+        "trains a PuLID-FLUX adapter on, with your pictures", IDENTITY, with_device
+    ),
+    "dynamicid-anchor": Trainer(
+        "trains DynamicID's attention (SAA) on your pictures", DYNAMICID, stage("anchor")
+    ),
+    "dynamicid-reconfigure": Trainer(
+        "trains DynamicID's reconfigurator (IMR) on people with several pictures",
+        DYNAMICID,
+        stage("reconfigure"),
+    ),
+    "editid-ablation": Trainer(
+        "trains EditIDv2's ablation in the small world", ABLATION, with_device
+    ),
     "check-data": Trainer("lists what is wrong with a JSONL file or a folder of people", CHECK),
 }
 """By the name in `start.py train NAME`."""

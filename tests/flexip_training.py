@@ -1,4 +1,5 @@
-"""A small base, small encoders and a few drawn pictures, for trainings of FlexIP."""
+"""A small base, small encoders and a few drawn pictures, for trainings of FlexIP; and the small
+world's Flux with drawn people."""
 
 from __future__ import annotations
 
@@ -6,10 +7,15 @@ import json
 import runpy
 from pathlib import Path
 
+import comfy.patcher_extension
 import numpy as np
 import tiny_vision
 import torch
+from comfy.model_patcher import ModelPatcher
+from flexid.mini import world
+from flexid.mini.training.people_folder import write_people
 from flexid.model_patches.training.flexip_features import FeatureMakers
+from flexid.model_patches.training.flexip_flux_job import FluxJob
 from flexid.model_patches.training.flexip_job import Job
 from pack import ROOT
 from PIL import Image
@@ -71,14 +77,80 @@ def write_data(folder: Path, stills: int = 6, clips: int = 3) -> Path:
     return path
 
 
+def watch_calls(model: ModelPatcher) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Filled with (noisy, sigma, what the model makes of it) of every call."""
+    seen = []
+
+    def watch(executor, x, t, *args, **kwargs):
+        out = executor(x, t, *args, **kwargs)
+        seen.append((x, t, out))
+        return out
+
+    kind = comfy.patcher_extension.WrappersMP.APPLY_MODEL
+    model.add_wrapper_with_key(kind, "watch", watch)
+    return seen
+
+
+SCRIPT = ROOT / "setup" / "train_flexip.py"
+
+
 def job(folder: Path, **options: object) -> Job:
     """Of two steps and small, unless options say otherwise; the rest as the script has it."""
-    script = runpy.run_path(str(ROOT / "setup" / "train_flexip.py"), run_name="script")
+    base = folder / "base.safetensors"
+    data = write_data(folder / "data")
+    base.touch()
     place, out = str(folder), str(folder / "out.safetensors")
-    words = ["--data", str(write_data(folder / "data")), "--base", place, "--clip-vision", place]
+    words = ["--data", str(data), "--base", str(base), "--clip-vision", place]
     words += ["--dino", place, "--out", out, "--work", str(folder / "work")]
-    chosen = vars(script["parse"](words))
     small = {"steps": 2, "batch": 4, "rate": 1e-3, "warmup": 0, "average": 0.0, "size": SIZE}
     small |= {"dim": 64, "depth": 1, "latents": 4, "export_every": 0, "sheet_rows": 0}
-    given = {name: value for name, value in chosen.items() if name not in script["OWN"]}
-    return Job(**{**given, **small, **options})
+    return Job(**{**parse(words), **small, **options})
+
+
+def parse(words: list[str]) -> dict[str, object]:
+    """The job's options as the script has them."""
+    script = runpy.run_path(str(SCRIPT), run_name="script")
+    chosen = vars(script["parse"](words))
+    return {name: value for name, value in chosen.items() if name not in script["OWN"]}
+
+
+def write_people_data(folder: Path) -> Path:
+    """A JSONL file of two people with three pictures each, and of two stills."""
+    write_people(folder, (11, 12), 3)
+    write_people(folder, (13, 14), 1)
+    rows = []
+    for path in sorted(folder.glob("*/*.png")):
+        row = {
+            "image": str(path.relative_to(folder)),
+            "caption": path.with_suffix(".txt").read_text(encoding="utf-8"),
+        }
+        together = len(list(path.parent.glob("*.png"))) > 1
+        rows.append(row | ({"group": path.parent.name} if together else {}))
+    place = folder / "data.jsonl"
+    place.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return place
+
+
+def flux_words(folder: Path, data: Path) -> list[str]:
+    """The options that must be named for a Flux."""
+    files = {
+        "data": data,
+        "base": world.WEIGHTS / world.FLUX,
+        "vae": world.WEIGHTS / world.VAE,
+        "t5": world.WEIGHTS / world.T5,
+        "clip-l": world.WEIGHTS / world.CLIP_L,
+        "eva": world.WEIGHTS / world.EVA,
+        "faces": (world.WEIGHTS / world.RECOGNISER).parent,
+        "out": folder / "out.safetensors",
+        "work": folder / "work",
+    }
+    return [word for name, path in files.items() for word in (f"--{name}", str(path))]
+
+
+def flux_job(folder: Path, data: Path | None = None, **options: object) -> FluxJob:
+    """As `job`, on the small world's Flux."""
+    data = data or write_people_data(folder / "people")
+    small = {"steps": 2, "batch": 4, "rate": 1e-3, "warmup": 0, "average": 0.0, "size": 128}
+    small |= {"dim": 64, "depth": 1, "latents": 4, "tokens": 64, "export_every": 0}
+    small |= {"sheet_rows": 0, "checkpointing": False}
+    return FluxJob(**{**parse(flux_words(folder, data)), **small, **options})

@@ -74,12 +74,12 @@ def ip_adapter(folder: Path, model: ModelPatcher, variant: str = "plus") -> Flex
     return load_ip_adapter(ip_files.write(folder / f"{variant}.safetensors", tensors))
 
 
-def person(adapter: FlexIPAdapter, seed: int = 1) -> Identity:
+def person(adapter: FlexIPAdapter, seed: int = 1, pooled: int = POOLED) -> Identity:
     """Somebody, encoded for this adapter."""
     generator = torch.Generator().manual_seed(seed)
     shape = (1, adapter.tokens, adapter.width)
     tokens = torch.randn(shape, generator=generator)
-    pooled = torch.randn(1, POOLED, generator=generator)
+    seen = torch.randn(1, pooled, generator=generator)
     null = torch.randn(shape, generator=torch.Generator().manual_seed(99))
-    made = Encoding(FAMILY, adapter.encoder_digest, tokens, null, {"pooled": pooled})
+    made = Encoding(FAMILY, adapter.encoder_digest, tokens, null, {"pooled": seen})
     return Identity({FAMILY: made})

@@ -1,4 +1,5 @@
-"""Small files of DynamicID's motion editing, a small text encoder, and faces with landmarks."""
+"""Small files of motion editing, for DynamicID's tokens and for others, a small text encoder, and
+faces with landmarks."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from flexid.mini import random_text
 from flexid.model_patches.adapters.imr import MotionEditor, load_editor
+from flexid.model_patches.adapters.imr_settings import ImrSettings, metadata_of
 from flexid.model_patches.face.analyser import FaceAnalyser
 from flexid.model_patches.face.boxes import Detection
 from flexid.model_patches.face.landmark_pose import Angles
@@ -38,6 +40,30 @@ def write_files(folder: Path, suffix: str = ".bin", width: int = WIDTH) -> tuple
 
 def editor(folder: Path, width: int = WIDTH) -> MotionEditor:
     return load_editor(*write_files(folder, width=width))
+
+
+OTHER = ImrSettings(
+    family="pulid_flux",
+    encoder="ab" * 32,
+    adapter="their_pulid.safetensors",
+    text_encoder="their_clip_l.safetensors",
+    text=WIDTH,
+    points=5,
+)
+"""Of an editor for the tokens of a PuLID file."""
+
+
+def write_other(folder: Path, width: int, landmarks: int = 8, **stated: str) -> tuple[Path, Path]:
+    """Both files for other tokens of this width; stated: metadata in place of OTHER's."""
+    both = landmarks + WIDTH
+    shapes = dynamicid_files.imr_shapes(width, dim=64, hidden=96)
+    shapes |= {"feature_fusion.0.weight": (both,), "feature_fusion.0.bias": (both,)}
+    shapes |= {"feature_fusion.1.weight": (64, both)}
+    path = folder / "other_imr.safetensors"
+    save_file(ip_files.seed_all(shapes), path, {**metadata_of(OTHER), **stated})
+    keypoints = dynamicid_files.keypoint_shapes(KEYPOINTS, landmarks)
+    found = dynamicid_files.seed_keypoints(keypoints, he=True)
+    return path, dynamicid_files.write_flat(folder / "other_keys.safetensors", found)
 
 
 def clip(folder: Path) -> comfy.sd.CLIP:

@@ -10,8 +10,10 @@ same `group` (a clip, a sitting) are, and without a group the image itself. `box
 right, bottom of the face and `points` are its five points (eyes, nose, corners of the mouth, left
 ones of the picture first), in pixels of the upright image.
 
-A folder of people has one folder for each person, with their pictures, and for each picture, if
-wanted, its caption in a .txt file of the same name.
+A folder of people (data_people.py) has one folder for each person.
+
+A .json file is one array of such rows (data_list.py). `mask`, a grey picture of the image's size,
+is white where errors count most; `source` is a folder in front of the row's paths.
 """
 
 from __future__ import annotations
@@ -19,49 +21,32 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
+from .data_example import Example
+from .data_list import leaves_folder, list_lines, unify_row
+from .data_people import FEWEST_OF_PERSON, read_people
 from .data_problems import DataError, Pictures, Problems
 
 __all__ = ["DataError", "Example", "read_data", "read_people", "read_rows"]
 
-KEYS = ("image", "caption", "references", "group", "box", "points")
+KEYS = ("image", "caption", "references", "group", "box", "points", "mask")
 LONGEST_LINE = 1 << 20
 """Characters. A longer line is not a row but another kind of file."""
 LARGEST = 1e9
 """Largest coordinate; it also keeps out infinite numbers, which JSON can write as 1e999."""
-FEWEST_OF_PERSON = 2
-"""Pictures needed of each person: one to show, another one to draw."""
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-IGNORED = ("thumbs.db", "desktop.ini")
-"""Files that operating systems add; those with a leading dot likewise."""
 
 
-@dataclass(frozen=True)
-class Example:
-    """One picture to train on. Paths exist and are images."""
-
-    image: Path
-    caption: str | None
-    """None only in a folder of people, for a picture without a .txt file."""
-    references: tuple[Path, ...]
-    """Other photos of the same person; empty: those of the group, or the image itself."""
-    group: str | None
-    """The clip or sitting; in a folder of people the person."""
-    box: tuple[float, float, float, float] | None
-    points: tuple[tuple[float, float], ...] | None
-    line: int
-    """In the JSONL file; 0 in a folder of people."""
-
-
-def read_data(path: Path, decode: bool = False) -> tuple[Example, ...]:
+def read_data(
+    path: Path, decode: bool = False, fewest: int = FEWEST_OF_PERSON
+) -> tuple[Example, ...]:
     """A JSONL file or a folder of people. Raises DataError, which lists all that is wrong.
 
     decode: read every picture to its end, which takes long but finds those that are cut off.
+    fewest: pictures needed of each person of a folder.
     """
-    return read_people(path, decode) if path.is_dir() else read_rows(path, decode)
+    return read_people(path, decode, fewest) if path.is_dir() else read_rows(path, decode)
 
 
 def read_rows(path: Path, decode: bool = False) -> tuple[Example, ...]:
@@ -71,7 +56,8 @@ def read_rows(path: Path, decode: bool = False) -> tuple[Example, ...]:
         problems.add(None, "there is no such file or folder. Name a JSONL file or a folder.")
         raise problems.error()
     reader = _Rows(path, problems, Pictures(decode))
-    found = [example for number, line in _lines(path, problems) for example in reader(number, line)]
+    lines = list_lines if path.suffix.lower() == ".json" else _lines
+    found = [example for number, line in lines(path, problems) for example in reader(number, line)]
     _check_groups(found, problems)
     if not found and not problems:
         problems.add(None, "it has no rows, at least 1 is needed. Write one JSON object a line.")
@@ -122,6 +108,7 @@ class _Rows:
             self._box(number, row["box"], size) if "box" in row else None,
             self._points(number, row["points"], size) if "points" in row else None,
             number,
+            self._mask(number, row["mask"], size) if "mask" in row else None,
         )
         if len(self.problems) == before:
             yield example
@@ -141,6 +128,7 @@ class _Rows:
                 f'it is {_kind(row)}, an object {{"image": ..., "caption": ...}} is needed.',
             )
             return None
+        row = unify_row(row, number, self.problems)
         if unknown := sorted(set(row) - set(KEYS)):
             self.problems.add(
                 number, f"unknown keys {', '.join(unknown)}; known are {', '.join(KEYS)}."
@@ -172,7 +160,7 @@ class _Rows:
         if not isinstance(value, str) or not value:
             self.problems.add(number, f"{key} is {_kind(value)}, a path is needed.")
             return None
-        if _leaves_folder(value):
+        if leaves_folder(value):
             self.problems.add(
                 number,
                 f"{key} is {value!r}, outside of {self.folder}. Write a path relative to that "
@@ -183,6 +171,17 @@ class _Rows:
         if wrong := self.pictures.wrong(path):
             self.problems.add(number, f"{key} {value!r}: {wrong}")
             return None
+        return path
+
+    def _mask(self, number: int, value: Any, size: tuple[int, int] | None) -> Path | None:
+        path = self._image(number, "mask", value)
+        found = self.pictures.size(path) if path else None
+        if found and size and found != size:
+            self.problems.add(
+                number,
+                f"mask {value!r} has {found[0]} x {found[1]} pixels, the image {size[0]} x "
+                f"{size[1]}. Save it at the image's size.",
+            )
         return path
 
     def _box(
@@ -242,13 +241,6 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a finite number")
 
 
-def _leaves_folder(value: str) -> bool:
-    """As a path of any operating system."""
-    windows = PureWindowsPath(value)
-    rooted = windows.drive or windows.root or PurePosixPath(value).is_absolute()
-    return bool(rooted) or ".." in windows.parts
-
-
 def _is_numbers(value: Any, count: int) -> bool:
     if not isinstance(value, list) or len(value) != count:
         return False
@@ -276,62 +268,3 @@ def _check_groups(found: list[Example], problems: Problems) -> None:
                 f"the group {example.group!r} has 1 row, at least 2 are needed: another one is the "
                 "reference. Name references, or leave group out.",
             )
-
-
-def read_people(folder: Path, decode: bool = False) -> tuple[Example, ...]:
-    """Every picture of every person, sorted by person and file name. Raises DataError."""
-    problems, pictures = Problems(folder), Pictures(decode)
-    found: list[Example] = []
-    for entry in _entries(folder):
-        if entry.is_dir():
-            found += _read_person(entry, problems, pictures)
-        else:
-            problems.add(entry.name, "a file beside the folders of people. Move it into one.")
-    if not found and not problems:
-        problems.add(None, "no folder of a person in it. Make one for each person.")
-    problems.raise_if_any()
-    return tuple(found)
-
-
-def _entries(folder: Path) -> list[Path]:
-    hidden = (path for path in folder.iterdir() if not path.name.startswith("."))
-    return sorted(path for path in hidden if path.name.lower() not in IGNORED)
-
-
-def _read_person(folder: Path, problems: Problems, pictures: Pictures) -> list[Example]:
-    entries = _entries(folder)
-    images = [path for path in entries if path.suffix.lower() in PICTURES]
-    stems = Counter(path.stem for path in images)
-    for path in entries:
-        place = f"{folder.name}/{path.name}"
-        if path in images:
-            if wrong := pictures.wrong(path):
-                problems.add(place, wrong)
-        elif path.suffix.lower() != ".txt":
-            problems.add(place, f"neither a picture ({', '.join(PICTURES)}) nor .txt. Remove it.")
-        elif stems[path.stem] != 1:
-            problems.add(place, f"{stems[path.stem]} pictures have that name, 1 is needed.")
-    if len(images) < FEWEST_OF_PERSON:
-        problems.add(
-            folder.name,
-            f"{len(images)} pictures of this person, at least {FEWEST_OF_PERSON} are needed. Add "
-            "some, or remove the folder.",
-        )
-    return [
-        Example(path, _caption(path, problems), (), folder.name, None, None, 0) for path in images
-    ]
-
-
-def _caption(image: Path, problems: Problems) -> str | None:
-    path = image.with_suffix(".txt")
-    if not path.is_file():
-        return None
-    place = f"{path.parent.name}/{path.name}"
-    try:
-        caption = path.read_text(encoding="utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        problems.add(place, f"it is not UTF-8 ({error.reason}). Save it as UTF-8.")
-        return None
-    if not caption:
-        problems.add(place, "the caption is empty. Write one, or remove the file.")
-    return caption

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..files.atomic import replacing
+from ..files.header import peek
+
+TRAINING_KEY = "flexid.training"
+"""Metadata entry: JSON of what was trained, from which files and how."""
+TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def write_safetensors(
@@ -34,3 +40,13 @@ def _copy_tensors(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> d
         name: value.detach().to("cpu", dtype or value.dtype).contiguous()
         for name, value in tensors.items()
     }
+
+
+def run_of(path: Path) -> object:
+    """The id of the run that wrote a file; None where the file names none."""
+    header = peek(path)
+    try:
+        notes = json.loads(header.metadata.get(TRAINING_KEY, "") if header else "")
+    except (ValueError, RecursionError):
+        return None
+    return notes.get("run") if isinstance(notes, dict) else None

@@ -6,10 +6,6 @@ adapter. They are made once, by the first process; a stopped run goes on where i
 
 from __future__ import annotations
 
-import hashlib
-import shutil
-import sys
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,19 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ..adapters.flexip import CHUNK
+from ..adapters.ip_tokens import Features
 from ..encoders.clip_vision import CLIP, CLIP_SIZE, DINO, check_vision, look
-from ..files.weight_file import format_bytes
-from . import stopping
-from .export import write_safetensors
+from .feature_files import Work, fill_files, key_of, read_features
 from .flexip_rows import Rows
-
-SHOW_EVERY = 100
-RESERVE = 1.1
-"""Free disk that is asked for, as a multiple of what is needed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,61 +79,37 @@ class FeatureStore:
     def __init__(self, folder: Path, rows: Rows, fingerprint: str) -> None:
         self.rows = rows
         self.pictures = [
-            folder / "pictures" / f"{_key(fingerprint, path, *_state(path))}.safetensors"
+            folder / "pictures" / f"{key_of(fingerprint, path, *_state(path))}.safetensors"
             for path in rows.pictures
         ]
         self.captions = [
-            folder / "captions" / f"{_key(fingerprint, text)}.safetensors" for text in rows.captions
+            folder / "captions" / f"{key_of(fingerprint, text)}.safetensors"
+            for text in rows.captions
         ]
 
     def fill(self, makers: FeatureMakers) -> None:
         """Make what is missing. Raises OSError when the disk is too small for it."""
-        jobs: list[tuple[Path, Callable[[], Mapping[str, Tensor]]]] = []
+        jobs: list[Work] = []
         for path, picture in zip(self.pictures, self.rows.pictures, strict=True):
             jobs.append((path, lambda picture=picture: makers.of_picture(picture)))
         for path, caption in zip(self.captions, self.rows.captions, strict=True):
             jobs.append((path, lambda caption=caption: makers.of_caption(caption)))
-        todo = [job for job in jobs if not job[0].exists()]
-        with stopping.defer_stop() as asked:
-            for number, (path, make) in enumerate(todo, 1):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_safetensors(path, make(), torch.float16)
-                if number == 1:
-                    _check_disk(path, len(todo))
-                if number % SHOW_EVERY == 0 or number == len(todo):
-                    sys.stdout.write(f"features: {number} of {len(todo)}\n")
-                    sys.stdout.flush()
-                if asked():
-                    raise KeyboardInterrupt
+        fill_files(jobs, "pictures and captions", torch.float16)
 
-    def picture(self, number: int) -> dict[str, Tensor]:
-        """latent, context and pooled of a picture, float32 on the CPU."""
-        return _read(self.pictures[number])
+    def latent(self, number: int) -> Tensor:
+        """(4, h, w) of a picture, float32 on the CPU."""
+        return read_features(self.pictures[number])["latent"]
+
+    def photo(self, number: int) -> Features:
+        """context (N, D) and pooled (E,) of a picture, float32 on the CPU."""
+        found = read_features(self.pictures[number])
+        return {"context": found["context"], "pooled": found["pooled"]}
 
     def caption(self, number: int) -> dict[str, Tensor]:
         """text and pooled of a caption, float32 on the CPU."""
-        return _read(self.captions[number])
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    return {name: tensor.float() for name, tensor in load_file(path).items()}
+        return read_features(self.captions[number])
 
 
 def _state(path: Path) -> tuple[int, int]:
     found = path.stat()
     return found.st_size, found.st_mtime_ns
-
-
-def _key(*parts: object) -> str:
-    return hashlib.sha256(repr(tuple(map(str, parts))).encode()).hexdigest()[:32]
-
-
-def _check_disk(first: Path, count: int) -> None:
-    needed = RESERVE * first.stat().st_size * count
-    free = shutil.disk_usage(first.parent).free
-    if free < needed:
-        raise OSError(
-            f"features of {count} pictures and captions take about {format_bytes(int(needed))}, "
-            f"{first.parent} has {format_bytes(free)} free. Free some space, or name another "
-            "--work folder."
-        )

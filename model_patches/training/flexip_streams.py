@@ -15,21 +15,25 @@ import torch.nn.functional as F
 from comfy.ldm.modules.attention import CrossAttention
 from torch import Tensor, nn
 
-from ..adapters.flexip import FlexIPAdapter, FlexIPMaker
+from ..adapters.flexip import FlexIPAdapter, FlexIPMaker, FluxStream
+from ..adapters.flexip_settings import FlexIPSettings
 from ..adapters.ip_tokens import Features
 from ..adapters.resampler import ResamplerDims
 from ..inject.call import Site
 from ..inject.unet import in_diffusers_order
+from .flexip_recipe import gate_weights
+from .row_batches import Batch, Shown, root_mean_square
+from .unet_base import UNetBase
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Widths:
     """Sizes of the token makers. Defaults: those of IP-Adapter plus, whose weights fit."""
 
     context: int
     """Channels of the encoder whose patches the detail tokens read."""
     pooled: int
-    """Channels of CLIP's class token."""
+    """Channels of the class token."""
     text: int
     """Channels of the base's text."""
     dim: int = 768
@@ -37,7 +41,9 @@ class Widths:
     head: int = 64
     latents: int = 16
 
-    def resampler(self, context: int, latents: int = 0, query: int = 0) -> ResamplerDims:
+    def resampler(
+        self, context: int, output: int, latents: int = 0, query: int = 0
+    ) -> ResamplerDims:
         return ResamplerDims(
             dim=self.dim,
             inner=self.dim,
@@ -45,7 +51,7 @@ class Widths:
             hidden=4 * self.dim,
             depth=self.depth,
             context=context,
-            output=self.text,
+            output=output,
             latents=latents,
             query=query,
         )
@@ -65,9 +71,9 @@ class FlexIPStreams(nn.Module):
         """The base's own keys to begin with, and values of zeros: the first step is the base's."""
         super().__init__()
         self.widths = widths
-        detail = widths.resampler(widths.context, latents=widths.latents)
-        overall = widths.resampler(widths.context, query=widths.pooled)
-        personal = widths.resampler(widths.pooled, query=widths.text)
+        detail = widths.resampler(widths.context, widths.text, latents=widths.latents)
+        overall = widths.resampler(widths.context, widths.text, query=widths.pooled)
+        personal = widths.resampler(widths.pooled, widths.text, query=widths.text)
         self.maker = FlexIPMaker(detail, overall, personal)
         with torch.no_grad():
             self.maker.preserve.detail.latents.normal_(std=widths.dim**-0.5)
@@ -75,7 +81,7 @@ class FlexIPStreams(nn.Module):
         self.preserve = _layers(widths.text, attention)
         self.personal = _layers(widths.text, attention)
         self.gates = nn.Parameter(torch.zeros(2), requires_grad=False)
-        """Logits of α and β, where they are learned; see flexip_rows.py."""
+        """Logits of α and β, where they are learned; see flexip_recipe.py."""
 
     def begin_with(self, adapter: FlexIPAdapter) -> None:
         """Take over an IP-Adapter plus file: its resampler, keys and values preserve.
@@ -97,6 +103,11 @@ class FlexIPStreams(nn.Module):
         detail.load_state_dict(state)
         names = [_name(site) for site in in_diffusers_order(_sites(self.preserve))]
         stream = adapter.preserve
+        if isinstance(stream, FluxStream):
+            raise ValueError(
+                f"'{adapter.name}' is for a Flux, this base is a Stable Diffusion model. Begin "
+                "with a file that was made for it."
+            )
         if len(names) != len(stream.keys):
             raise ValueError(
                 f"'{adapter.name}' has {len(stream.keys)} blocks, this base has {len(names)}. "
@@ -140,6 +151,44 @@ class FlexIPStreams(nn.Module):
                 held[f"{place}.to_k.weight"] = layer.to_k.weight.detach()
                 held[f"{place}.to_v.weight"] = layer.to_v.weight.detach()
         return held
+
+
+def predict_errors(base: UNetBase, streams: FlexIPStreams, batch: Batch) -> tuple[Tensor, Shown]:
+    """(B,) squared errors, and how large each stream's attention is beside what asks it."""
+    sigma = sigmas_of(base, batch)
+    noisy = base.add_noise(batch.latents, batch.noise, sigma)
+    tokens = streams.make_tokens(batch.features, batch.text)
+    weights = gate_weights(streams, batch)
+    ratios: dict[str, list[Tensor]] = {"P": [], "S": []}
+
+    def inject(site: Site, attention: CrossAttention, image: Tensor) -> Tensor:
+        added = streams.attend(site, attention, image, tokens, weights)
+        for found, part in zip(ratios.values(), added, strict=True):
+            found.append(root_mean_square(part) / root_mean_square(image))
+        return project(attention, added[0] + added[1])
+
+    out = base.predict(noisy, sigma, batch.text, batch.pooled, inject)
+    target = base.target(batch.latents, noisy, sigma)
+    sizes = {f"{name} / image": torch.stack(found).mean() for name, found in ratios.items()}
+    return (out - target).square().mean((1, 2, 3)), sizes
+
+
+def sigmas_of(base: UNetBase, batch: Batch) -> Tensor:
+    """(B,) of the base's noise levels that the rows have drawn."""
+    return base.sigmas_at([one.level for one in batch.drawn])
+
+
+def settings_for(
+    base: str, streams: FlexIPStreams, context: str, context_size: int, notes: Mapping[str, str]
+) -> FlexIPSettings:
+    """What a file of these streams states."""
+    return FlexIPSettings(
+        base=base,
+        head_dim=streams.widths.head,
+        context=context,
+        context_size=context_size,
+        notes=notes,
+    )
 
 
 def project(attention: CrossAttention, mixed: Tensor) -> Tensor:

@@ -11,9 +11,11 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from comfy.ldm.flux.layers import DoubleStreamBlock, SelfAttention, SingleStreamBlock
 from comfy.ldm.flux.model import Flux
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 Inject = Callable[[Tensor], Tensor]
 """Image tokens (B, L, D) after a block -> what to add to them."""
@@ -38,9 +40,15 @@ def _rotate_heads(x: Tensor, rotation: Tensor) -> Tensor:
     return out.flatten(-2)
 
 
+FEW = 1024
+"""Up to so many tokens, attention that is written out is faster on a CPU than the fused kernel."""
+
+
 def _attend(q: Tensor, k: Tensor, v: Tensor, rotation: Tensor) -> Tensor:
-    """Written out: over some hundred tokens, that is faster on a CPU than the fused kernel."""
+    """Over many tokens fused: the scores of 4,608 would take 1 GB in each block of a Flux.1."""
     q, k = _rotate_heads(q, rotation), _rotate_heads(k, rotation)
+    if q.shape[2] > FEW:
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
 
@@ -100,27 +108,54 @@ def bound(flux: Flux, fast: bool) -> dict[tuple[str, int], Run]:
     }
 
 
-def replacements(runs: dict[tuple[str, int], Run], injections: Injections) -> dict:
-    """`patches_replace` entries for every block; some are followed by an injection."""
+def replacements(
+    runs: dict[tuple[str, int], Run], injections: Injections, checkpointing: bool = False
+) -> dict:
+    """`patches_replace` entries for every block; some are followed by an injection.
+
+    checkpointing: a block and its injection keep their inputs alone, and are computed once more
+    when their gradients are.
+    """
     wrap = {"double_block": _double, "single_block": _single}
-    return {place: wrap[place[0]](run, injections.get(place)) for place, run in runs.items()}
+    again = _checkpoint if checkpointing else _run_once
+    return {place: wrap[place[0]](run, injections.get(place), again) for place, run in runs.items()}
 
 
-def _double(block: Run, inject: Inject | None) -> Callable[[dict, dict], dict]:
+Again = Callable[..., Any]
+"""(function, its arguments) -> its results."""
+
+
+def _run_once(run: Run, *arguments: Any) -> Any:
+    return run(*arguments)
+
+
+def _checkpoint(run: Run, *arguments: Any) -> Any:
+    # Nothing in a block is random.
+    return checkpoint(run, *arguments, use_reentrant=False, preserve_rng_state=False)
+
+
+def _double(block: Run, inject: Inject | None, again: Again) -> Callable[[dict, dict], dict]:
+    def add(img: Tensor, txt: Tensor, vec: Any, pe: Tensor) -> tuple[Tensor, Tensor]:
+        img, txt = block(img, txt, vec, pe)
+        return (img if inject is None else img + inject(img).to(img.dtype)), txt
+
     def run(args: dict, _: dict) -> dict:
-        img, txt = block(args["img"], args["txt"], args["vec"], args["pe"])
-        return {"img": img if inject is None else img + inject(img).to(img.dtype), "txt": txt}
+        img, txt = again(add, args["img"], args["txt"], args["vec"], args["pe"])
+        return {"img": img, "txt": txt}
 
     return run
 
 
-def _single(block: Run, inject: Inject | None) -> Callable[[dict, dict], dict]:
+def _single(block: Run, inject: Inject | None, again: Again) -> Callable[[dict, dict], dict]:
+    def add(sequence: Tensor, vec: Any, pe: Tensor, start: int) -> Tensor:
+        sequence = block(sequence, vec, pe)
+        if inject is None:
+            return sequence
+        text, image = sequence[:, :start], sequence[:, start:]
+        return torch.cat((text, image + inject(image).to(image.dtype)), dim=1)
+
     def run(args: dict, _: dict) -> dict:
-        sequence = block(args["img"], args["vec"], args["pe"])
-        if inject is not None:
-            start = args["transformer_options"]["img_slice"][0]
-            text, image = sequence[:, :start], sequence[:, start:]
-            sequence = torch.cat((text, image + inject(image).to(image.dtype)), dim=1)
-        return {"img": sequence}
+        start = 0 if inject is None else args["transformer_options"]["img_slice"][0]
+        return {"img": again(add, args["img"], args["vec"], args["pe"], start)}
 
     return run

@@ -11,9 +11,10 @@ from typing import Any
 
 import comfy.sd
 import torch
+from comfy.ldm.flux.model import Flux
 from torch import Tensor
 
-from ..inject.flux import pulid_blocks
+from ..inject.flux import FITTING, pulid_blocks
 from .flux_blocks import Inject, Injections, bound, replacements
 from .precision import fastest_dtype
 
@@ -34,6 +35,12 @@ class Anchors:
         """As the pack places them (inject/flux.py)."""
         return pulid_blocks(self.doubles, self.singles)
 
+    @property
+    def all_blocks(self) -> list[tuple[str, int]]:
+        """Every block, in the order in which they run."""
+        counts = (("double_block", self.doubles), ("single_block", self.singles))
+        return [(kind, number) for kind, count in counts for number in range(count)]
+
 
 class FrozenBase:
     """A Flux file opened by ComfyUI's loader, for training something beside it."""
@@ -44,15 +51,24 @@ class FrozenBase:
         device: torch.device,
         dtype: torch.dtype | None = None,
         fast: bool = False,
+        guidance: float = GUIDANCE,
+        checkpointing: bool = False,
     ) -> None:
-        """dtype: the device's fastest when None; `fast` compiles the blocks.
+        """dtype: the device's fastest when None; `fast` compiles the blocks; `checkpointing` keeps
+        what goes into a block alone, and computes the rest again for the gradient.
 
-        Raises FileNotFoundError before the base is trained.
+        Raises FileNotFoundError before the base is trained, ValueError for another model.
         """
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing. Train it first: --only base.")
         dtype = dtype or fastest_dtype(device)
-        model = comfy.sd.load_diffusion_model(str(path), model_options={"dtype": dtype}).model
+        self.patcher = comfy.sd.load_diffusion_model(str(path), model_options={"dtype": dtype})
+        model: Any = self.patcher.model
+        if not isinstance(model.diffusion_model, Flux):
+            raise ValueError(
+                f"{path.name} holds {type(model).__name__}, a Flux.1 is needed. Name {FITTING}."
+            )
+        self.guidance, self.checkpointing = guidance, checkpointing
         self.sampling, self.format = model.model_sampling, model.latent_format
         self.net: Any = model.diffusion_model.requires_grad_(False).to(device, dtype)
         self.device, self.dtype = device, dtype
@@ -75,10 +91,10 @@ class FrozenBase:
         """noisy (B, 16, h, w), sigma (B,), text (B, T, D), pooled (B, V) -> float32 like noisy."""
         extra = {}
         if self.net.params.guidance_embed:
-            extra["guidance"] = torch.full_like(sigma, GUIDANCE)
+            extra["guidance"] = torch.full_like(sigma, self.guidance)
         low = self.dtype != torch.float32 or torch.is_autocast_enabled(self.device.type)
         mixed = {place: self._autocast_inject(inject, low) for place, inject in injections.items()}
-        patches = {"patches_replace": {"dit": replacements(self.runs, mixed)}}
+        patches = {"patches_replace": {"dit": replacements(self.runs, mixed, self.checkpointing)}}
         with torch.autocast(self.device.type, enabled=False):
             out = self.net(
                 noisy.to(self.dtype),

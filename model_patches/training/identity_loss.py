@@ -14,10 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..face.align import ARCFACE_112, similarity
+from ..face.crops import around, crop_grid
 
-SIDE = 112
-"""Side of a recogniser's crop in pixels, as ArcFace models take it."""
 JUDGED = (0.4, 0.9)
 """Sigmas between which a prediction is judged: below, the noisy picture shows the face already;
 above, the prediction is a blur."""
@@ -25,39 +23,6 @@ above, the prediction is a blur."""
 Decode = Callable[[Tensor], Tensor]
 """Latents (B, C, h, w) as the diffusion model sees them -> RGB (B, 3, s·h, s·w) in -1..1, where s
 is the size of a latent cell in pixels. Values a little beyond -1..1 are allowed."""
-
-
-def crop_grid(points: np.ndarray, size: tuple[int, int]) -> Tensor:
-    """Where `grid_sample` finds the recogniser's crops: (B, SIDE, SIDE, 2) float32 in -1..1.
-
-    points (B, 5, 2) in pixels of pictures of `size` (height, width).
-    """
-    y, x = np.mgrid[:SIDE, :SIDE].astype(np.float64)
-    places = np.stack((x, y, np.ones_like(x)), axis=-1)
-    rows = []
-    for five in points:
-        forward = np.vstack([similarity(five, ARCFACE_112), (0, 0, 1)])
-        rows.append(places @ np.linalg.inv(forward)[:2].T)
-    height, width = size
-    return torch.from_numpy((np.stack(rows) + 0.5) / (width, height) * 2 - 1).float()
-
-
-def around(latents: Tensor, grid: Tensor, window: int) -> tuple[Tensor, Tensor]:
-    """The square of `window` cells that each crop lies in, and the crops' grid within it.
-
-    latents (B, C, h, w); grid (B, S, S, 2) as `crop_grid` gives it for the whole picture. A picture
-    that is smaller than the window is taken whole.
-    """
-    edges = torch.tensor([latents.shape[-1], latents.shape[-2]])
-    sides = edges.clamp(max=window)
-    cells = (grid + 1) / 2 * edges
-    corner = (cells.mean((1, 2)) - sides / 2).round().clamp(min=0).minimum(edges - sides)
-    wide, high = sides.tolist()
-    parts = [
-        latent[:, y : y + high, x : x + wide]
-        for latent, (x, y) in zip(latents, corner.long().tolist(), strict=True)
-    ]
-    return torch.stack(parts), (cells - corner[:, None, None]) / sides * 2 - 1
 
 
 def centres(embeddings: np.ndarray, people: np.ndarray) -> Tensor:

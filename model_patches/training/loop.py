@@ -30,14 +30,13 @@ from .optimisers import Recipe, as_matrix, make_optimisers, matrices_of
 from .precision import autocast
 
 Loss = Callable[[int, np.random.Generator], tuple[Tensor, Mapping[str, Tensor]]]
-"""(step, randomness of that step) -> loss to minimise, and named scalars for the curve."""
+"""(step, randomness of that step) -> loss to minimise, and named scalars for the curve. A loss may
+add gradients of its own, of parts of the step that it has finished with."""
 
 Milestone = Callable[["Training"], None]
 
 LOG_EVERY = 25
 SAVE_SECONDS = 180.0
-FINAL_RATE = 0.05
-"""The learning rate at the end, as a share of its peak (cosine decay)."""
 
 
 class Training:
@@ -113,10 +112,10 @@ class Training:
                 group["lr"] = recipe.rate * group["share"] * schedule(self.step, recipe)
         entropy = (recipe.seed, self.step, distributed.rank())
         torch.manual_seed(_number(entropy))
-        with autocast(device):
-            value, shown = loss(self.step, np.random.default_rng(entropy))
         for weight in self.weights:
             weight.grad = None
+        with autocast(device):
+            value, shown = loss(self.step, np.random.default_rng(entropy))
         value.backward()
         distributed.average_gradients(self.weights)
         norm = nn.utils.clip_grad_norm_(self.weights, recipe.clip)
@@ -289,11 +288,12 @@ def _take_steps(
 
 
 def schedule(step: int, recipe: Recipe) -> float:
-    """Share of the peak learning rate: linear warm-up, then half a cosine down to FINAL_RATE."""
+    """Share of the peak learning rate: linear warm-up, then half a cosine down to the last."""
     if step < recipe.warmup:
         return (step + 1) / recipe.warmup
     progress = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
-    return FINAL_RATE + (1 - FINAL_RATE) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+    cosine = (1 + math.cos(math.pi * min(1.0, progress))) / 2
+    return recipe.last + (1 - recipe.last) * cosine
 
 
 def _number(entropy: tuple[int, ...]) -> int:

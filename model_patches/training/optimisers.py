@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,12 @@ class Recipe:
     warmup: int = 200
     decay: float = 0.01
     clip: float = 1.0
+    last: float = 0.05
+    """The learning rate at the end, as a share of its peak (cosine decay); 1: a constant rate."""
     average: float = 0.999
     """Decay per step of the exponential average that is kept; 0 keeps the last weights."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Of AdamW."""
     seed: int = 0
     muon: bool = True
     """Whether Muon trains the layers; AdamW trains everything otherwise."""
@@ -43,6 +47,39 @@ class Recipe:
         """Of the parameter of that name."""
         found = (share for part, share in self.shares.items() if name.startswith(f"{part}."))
         return next(found, 1.0)
+
+
+class AdamWOptions(Protocol):
+    """What trainers on users' data let their users choose."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def rate(self) -> float: ...
+    @property
+    def warmup(self) -> int: ...
+    @property
+    def decay(self) -> float: ...
+    @property
+    def average(self) -> float: ...
+    @property
+    def seed(self) -> int: ...
+
+
+def adamw_recipe(name: str, chosen: AdamWOptions, last: float = Recipe.last) -> Recipe:
+    """AdamW alone, with torch's own betas, as the authors' trainings have it. last: see Recipe."""
+    return Recipe(
+        name,
+        steps=chosen.steps,
+        rate=chosen.rate,
+        warmup=chosen.warmup,
+        decay=chosen.decay,
+        last=last,
+        average=chosen.average,
+        betas=(0.9, 0.999),
+        seed=chosen.seed,
+        muon=False,
+    )
 
 
 def make_optimisers(
@@ -74,7 +111,7 @@ def make_optimisers(
             Muon(parts, lr=recipe.rate, weight_decay=recipe.decay, adjust_lr_fn=ADAMW_SIZED)
         )
     if groups:
-        made.append(torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.99), fused=True))
+        made.append(torch.optim.AdamW(groups, lr=recipe.rate, betas=recipe.betas, fused=True))
     return made
 
 

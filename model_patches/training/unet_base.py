@@ -6,22 +6,26 @@ It computes in the format that it was loaded in, outside of autocast: nothing of
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
-from comfy.ldm.modules.attention import CrossAttention
+from comfy.ldm.modules.attention import CrossAttention, optimized_attention
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..inject.call import Site
-from ..inject.unet import cross_attention_of, unet_of, unet_sites
+from ..inject.unet import attention_names, cross_attention_of, unet_of, unet_sites
 
 READ = "flexid_training_read"
 """Key of the tokens that a block's attention reads, in the options that both callbacks share."""
 
 Inject = Callable[[Site, CrossAttention, Tensor], Tensor]
 """(site, its attention, tokens (B, L, C) that it reads) -> what is added to its output."""
+Inside = Callable[[Site, Tensor, Tensor], Tensor]
+"""(site, queries (B, L, C), the text's attention (B, L, C)) -> what is added to the latter, before
+the output layer."""
 
 
 class UNetBase:
@@ -46,6 +50,23 @@ class UNetBase:
     def levels(self) -> int:
         """How many noise levels the base was trained on."""
         return len(self.sampling.sigmas)
+
+    @cached_property
+    def all_attention(self) -> list[CrossAttention]:
+        """Every block's self- and then its cross-attention, in the order of diffusers."""
+        names = (name.removeprefix("diffusion_model.") for name in attention_names(self.net))
+        return [self.net.get_submodule(name) for name in names]
+
+    @property
+    def is_low(self) -> bool:
+        """Whether the base or the caller computes in low precision: what is trained beside it keeps
+        its float32 weights then, and computes with autocast."""
+        return self.dtype != torch.float32 or torch.is_autocast_enabled(self.device.type)
+
+    def sigmas_at(self, chances: Sequence[float]) -> Tensor:
+        """Noise at these places among the levels, each in [0, 1)."""
+        levels = [int(one * self.levels) for one in chances]
+        return self.sigma(torch.tensor(levels, device=self.device))
 
     def sigma(self, level: Tensor) -> Tensor:
         """Noise of the levels (B,), 0 the least noisy."""
@@ -74,10 +95,14 @@ class UNetBase:
         text: Tensor,
         pooled: Tensor | None,
         inject: Inject | None,
+        inside: Inside | None = None,
     ) -> Tensor:
         """noisy (B, 4, h, w), sigma (B,), text (B, T, c), pooled (B, P) of SDXL -> float32."""
-        low = self.dtype != torch.float32 or torch.is_autocast_enabled(self.device.type)
-        options = {} if inject is None else {"patches": self._patches(inject, low)}
+        options: dict[str, Any] = {}
+        if inject is not None:
+            options["patches"] = self._patches(inject, self.is_low)
+        if inside is not None:
+            options["patches_replace"] = {"attn2": self._replacements(inside, self.is_low)}
         with torch.autocast(self.device.type, enabled=False):
             out = self.net(
                 self.sampling.calculate_input(sigma, noisy).to(self.dtype),
@@ -89,8 +114,7 @@ class UNetBase:
         return out.float()
 
     def _patches(self, inject: Inject, low: bool) -> dict[str, list]:
-        """Autocast comes back where the base or the caller computes in low precision: what is
-        trained keeps its float32 weights, as everywhere in the loop."""
+        """Autocast comes back where low precision is: see `is_low`."""
         places = {(site.kind, site.number, site.depth): site for site in self.sites}
 
         def read(n: Tensor, context: Tensor, value: Tensor, extra: dict) -> tuple:
@@ -104,6 +128,20 @@ class UNetBase:
             return n + added.to(n.dtype)
 
         return {"attn2_patch": [read], "attn2_output_patch": [add]}
+
+    def _replacements(self, inside: Inside, low: bool) -> dict[tuple, Callable]:
+        def make(site: Site) -> Callable:
+            def attend(q: Tensor, k: Tensor, v: Tensor, extra: dict) -> Tensor:
+                out = optimized_attention(
+                    q, k, v, extra["n_heads"], attn_precision=extra["attn_precision"]
+                )
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
+                    added = inside(site, q, out)
+                return out + added.to(out.dtype)
+
+            return attend
+
+        return {(site.kind, site.number, site.depth): make(site) for site in self.sites}
 
     def _conditions(self, noisy: Tensor, pooled: Tensor | None) -> Tensor | None:
         """SDXL's pooled text and sizes: pictures that were neither cut nor scaled."""

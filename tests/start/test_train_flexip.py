@@ -1,5 +1,6 @@
 """`start.py train flexip`: what is wrong with its options is said before anything is opened."""
 
+import json
 import re
 import runpy
 
@@ -64,6 +65,70 @@ def test_dino_is_needed_unless_clip_is_read(script, words, capsys):
 def test_every_option_reaches_the_job(script, words):
     """All but those that say where to compute."""
     chosen = vars(script["parse"](words))
-    source = (ROOT / "model_patches/training/flexip_job.py").read_text(encoding="utf-8")
-    fields = {line.strip().split(":")[0] for line in source.splitlines() if ": " in line}
-    assert chosen.keys() - set(script["OWN"]) <= fields
+    assert chosen.keys() - set(script["OWN"]) <= fields_of("flexip_course", "flexip_job")
+
+
+def fields_of(*modules):
+    sources = [
+        (ROOT / f"model_patches/training/{name}.py").read_text(encoding="utf-8") for name in modules
+    ]
+    lines = "\n".join(sources).splitlines()
+    return {line.strip().split(":")[0] for line in lines if ": " in line}
+
+
+@pytest.fixture
+def flux_words(tmp_path, words):
+    """A header that says Flux, and the files that a Flux needs."""
+    header = {
+        "double_blocks.0.img_attn.qkv.weight": {
+            "dtype": "F16",
+            "shape": [1],
+            "data_offsets": [0, 2],
+        }
+    }
+    text = json.dumps(header).encode()
+    path = tmp_path / "flux.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(2))
+    (tmp_path / "file").touch()
+    common = [word for at in (0, 8, 10) for word in words[at : at + 2]]
+    files = [
+        word
+        for name in ("vae", "t5", "clip-l", "eva")
+        for word in (f"--{name}", str(tmp_path / "file"))
+    ]
+    return [*common, "--base", str(path), *files, "--faces", str(tmp_path)]
+
+
+def test_a_flux_has_options_of_its_own(script, flux_words):
+    chosen = vars(script["parse"](flux_words))
+    assert (chosen["kind"], chosen["blocks"], chosen["part"]) == ("flux", "pulid", 1)
+    assert "clip_vision" not in chosen and chosen["checkpointing"]
+    assert chosen.keys() - set(script["OWN"]) <= fields_of("flexip_course", "flexip_flux_job")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--context", "clip"], "--context is for Stable Diffusion checkpoints, and flux.safeten"),
+        (["--init", "x"], "--init is for Stable Diffusion checkpoints.*is a Flux"),
+        (["--size", "120"], "--size is 120, expected a multiple of 16"),
+        (["--guidance", "-1"], "--guidance is -1, expected 0 to 100"),
+        (["--t5", "nowhere"], "--t5: nowhere does not exist"),
+    ],
+)
+def test_wrong_options_of_a_flux_are_named(script, flux_words, more, said, capsys):
+    with pytest.raises(SystemExit):
+        script["parse"]([*flux_words, *more])
+    assert re.search(said, capsys.readouterr().err.replace("\n", " "))
+
+
+def test_options_of_a_flux_are_refused_for_a_checkpoint(script, words, flux_words, capsys):
+    with pytest.raises(SystemExit):
+        script["parse"]([*words, "--no-checkpointing"])
+    assert (
+        "--no-checkpointing is for Flux, and base.safetensors is no Flux" in capsys.readouterr().err
+    )
+    place = flux_words.index("--eva")
+    with pytest.raises(SystemExit):
+        script["parse"](flux_words[:place] + flux_words[place + 2 :])
+    assert "--eva FILE is needed for Flux" in capsys.readouterr().err

@@ -1,10 +1,7 @@
 """FlexIP's trainer on a small SD 1.5: exact at the start, the same as the injection, resumable."""
 
-import subprocess
-import sys
+from functools import partial
 
-import comfy.patcher_extension
-import comfy.supported_models
 import flexip_training
 import ip_files
 import pytest
@@ -13,14 +10,22 @@ import torch
 from flexid.model_patches.adapters.flexip_file import load_flexip
 from flexid.model_patches.adapters.ip_adapter import load_ip_adapter
 from flexid.model_patches.inject.flexip import apply_flexip
-from flexid.model_patches.training import flexip_recipe, loop
+from flexid.model_patches.training import (
+    distributed,
+    flexip_recipe,
+    flexip_streams,
+    loop,
+    precision,
+)
+from flexid.model_patches.training.checkpoint import Checkpoint
 from flexid.model_patches.training.data import read_data
+from flexid.model_patches.training.flexip_course import hold_out
 from flexid.model_patches.training.flexip_features import FeatureStore
-from flexid.model_patches.training.flexip_job import begin, hold_out, work_through
+from flexid.model_patches.training.flexip_job import Models, begin_streams, work_through
 from flexid.model_patches.training.flexip_rows import collect_rows, draw_rows
 from flexid.model_patches.training.flexip_sheet import encode
+from flexid.model_patches.training.sheets import Sampling
 from flexid.model_patches.training.unet_base import UNetBase
-from pack import ROOT
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -40,11 +45,16 @@ class World:
         self.store.fill(self.makers)
         self.model = model or tiny_unet.sd15()
         self.base = UNetBase(self.model, CPU)
-        self.streams = begin(self.job, self.base, self.store)
+        self.streams = begin_streams(self.job, self.base, self.store)
 
     def batch(self, step=0):
         drawn = draw_rows(self.rows, self.job.draws, step)
-        return flexip_recipe.load_batch(self.store, drawn, self.base)
+        (batch,) = flexip_recipe.load_batches(self.store, drawn, CPU)
+        return batch
+
+    def loss(self):
+        errors_of = partial(flexip_streams.predict_errors, self.base, self.streams)
+        return flexip_recipe.make_loss(self.store, self.rows, self.job.draws, CPU, errors_of)
 
     def loud(self):
         """Values that are not zero, so that both streams work."""
@@ -55,9 +65,7 @@ class World:
         return self
 
     def train(self, folder):
-        return flexip_recipe.train_flexip(
-            self.job.recipe, self.base, self.streams, self.store, self.rows, self.job.draws, folder
-        )
+        loop.train(self.job.recipe, self.streams, self.loss(), folder, CPU)
 
 
 @pytest.fixture
@@ -67,11 +75,11 @@ def world(tmp_path):
 
 def test_the_first_step_is_the_bases_own(world):
     batch = world.batch()
-    sigma = world.base.sigma(batch.levels)
+    sigma = flexip_streams.sigmas_of(world.base, batch)
     noisy = world.base.add_noise(batch.latents, batch.noise, sigma)
     plain = world.base.predict(noisy, sigma, batch.text, batch.pooled, None)
     target = world.base.target(batch.latents, noisy, sigma)
-    errors, sizes = flexip_recipe.predict_errors(world.base, world.streams, batch)
+    errors, sizes = flexip_streams.predict_errors(world.base, world.streams, batch)
     assert torch.equal(errors, (plain - target).square().mean((1, 2, 3)))
     assert [float(size) for size in sizes.values()] == [0.0, 0.0]
 
@@ -79,7 +87,7 @@ def test_the_first_step_is_the_bases_own(world):
 def test_the_target_is_what_the_base_was_trained_to_predict(world):
     """Noise, and for bases of velocity alpha times noise minus sigma times the picture."""
     batch = world.batch()
-    sigma = world.base.sigma(batch.levels)
+    sigma = flexip_streams.sigmas_of(world.base, batch)
     noisy = world.base.add_noise(batch.latents, batch.noise, sigma)
     target = world.base.target(batch.latents, noisy, sigma)
     torch.testing.assert_close(target, batch.noise, atol=1e-3, rtol=1e-3)
@@ -101,23 +109,15 @@ def test_the_exported_file_draws_what_was_trained(world, tmp_path):
     """One call of the model through the trainer and through Apply FlexIP."""
     world.loud()
     path = tmp_path / "trained.safetensors"
-    settings = flexip_recipe.settings_for("sd15", world.streams, "dinov2-large", 56, {})
+    settings = flexip_streams.settings_for("sd15", world.streams, "dinov2-large", 56, {})
     flexip_recipe.export(path, world.streams, settings)
     adapter = load_flexip(path)
     row = world.rows.frames[0]
-    features = world.store.picture(row.references[0])
+    features = world.store.photo(row.references[0])
     text = world.store.caption(row.caption)["text"][None]
     prompt = [[text, {}]]
     done = apply_flexip(world.model, prompt, prompt, adapter, encode(adapter, features), value=0.3)
-    seen = []
-
-    def watch(executor, x, t, *args, **kwargs):
-        out = executor(x, t, *args, **kwargs)
-        seen.append((x, t, out))
-        return out
-
-    kind = comfy.patcher_extension.WrappersMP.APPLY_MODEL
-    done.model.add_wrapper_with_key(kind, "watch", watch)
+    seen = flexip_training.watch_calls(done.model)
     tiny_unet.sample(done.model, done.positive, done.negative, steps=1, cfg=1.0)
     noisy, sigma, drawn = seen[0]
     with torch.no_grad():
@@ -128,7 +128,7 @@ def test_the_exported_file_draws_what_was_trained(world, tmp_path):
 
         def inject(site, attention, image):
             kept, followed = world.streams.attend(site, attention, image, tokens, weights)
-            return flexip_recipe.project(attention, kept + followed)
+            return flexip_streams.project(attention, kept + followed)
 
         out = world.base.predict(noisy, sigma, text, None, inject)
         plain = world.base.predict(noisy, sigma, text, None, None)
@@ -144,10 +144,7 @@ def test_the_exported_file_draws_what_was_trained(world, tmp_path):
 
 def test_gradients_reach_every_weight(world):
     world.loud()
-    loss = flexip_recipe.make_loss(
-        world.base, world.streams, world.store, world.rows, world.job.draws
-    )
-    value, shown = loss(0, None)
+    value, shown = world.loss()(0, None)
     value.backward()
     silent = [
         name
@@ -166,7 +163,7 @@ def test_a_photo_that_is_dropped_is_nobody_and_a_caption_nothing(world):
     one = draw_rows(world.rows, world.job.draws, 0)[1]
     dropped = dataclasses.replace(one, keeps_photo=False, keeps_text=False)
     kept = dataclasses.replace(one, keeps_photo=True, keeps_text=True)
-    batch = flexip_recipe.load_batch(world.store, [kept, dropped], world.base)
+    (batch,) = flexip_recipe.load_batches(world.store, [kept, dropped], CPU)
     assert not batch.features["context"][1].any() and not batch.features["pooled"][1].any()
     assert batch.features["context"][0].any()
     assert torch.equal(batch.text[1], world.store.caption(0)["text"])
@@ -177,16 +174,16 @@ def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(tmp_path, monke
     whole = World(tmp_path / "one", steps=5)
     whole.train(tmp_path / "whole")
     stopped = World(tmp_path / "two", steps=5)
-    load_batch = flexip_recipe.load_batch
+    load_batches = flexip_recipe.load_batches
     calls = []
 
     def interrupted(*arguments):
         calls.append(arguments)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return load_batch(*arguments)
+        return load_batches(*arguments)
 
-    monkeypatch.setattr(flexip_recipe, "load_batch", interrupted)
+    monkeypatch.setattr(flexip_recipe, "load_batches", interrupted)
     with pytest.raises(KeyboardInterrupt):
         stopped.train(tmp_path / "stopped")
     resumed = World(tmp_path / "two", steps=5)
@@ -209,7 +206,7 @@ def test_training_lowers_the_loss(tmp_path):
     def mean_loss():
         with torch.no_grad():
             found = [
-                flexip_recipe.predict_errors(world.base, world.streams, world.batch(step))[0]
+                flexip_streams.predict_errors(world.base, world.streams, world.batch(step))[0]
                 for step in range(40)
             ]
         return torch.cat(found).mean().item()
@@ -258,14 +255,13 @@ def test_an_ip_adapter_can_be_the_beginning(tmp_path):
 
 
 def test_a_whole_job_writes_the_adapter_and_its_sheets(tmp_path, monkeypatch):
-    monkeypatch.setattr("flexid.model_patches.training.flexip_sheet.STEPS", 2)
+    fast = Sampling(2, 7.5, "ddim", "ddim_uniform")
+    monkeypatch.setattr("flexid.model_patches.training.flexip_job.SAMPLING", fast)
     job = flexip_training.job(tmp_path, steps=4, export_every=2, sheet_rows=1, average=0.5)
     rows = collect_rows(read_data(job.data), job.data)
     shown, trained = hold_out(rows, job.sheet_rows)
     assert len(shown) == 1 and shown[0] not in (*trained.stills, *trained.frames)
-    from flexid.model_patches.training.flexip_job import Models
-
-    models = Models(tiny_unet.sd15(), flexip_training.makers())
+    models = Models(Checkpoint(tiny_unet.sd15(), None, None), flexip_training.makers())
     work_through(job, models, trained, shown, CPU)
     adapter = load_flexip(job.out)
     assert adapter.has_personal and adapter.tokens == 5 and adapter.width == 64
@@ -309,52 +305,20 @@ def test_a_full_disk_is_named_before_the_rest_is_made(tmp_path, monkeypatch):
         World(tmp_path)
 
 
-SCRIPT = """
-import runpy, sys
-from pathlib import Path
-sys.path.insert(0, TESTS)
-from pack import open_pack
-open_pack(COMFYUI)
-import torch
-torch.set_num_threads(1)
-from flexid.model_patches.training import distributed, precision
-folder, count = Path(sys.argv[1]), int(sys.argv[2])
-if count > 1 and not distributed.is_launched():
-    distributed.launch(count, sys.argv)
-    sys.exit(0)
-distributed.join(torch.device("cpu"))
-precision.prefers_bfloat16 = lambda kind: False  # halves of a batch round differently
-import test_flexip_training as ours
-world = ours.World(folder / f"data{distributed.rank()}", steps=4, batch=4)
-world.train(folder / "work")
-if not distributed.rank():
-    torch.save(world.streams.state_dict(), folder / "weights.pt")
-distributed.leave()
-"""
+def train_briefly(folder):
+    """The streams after four steps, with data of this process's own."""
+    world = World(folder / f"data{distributed.rank()}", steps=4, batch=4)
+    world.train(folder / "work")
+    return world.streams
 
 
-def test_two_processes_train_like_one(tmp_path):
-    import os
-
-    weights = []
-    for count in (1, 2):
-        folder = tmp_path / str(count)
-        folder.mkdir()
-        text = SCRIPT.replace("TESTS", repr(str(ROOT / "tests")))
-        text = text.replace("COMFYUI", repr(os.environ["COMFYUI_PATH"]))
-        script = folder / "script.py"
-        script.write_text(text)
-        path = os.pathsep.join([str(ROOT / "tests"), str(ROOT / "tests/model_patches/training")])
-        environ = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, str(script), str(folder), str(count)],
-            env=environ, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        weights.append(torch.load(folder / "weights.pt", weights_only=True))
+def test_two_processes_train_like_one(tmp_path, monkeypatch, trained_by_two):
+    monkeypatch.setattr(precision, "prefers_bfloat16", lambda kind: False)
+    one, two = train_briefly(tmp_path).state_dict(), trained_by_two["test_flexip_training"]
+    assert one.keys() == two.keys()
     moved = 0.0
-    for name, value in weights[0].items():
-        assert torch.allclose(value, weights[1][name], atol=2e-4), name
+    for name, value in one.items():
+        assert torch.allclose(value, two[name], atol=2e-4), name
         moved = max(moved, value.abs().max().item())
     assert moved > 0
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from flexid.model_patches.training import flow
+from safetensors.torch import load_file
 
 pytestmark = pytest.mark.pure
 
@@ -40,3 +41,25 @@ def test_weights_follow_pictures_that_are_not_square():
     assert weights.shape == (1, 1, 2, 12) and weights.mean() == pytest.approx(1)
     heavy = weights[0, 0] > weights.min() * 1.5
     assert heavy[0, :4].all() and heavy.sum() == 4
+
+
+def test_sigmas_are_the_published_ones(golden):
+    vectors = load_file(golden / "editidv2_train.safetensors")
+    known = vectors["train_timesteps"]
+    drawn = [flow.draw_sigma("paper", (index + 0.5) / 1000, 1024) for index in range(1000)]
+    torch.testing.assert_close(torch.tensor(drawn, dtype=torch.float64), known, atol=1e-6, rtol=0)
+    assert (drawn[0], drawn[-1]) == (1.0, 0.0)
+    for name in ("20_1024", "20_2304", "20_4096", "4_256"):
+        steps, tokens = map(int, name.split("_"))
+        expected = vectors[f"sample_timesteps.{name}"]
+        torch.testing.assert_close(flow.sample_sigmas(steps, tokens), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", flow.SIGMAS)
+def test_every_kind_of_draw_stays_between_picture_and_noise(kind):
+    tiny = np.finfo(np.float64).tiny
+    chances = [tiny, 0.25, 0.5, 0.75, 1 - 2**-53]
+    drawn = [flow.draw_sigma(kind, chance, 1024) for chance in chances]
+    assert all(0 <= sigma <= 1 for sigma in drawn)
+    expected = {"paper": 0.76, "resolution": 0.65, "logit_normal": 0.5, "uniform": 0.5}
+    assert drawn[2] == pytest.approx(expected[kind], abs=0.01)

@@ -1,17 +1,14 @@
-"""The identity loss sees the recogniser's own crop, wherever the face is, with gradients."""
+"""The identity loss: its cosines, where it looks, and its gradient."""
+
+import json
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from flexid.model_patches.face.align import arcface_crop
-from flexid.model_patches.training.identity_loss import (
-    SIDE,
-    IdentityLoss,
-    around,
-    centres,
-    crop_grid,
-)
+from flexid.model_patches.face.crops import crop_grid
+from flexid.model_patches.training.identity_loss import IdentityLoss, centres
+from seeding import seeded_input
 from torch import nn
 
 pytestmark = pytest.mark.pure
@@ -30,33 +27,6 @@ def pictures(height, width, count=1):
 def points(*corners, scale=0.5):
     """Faces of `scale` times the crop's size, at these corners (x, y)."""
     return np.stack([FIVE * scale + corner for corner in corners])
-
-
-def cropped(shown, grid):
-    return F.grid_sample(shown, grid, padding_mode="border", align_corners=False)
-
-
-def test_the_crop_is_the_recognisers():
-    shown = pictures(96, 160) * 255
-    where = points((70, 20))
-    mine = cropped(shown, crop_grid(where, (96, 160)))[0].permute(1, 2, 0)
-    image = shown[0].permute(1, 2, 0).round().byte().numpy()
-    theirs = torch.from_numpy(arcface_crop(image, where[0])).float()
-    assert mine.shape == (SIDE, SIDE, 3)
-    # OpenCV rounds places to a 32nd of a pixel.
-    assert (mine - theirs).abs().mean() < 1.5
-
-
-@pytest.mark.parametrize("window", [9, 30])
-def test_a_window_shows_the_same_face(window):
-    """Eight pixels a cell stand for the decoder. A window beyond the picture takes it whole."""
-    shown = pictures(96, 160, 2)
-    grid = crop_grid(points((4, 6), (80, 20)), (96, 160))
-    parts, moved = around(F.pixel_unshuffle(shown, 8), grid, window)
-    assert parts.shape[-2:] == (min(window, 12), min(window, 20))
-    seen = cropped(shown, grid), cropped(F.pixel_shuffle(parts, 8), moved)
-    inner = [crop[..., 16:-16, 16:-16] for crop in seen]
-    torch.testing.assert_close(*inner, atol=0.05, rtol=0)
 
 
 def recogniser():
@@ -81,6 +51,47 @@ def test_latents_and_pictures_are_judged_alike():
     found = judge.of_pictures(shown, torch.from_numpy(where), there, wanted)
     torch.testing.assert_close(found, torch.tensor([1.0, 0.0, 1.0]))
     assert not judge.of_pictures(shown, torch.from_numpy(where), there & False, wanted).any()
+
+
+class Given(nn.Module):
+    """A recogniser that sees these embeddings (B, D), whatever is shown."""
+
+    def __init__(self, embeddings):
+        super().__init__()
+        self.embeddings = embeddings
+
+    def forward(self, crops):
+        return self.embeddings
+
+
+def test_the_published_loss_on_given_embeddings(golden):
+    """One minus the cosine. Nobody, an embedding of zeros, costs exactly 1: the published training
+    asks for nobody, always."""
+    known = json.loads((golden / "editidv2_scalars.json").read_text())["id_loss"]
+    shown = seeded_input("idloss.gen", (2, 512))
+    wanted = seeded_input("idloss.ref", (2, 512)) + 0.7 * shown
+    where = points((10, 10), (20, 4))
+
+    def losses(shown, wanted):
+        judge = IdentityLoss(lambda latents: F.pixel_shuffle(latents, 8), Given(shown), 12)
+        latents = torch.zeros(2, 192, 12, 12)
+        return 1 - judge.of_latents(latents, where, (96, 96), F.normalize(wanted, dim=-1))
+
+    found = losses(shown, wanted)
+    rows = 1 - torch.tensor(known["per_row_cos_fp32"])
+    torch.testing.assert_close(found, rows, atol=1e-6, rtol=0)
+    assert found.mean().item() == pytest.approx(known["fp32"], abs=1e-6)
+    rounded = losses(shown.bfloat16(), wanted.bfloat16().float()).mean().item()
+    assert rounded == pytest.approx(known["bf16"], abs=2e-3), "judged in float32"
+    nobody = torch.zeros_like(shown)
+    for name, pair in {
+        "same": (shown, shown),
+        "opposite": (shown, -shown),
+        "ref_zero": (shown, nobody),
+        "gen_zero": (nobody, wanted),
+        "both_zero": (nobody, nobody),
+    }.items():
+        assert losses(*pair).mean().item() == pytest.approx(known[name], abs=1e-6), name
 
 
 def test_the_gradient_is_that_of_finite_differences():
