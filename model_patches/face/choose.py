@@ -64,10 +64,13 @@ class FaceChoice:
     def __post_init__(self) -> None:
         if self.order not in ORDERS:
             raise ValueError(
-                f"unknown face order {self.order!r}; choose one of {', '.join(ORDERS)}"
+                f"The face order is {self.order!r}; choose one of {', '.join(ORDERS)}."
             )
         if not all(math.isfinite(value) for value in self.point):
-            raise ValueError(f"the point must be two finite numbers from 0 to 1, got {self.point}")
+            raise ValueError(
+                f"The point is {self.point}, expected two finite numbers from 0 to 1. Set point_x "
+                "and point_y to such numbers."
+            )
         parse_index(self.index)
 
 

@@ -144,7 +144,7 @@ def _choose(
 ) -> PhotoFaces:
     size = rgb.shape[1], rgb.shape[0]
     if min(size) < LEAST_SIDE:
-        thin = f"its short side has {min(size)} pixels and a face needs at least {LEAST_SIDE}"
+        thin = f"its short side is {min(size)} px, and a face needs at least {LEAST_SIDE} px"
         return PhotoFaces(size, (), (), (), thin)
     detections = tuple(analyser.detector.find(rgb))
     ranked = tuple(rank(detections, choice, size, boxes, mask))
@@ -191,16 +191,16 @@ def _explain_missing(photo: int, found: PhotoFaces, analyser: FaceAnalyser) -> s
         boxes = "; ".join(_box_text(one.box) for one in found.detections)
         return (
             f"{where}. {len(found.detections)} found at x0, y0, x1, y1 = {boxes}. Look at the "
-            "overlay, then change the order, the index, the boxes or the mask"
+            "overlay, then change the order, the index, the boxes or the mask."
         )
     if min(width, height) < LEAST_SIDE:
-        return f"{where}. Connect the photo itself, not a strip of it"
+        return f"{where}. Connect the photo itself, not a strip of it."
     if max(width, height) >= STRIP * min(width, height):
         where = f"{where} in this strip (crop it around the face)"
     return (
         f"{where} by {analyser.detector.name}, which tried {analyser.detector.tried}. Use a photo "
         "with an upright face at least 5 % as wide as the photo (crop to it), or a stronger "
-        "detector: choose antelopev2 in Load Face Analyser"
+        "detector: choose antelopev2 in Load Face Analyser."
     )
 
 

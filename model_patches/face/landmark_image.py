@@ -1,4 +1,4 @@
-"""106 landmarks of a face as the picture that DynamicID's keypoint encoder reads."""
+"""Landmarks of a face as the picture that DynamicID's keypoint encoder reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SIDE = 96
 
 
 def landmark_image(points: Tensor) -> Tensor:
-    """points (106, 2), x and y in the frame of 512 -> (96, 96) uint8: 255 at each, 0 elsewhere.
+    """points (N, 2), x and y in the frame of 512 -> (96, 96) uint8: 255 at each, 0 elsewhere.
 
     Points outside are left out, and so are those on the first line or column, as in the published
     code.

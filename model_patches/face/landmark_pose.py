@@ -1,8 +1,8 @@
-"""Turn the 106 landmarks of a face, open its mouth, lift its brows: the points of the same face in
+"""Turn the landmarks of a face, open its mouth, lift its brows: the points of the same face in
 another pose, for DynamicID's keypoint encoder.
 
-Landmarks are flat; a mean face lends them its depth, in millimetres. Indices are those of
-insightface's 2d106det.
+Landmarks are flat; a mean face lends them its depth, in millimetres. There are 106, with the
+indices of insightface's 2d106det, or the five of a detector, which know less of a mouth.
 """
 
 from __future__ import annotations
@@ -11,8 +11,12 @@ from dataclasses import astuple, dataclass, fields
 
 import numpy as np
 
-from .angles import rotation
+from .angles import MEAN_FACE, rotation
 from .pack import POINTS
+
+FIVE = len(MEAN_FACE)
+POINT_COUNTS = (POINTS, FIVE)
+"""How many landmarks a face can have: those of a landmark model, or those of a detector."""
 
 FURTHEST = 60.0
 """Degrees of yaw and pitch. Beyond it half of the points are hidden, and their depth decides."""
@@ -95,31 +99,54 @@ def _check_angles(angles: Angles, what: str) -> None:
 def move_landmarks(
     points: np.ndarray, angles: Angles, target: Angles, sliders: Sliders
 ) -> np.ndarray:
-    """Landmarks (106, 2) in pixels of a face with these angles -> the same face with the target's.
+    """Landmarks (106 or 5, 2) in pixels of a face with these angles -> the same face with the
+    target's.
 
     Of the sliders only mouth, smile, eyes and brows are read. Where nothing changes the points come
-    back as they are. Raises ValueError for angles beyond FURTHEST.
+    back as they are. Raises ValueError for angles beyond FURTHEST, and for sliders that move what
+    five points do not show.
     """
     points = np.asarray(points, np.float64)
+    few = len(points) == FIVE
+    if few:
+        _check_five(sliders)
     moves = any((sliders.mouth, sliders.smile, sliders.eyes, sliders.brows))
     if target == angles and not moves:
         return points
     _check_angles(angles, "The source face")
     _check_angles(target, "The target")
     seen, wanted = rotation(*angles), rotation(*target)
-    depth = _depths()
-    scale, centre = _measure(points, depth, seen)
+    depth = MEAN_FACE[:, 2] if few else _depths()
+    eyes = ((0,), (1,)) if few else (LEFT_CORNERS, RIGHT_CORNERS)
+    scale, centre = _measure(points, eyes, depth, seen)
     across = (points - centre) / scale - np.outer(depth, seen[:2, 2])
     face = np.linalg.solve(seen[:2, :2], across.T).T
-    face = _express(face, sliders)
+    face = _smile(face, sliders.smile) if few else _express(face, sliders)
     solid = np.column_stack([face, depth]) - PIVOT
     moved = centre + scale * (solid @ wanted.T + seen @ PIVOT)[:, :2]
-    return moved if target == angles else _hide_far_side(moved, wanted)
+    return moved if few or target == angles else _hide_far_side(moved, wanted)
 
 
-def _measure(points: np.ndarray, depth: np.ndarray, seen: np.ndarray) -> tuple[float, np.ndarray]:
-    """Pixels per millimetre, and where the middle between the pupils is seen."""
-    left, right = (points[list(corners)].mean(0) for corners in (LEFT_CORNERS, RIGHT_CORNERS))
+def _check_five(sliders: Sliders) -> None:
+    for name in ("mouth", "eyes", "brows"):
+        if value := getattr(sliders, name):
+            raise ValueError(
+                f"{name} is {value:g}, expected 0: this editor reads {FIVE} landmarks, the eyes, "
+                "the nose and the corners of the mouth. Say it in words, or use smile."
+            )
+
+
+def _smile(face: np.ndarray, smile: float) -> np.ndarray:
+    """(5, 2) millimetres of a face from the front, with its mouth's corners moved."""
+    return face + smile * np.array([(0, 0), (0, 0), (0, 0), (-SPREAD, -LIFT), (SPREAD, -LIFT)])
+
+
+def _measure(
+    points: np.ndarray, eyes: tuple[tuple[int, ...], ...], depth: np.ndarray, seen: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """Pixels per millimetre, and where the middle between the pupils is seen. eyes: the points
+    whose mean is the left one, and the right one."""
+    left, right = (points[list(corners)].mean(0) for corners in eyes)
     length = float(np.linalg.norm(right - left))
     if not length > 0:
         raise ValueError(
@@ -127,7 +154,7 @@ def _measure(points: np.ndarray, depth: np.ndarray, seen: np.ndarray) -> tuple[f
             "landmarks of a face. Use another photo."
         )
     scale = length / (PUPILS * float(np.linalg.norm(seen[:2, 0])))
-    behind = depth[[*LEFT_CORNERS, *RIGHT_CORNERS]].mean()
+    behind = depth[[*eyes[0], *eyes[1]]].mean()
     return scale, (left + right) / 2 - scale * behind * seen[:2, 2]
 
 

@@ -267,7 +267,7 @@ BAD = [
     (lambda: nobody(on_missing="ignore"), ["'ignore'", "skip photo"]),
     (
         lambda: detect_faces(TWO, noise(3, 2000), FaceChoice()),
-        ["photo 1 (3x2000 pixels)", "short side has 3 pixels", "at least 16"],
+        ["photo 1 (3x2000 pixels)", "short side is 3 px", "at least 16"],
     ),
     (
         lambda: detect_faces(TWO, noise(20, 160), FaceChoice()),

@@ -4,6 +4,7 @@ import landmark_faces
 import numpy as np
 import pytest
 from flexid.model_patches.face import landmark_pose as pose
+from flexid.model_patches.face.angles import MEAN_FACE, rotation
 from flexid.model_patches.face.landmark_pose import Sliders, limits_of, move_landmarks
 
 pytestmark = pytest.mark.comfy
@@ -127,3 +128,32 @@ def test_every_landmark_has_one_place():
 
 def test_angles_are_said_in_whole_degrees():
     assert pose.describe_angles((-0.2, 12.6, 3.0)) == "yaw +0, pitch +13, roll +3 degrees"
+
+
+# Five points
+
+
+def five_seen_from(angles):
+    """A mean face's five points, two pixels a millimetre, around (0, 0)."""
+    points = 2 * (MEAN_FACE @ rotation(*angles).T)[:, :2]
+    return points - points.mean(0)
+
+
+@pytest.mark.parametrize("source", FACES)
+@pytest.mark.parametrize("target", [(0.0, 0.0, 0.0), (30.0, 0.0, 0.0), (-45.0, 20.0, 10.0)])
+def test_five_points_turn_as_a_mean_face_does(source, target):
+    found = move_landmarks(five_seen_from(source), source, target, STILL)
+    np.testing.assert_allclose(found - found.mean(0), five_seen_from(target), atol=1e-9)
+
+
+def test_of_five_points_a_smile_moves_the_corners_of_the_mouth():
+    points = five_seen_from(FACES[0])
+    found = move_landmarks(points, FACES[0], FACES[0], Sliders(smile=0.5))
+    np.testing.assert_allclose((found - points)[3:], [(-6.0, -8.0), (6.0, -8.0)], atol=1e-9)
+    np.testing.assert_allclose(found[:3], points[:3], atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["mouth", "eyes", "brows"])
+def test_five_points_refuse_what_they_do_not_show(name):
+    with pytest.raises(ValueError, match=f"{name} is 0.4, expected 0: .*5 landmarks.*in words"):
+        move_landmarks(five_seen_from(FACES[0]), FACES[0], FACES[0], Sliders(**{name: 0.4}))
