@@ -13,7 +13,7 @@ from . import types
 from .editid import ALIASES
 from .identity import list_choices
 from .progress import show_progress
-from .validation import validate
+from .validation import refuse_more, validate
 
 MOST = 8
 
@@ -31,8 +31,8 @@ def _scope_inputs() -> list[io.Input]:
         io.String.Input(
             "paths",
             default="all",
-            tooltip=f"Which parts of those layers: all, or some of {', '.join(PATHS)}. q asks for "
-            "the person, k and v answer, out writes it into the picture.",
+            tooltip=f"Which parts of those layers: all, or some of {', '.join(PATHS)}. q: queries "
+            "of the picture; k and v: keys and values of the person; out: output projection.",
             advanced=True,
         ),
         io.Combo.Input(
@@ -45,7 +45,7 @@ def _scope_inputs() -> list[io.Input]:
         io.Boolean.Input(
             "normalise",
             default=True,
-            tooltip="Of lerp only. On: weights are divided by their sum. Off: taken as they are; "
+            tooltip="For lerp only. On: weights are divided by their sum. Off: taken as they are; "
             "another sum than 1 scales the layers.",
             advanced=True,
         ),
@@ -88,7 +88,7 @@ class FlexIDMergeAdapters(io.ComfyNode):
                     "method",
                     options=list(METHODS),
                     default="lerp",
-                    tooltip=f"How they become one. {list_choices(METHODS)}",
+                    tooltip=f"How the files are merged. {list_choices(METHODS)}",
                 ),
                 io.String.Input(
                     "weights",
@@ -143,7 +143,9 @@ class FlexIDMergeAdapters(io.ComfyNode):
         normalise: bool,
         dtype: str,
         base=None,
+        **more,
     ) -> io.NodeOutput:
+        refuse_more("Merge Identity Adapters", f"{MOST} adapters", more)
         shares = parse_weights(weights)
         scope = Scope(encoder, layers, paths)
         given = None if shares is None else tuple(shares)

@@ -69,7 +69,7 @@ def write_merge(plan: Plan, target: str | Path, watch: Watch | None = None) -> M
         nonlocal done
         if watch is not None:
             watch(done, total)
-        tensor = _merge_tensor(plan, key, layout[key][0], drift)
+        tensor = merge_tensor(plan, key, layout[key][0], drift)
         done += tensor.numel() * tensor.element_size()
         return tensor
 
@@ -113,6 +113,17 @@ def merge_loaded(
 ) -> Merged:
     """`merge_into` for loaded adapters, of whose files the merge is made.
 
+    Raises as it does, and as `plan_loaded`.
+    """
+    plan = plan_loaded(adapters, settings, base)
+    return merge_into(plan, folder, name, watch)
+
+
+def plan_loaded(
+    adapters: Sequence[PulidAdapter], settings: Settings, base: PulidAdapter | None = None
+) -> Plan:
+    """`plan_merge` for loaded adapters, of their files.
+
     Raises as it does, and ValueError for an adapter that is not for Flux, that came from no file,
     or whose file was changed since it was loaded.
     """
@@ -126,7 +137,7 @@ def merge_loaded(
                 f"{adapter.name} was changed after it was loaded (digest {adapter.digest[:8]}, now "
                 f"{file.digest[:8]}). Load it again: press R, and queue once more."
             )
-    return merge_into(plan, folder, name, watch)
+    return plan
 
 
 def _path_of(adapter: PulidAdapter) -> Path:
@@ -143,7 +154,11 @@ def _path_of(adapter: PulidAdapter) -> Path:
     return adapter.path
 
 
-def _merge_tensor(plan: Plan, key: str, dtype: torch.dtype, drift: Drift) -> Tensor:
+def merge_tensor(plan: Plan, key: str, dtype: torch.dtype, drift: Drift) -> Tensor:
+    """One tensor of the new file, in memory; `drift` learns how far it and the files moved.
+
+    Raises ValueError for values that are not finite, and for opposite tensors under slerp.
+    """
     tensors = [source.file.tensors[key].reshape(-1) for source in plan.sources]
     result = torch.empty(tensors[0].numel(), dtype=dtype)
     for part in parts_of(key, result.numel()):

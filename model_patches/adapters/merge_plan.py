@@ -11,7 +11,7 @@ import torch
 
 from .merge_rules import Method, is_compat, linear_coefficients, shares_of
 from .merge_scope import Part, Scope, parts_of
-from .pulid_flux import ATTENTION, AdapterFile, open_adapter_file
+from .pulid_flux import ATTENTION, BLOCKS_KEY, AdapterFile, open_adapter_file, state_blocks
 
 RECIPE_KEY = "flexid.merge"
 TYPES: dict[str, torch.dtype | None] = {
@@ -157,7 +157,7 @@ def plan_merge(
 
 
 def _check_fit(reference: AdapterFile, other: AdapterFile) -> None:
-    """Raise ValueError unless both have the same tensors, shapes and heads."""
+    """Raise ValueError unless both have the same tensors, shapes, heads and blocks."""
     ours, theirs = reference.file.shapes, other.file.shapes
     name, its = reference.file.path.name, other.file.path.name
     missing, foreign = sorted(ours.keys() - theirs), sorted(theirs.keys() - ours)
@@ -174,6 +174,9 @@ def _check_fit(reference: AdapterFile, other: AdapterFile) -> None:
         )
     if reference.heads != other.heads:
         problems.append(f"it has {other.heads} heads, expected {reference.heads}")
+    if reference.blocks != other.blocks:
+        places = [state_blocks(one.blocks).get(BLOCKS_KEY, "PuLID's") for one in (other, reference)]
+        problems.append(f"its layers stand behind other blocks ({places[0]}; not {places[1]})")
     if problems:
         raise ValueError(
             f"{its} cannot be merged with {name}: {'; '.join(problems)}. Merge files that were "

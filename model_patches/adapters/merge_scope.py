@@ -74,9 +74,11 @@ class Scope:
         """Whether the part is merged."""
         if part.layer is None:
             return self.encoder == "merge"
-        if self._ranges and not any(low <= part.layer <= high for low, high in self._ranges):
-            return False
-        return part.path in self._paths
+        return self.holds_layer(part.layer) and part.path in self._paths
+
+    def holds_layer(self, layer: int) -> bool:
+        """Whether the layer of that number is among `layers`."""
+        return not self._ranges or any(low <= layer <= high for low, high in self._ranges)
 
     @property
     def _ranges(self) -> tuple[tuple[int, int], ...]:

@@ -14,7 +14,12 @@ from flexid.model_patches.adapters import merge
 from flexid.model_patches.adapters.merge import merge_into, write_merge
 from flexid.model_patches.adapters.merge_plan import RECIPE_KEY, Settings, plan_merge
 from flexid.model_patches.adapters.merge_scope import PATHS, Scope, parts_of
-from flexid.model_patches.adapters.pulid_flux import HEADS_KEY, load_adapter, open_adapter_file
+from flexid.model_patches.adapters.pulid_flux import (
+    BLOCKS_KEY,
+    HEADS_KEY,
+    load_adapter,
+    open_adapter_file,
+)
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -278,6 +283,12 @@ def test_other_widths_and_heads(files, tmp_path):
     save_file(tensors_of(files, "b"), tmp_path / "h.safetensors", {HEADS_KEY: "4"})
     with pytest.raises(ValueError, match="it has 4 heads, expected 2"):
         plan_merge([files / "a.safetensors", tmp_path / "h.safetensors"], Settings())
+    elsewhere = {**HEADS, BLOCKS_KEY: "double 1, single 2"}
+    save_file(tensors_of(files, "b"), tmp_path / "p.safetensors", elsewhere)
+    with pytest.raises(
+        ValueError, match=r"behind other blocks \(double 1, single 2; not PuLID's\)"
+    ):
+        plan_merge([files / "a.safetensors", tmp_path / "p.safetensors"], Settings())
 
 
 def test_other_kinds_of_files(files, tmp_path):
