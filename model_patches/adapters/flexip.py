@@ -1,5 +1,5 @@
-"""FlexIP adapters: what makes preservation and personalisation tokens, and the keys and values
-with which every cross-attention of a UNet reads them.
+"""FlexIP adapters: what makes preservation and personalisation tokens, and what reads them: keys
+and values for every cross-attention of a UNet, or layers of their own after the blocks of a Flux.
 
 Source: FlexIP (arXiv 2504.07405). flexip_file.py opens the pack's own format, ip_adapter.py public
 IP-Adapter files, which become the same value without a personalisation stream.
@@ -16,7 +16,7 @@ import comfy.model_patcher
 import torch
 from torch import Tensor, nn
 
-from .flexip_settings import FlexIPSettings
+from .flexip_settings import EVA, FlexIPSettings
 from .ip_tokens import Features, Source
 from .resampler import Resampler, ResamplerDims
 
@@ -27,6 +27,8 @@ CHUNK = 77
 Block = tuple[str, int, int]
 """ComfyUI's name of a cross-attention: "input", "middle" or "output", block, transformer block."""
 
+FluxBlock = tuple[str, int]
+"""ComfyUI's name of a block of a Flux: "double_block" or "single_block", and its number."""
 
 _ENCODERS = {"pooled": "CLIP vision", "patches": "CLIP vision", "face": "a recognised face"}
 
@@ -40,6 +42,22 @@ class Stream:
     values: tuple[Tensor, ...]
     blocks: tuple[Block, ...] | None = None
     """Whose they are; None: in the order of diffusers (down, up, middle)."""
+
+
+@dataclass(frozen=True, eq=False)
+class FluxStream:
+    """Cross-attention after blocks of a Flux. CPU tensors."""
+
+    blocks: tuple[FluxBlock, ...]
+    layers: tuple[Mapping[str, Tensor], ...]
+    """By PuLID-FLUX's names: norm1 and to_kv act on tokens, norm2 and to_q on image tokens. The two
+    streams of a file share norm2, to_q and to_out."""
+    heads: int
+
+    @property
+    def hidden(self) -> int:
+        """Channels of the image tokens."""
+        return self.layers[0]["to_q.weight"].shape[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +80,9 @@ class FlexIPAdapter:
     tokens: int
     """Preservation tokens; 0: as many as the source has."""
     width: int
-    """Channels of a token: the model's text width."""
-    preserve: Stream
-    personal: Stream | None = None
+    """Channels of a preservation token: on a UNet, the model's text width."""
+    preserve: Stream | FluxStream
+    personal: Stream | FluxStream | None = None
     null: Tensor | None = None
     """(1, N, width) tokens of nobody as the file states them, to compare with."""
     lora: Mapping[str, Tensor] = field(default_factory=dict)
@@ -79,9 +97,13 @@ class FlexIPAdapter:
 
     def describe(self) -> str:
         """What the file is and wants, in one line."""
-        blocks = f"{len(self.preserve.keys)} blocks, text of {self.width} channels"
+        blocks = f"{self.count} blocks, text of {self.text_width} channels"
+        if isinstance(self.preserve, FluxStream):
+            blocks = f"{self.count} blocks of a Flux of width {self.preserve.hidden}"
         tokens = f"{self.tokens} tokens" if self.tokens else "a token for each of the encoder's"
         wanted = [_ENCODERS[source] for source in self.reads if source in _ENCODERS]
+        if self.settings.context == EVA:
+            wanted = ["a recognised face"]
         if "context" in self.reads:
             wanted.append(self.settings.context)
         streams = "two streams" if self.has_personal else "no personalisation stream"
@@ -89,6 +111,18 @@ class FlexIPAdapter:
             f"{self.variant}: {blocks}, {tokens}, {streams}; reads "
             f"{' and '.join(dict.fromkeys(wanted))}"
         )
+
+    @property
+    def count(self) -> int:
+        """Number of blocks that the streams work in."""
+        held = self.preserve
+        return len(held.layers if isinstance(held, FluxStream) else held.keys)
+
+    @property
+    def text_width(self) -> int:
+        """Channels of the prompt's text, where that matters."""
+        personal = getattr(self.encoder.model, "personal", None)
+        return self.width if personal is None else personal.dims.output
 
     @property
     def has_personal(self) -> bool:
@@ -123,9 +157,12 @@ class FlexIPMaker(nn.Module):
         overall: ResamplerDims | None,
         personal: ResamplerDims | None,
         operations: Any = nn,
+        chunk: int = CHUNK,
         **factory: Any,
     ) -> None:
+        """chunk: text tokens that are personalised at a time; 0: the whole prompt."""
         super().__init__()
+        self.chunk = chunk
         self.preserve = _Preserve(detail, overall, operations, **factory)
         self.personal = None if personal is None else Resampler(personal, operations, **factory)
 
@@ -134,19 +171,20 @@ class FlexIPMaker(nn.Module):
         return self.preserve(features)
 
     def personalise(self, text: Tensor, pooled: Tensor) -> Tensor:
-        """text (B, 77k, width) asks pooled (B, E) -> S of the text's shape, chunk by chunk.
+        """text (B, T, width) asks pooled (B, E) -> S of the text's shape, chunk by chunk.
 
         Raises ValueError when the text is not whole chunks.
         """
         if self.personal is None:
             raise ValueError("This file has no personalisation stream. Use balance 1.")
-        if text.shape[1] % CHUNK:
+        chunk = self.chunk or text.shape[1]
+        if text.shape[1] % chunk:
             raise ValueError(
-                f"The prompt has {text.shape[1]} tokens, expected a multiple of {CHUNK}. Use a "
+                f"The prompt has {text.shape[1]} tokens, expected a multiple of {chunk}. Use a "
                 "CLIP text encode node of Stable Diffusion."
             )
-        count = text.shape[1] // CHUNK
-        chunks = text.unflatten(1, (count, CHUNK)).flatten(0, 1)
+        count = text.shape[1] // chunk
+        chunks = text.unflatten(1, (count, chunk)).flatten(0, 1)
         context = pooled.repeat_interleave(count, dim=0).unsqueeze(1)
         return self.personal(context, chunks).unflatten(0, (-1, count)).flatten(1, 2)
 

@@ -1,8 +1,9 @@
-"""FlexIP files, the pack's own format: one safetensors of version 1.
+"""FlexIP files, the pack's own format: one safetensors.
 
-`preserve.detail.*`, `preserve.overall.*` and `personal.*` are resamplers; for every
-cross-attention, `blocks.<kind>.<block>.<depth>.<stream>.to_k.weight` and `.to_v.weight`. The
-metadata are those of flexip_settings.py. The paper (arXiv 2504.07405) published no file.
+`preserve.detail.*`, `preserve.overall.*` and `personal.*` are resamplers. Version 1, for every
+cross-attention of a UNet: `blocks.<kind>.<block>.<depth>.<stream>.to_k.weight` and `.to_v.weight`.
+Version 2, for blocks of a Flux: see flexip_flux.py. The metadata are those of flexip_settings.py.
+The paper (arXiv 2504.07405) published no file.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ from pathlib import Path
 from types import MappingProxyType
 
 import comfy.model_patcher
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..files.atomic import replacing
 from ..files.checks import Shapes, check_finite, check_floating
 from ..files.kinds import require
 from ..files.modules import build
+from ..files.stream import write_streamed
 from ..files.tensor_file import TensorFile, digest, read_weights, tensors_digest
-from .flexip import CHUNK, FAMILY, Block, FlexIPAdapter, FlexIPMaker, Stream
+from .flexip import CHUNK, FAMILY, Block, FlexIPAdapter, FlexIPMaker, FluxStream, Stream
+from .flexip_flux import read_flux_streams
 from .flexip_settings import FlexIPSettings, read_settings, settings_of
 from .ip_tokens import Source
 from .resampler import ResamplerDims, resampler_dims
@@ -35,7 +37,7 @@ _KINDS = ("input", "output", "middle")
 
 
 def load_flexip(path: str | Path) -> FlexIPAdapter:
-    """Open a FlexIP file of version 1. Raises FileNotFoundError or ValueError.
+    """Open a FlexIP file. Raises FileNotFoundError or ValueError.
 
     Sizes are read from the tensors; missing and misshapen ones are counted and named, and the
     metadata must agree. Tensors of unknown names are left out with a line in the log.
@@ -45,9 +47,16 @@ def load_flexip(path: str | Path) -> FlexIPAdapter:
     dims = _read_dims(file, settings)
     detail, overall, personal = dims
     maker = _select(file, _DETAIL, _OVERALL, _PERSONAL)
-    preserve = _read_stream(file, "preserve", detail.output)
     own = personal is not None and settings.needs_personal_layers
-    stream = _read_stream(file, "personal", detail.output) if own else None
+    if settings.on_flux:
+        widths = {"preserve": detail.output}
+        widths |= {} if personal is None else {"personal": personal.output}
+        blocks = _select(file, _BLOCKS)
+        what = f"{file.path.name} ({_BLOCKS}*)"
+        preserve, stream = read_flux_streams(blocks, widths, settings.heads, what, WANTED)
+    else:
+        preserve = _read_stream(file, "preserve", detail.output)
+        stream = _read_stream(file, "personal", detail.output) if own else None
     _check_together(file, settings, dims, preserve, stream)
     check_finite(_select(file, _NULL), f"{file.path.name} ({_NULL})", WANTED)
     reads: dict[Source, int] = {"context": detail.context}
@@ -59,7 +68,7 @@ def load_flexip(path: str | Path) -> FlexIPAdapter:
         encoder_digest=tensors_digest(_select(file, _DETAIL, _OVERALL)),
         variant="FlexIP" if personal is not None else "FlexIP, preservation only",
         settings=settings,
-        encoder=_build_maker(file, maker, dims, False),
+        encoder=_build_maker(file, maker, dims, settings.text_tokens, False),
         reads=MappingProxyType(reads),
         tokens=_count_tokens(dims),
         width=detail.output,
@@ -72,15 +81,19 @@ def load_flexip(path: str | Path) -> FlexIPAdapter:
 def load_maker(path: str | Path, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
     """The token makers alone, for ComfyUI to rebuild them from the file (second device, hooks)."""
     file = _open_file(path)
+    settings = read_settings(file)
     maker = _select(file, _DETAIL, _OVERALL, _PERSONAL)
-    return _build_maker(file, maker, _read_dims(file, read_settings(file)), disable_dynamic)
+    dims = _read_dims(file, settings)
+    return _build_maker(file, maker, dims, settings.text_tokens, disable_dynamic)
 
 
 def save_flexip(path: Path, tensors: Mapping[str, Tensor], settings: FlexIPSettings) -> None:
-    """Write a FlexIP file of version 1, whole or not at all. Raises OSError."""
-    copies = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    """Write a FlexIP file, whole or not at all; the same contents are the same bytes. Raises
+    OSError."""
+    layout = {name: (value.dtype, tuple(value.shape)) for name, value in tensors.items()}
     with replacing(path) as temporary:
-        save_file(copies, temporary, settings_of(settings))
+        metadata = dict(sorted(settings_of(settings).items()))
+        write_streamed(temporary, layout, lambda name: tensors[name].cpu(), metadata)
 
 
 def _open_file(path: str | Path) -> TensorFile:
@@ -130,9 +143,13 @@ def _count_tokens(dims: tuple) -> int:
 
 
 def _build_maker(
-    file: TensorFile, tensors: Mapping[str, Tensor], dims: tuple, disable_dynamic: bool
+    file: TensorFile,
+    tensors: Mapping[str, Tensor],
+    dims: tuple,
+    chunk: int,
+    disable_dynamic: bool,
 ) -> comfy.model_patcher.ModelPatcher:
-    make = partial(FlexIPMaker, *dims)
+    make = partial(FlexIPMaker, *dims, chunk=chunk)
     rebuild = (load_maker, (file.path,))
     return build(make, tensors, file.path.name, WANTED, rebuild, disable_dynamic)
 
@@ -180,23 +197,24 @@ def _check_together(
     file: TensorFile,
     settings: FlexIPSettings,
     dims: tuple,
-    preserve: Stream,
-    personal: Stream | None,
+    preserve: Stream | FluxStream,
+    personal: Stream | FluxStream | None,
 ) -> None:
     """The parts of one file must fit each other."""
     detail, overall, asked = dims
     problems = []
-    if (overall is None) != (asked is None):
-        problems.append("one of preserve.overall and personal is there, expected both or neither")
+    if asked is not None and overall is None:
+        problems.append("personal is there without preserve.overall, expected both")
     if overall is not None and (overall.context, overall.output) != (detail.context, detail.output):
         problems.append(
             f"preserve.overall reads {overall.context} and makes {overall.output} channels, "
             f"preserve.detail {detail.context} and {detail.output}"
         )
-    if asked is not None and (asked.query, asked.output) != (detail.output, detail.output):
+    text = asked.query if asked is not None and settings.on_flux else detail.output
+    if asked is not None and (asked.query, asked.output) != (text, text):
         problems.append(
             f"personal takes {asked.query} and makes {asked.output} channels, expected the text's "
-            f"{detail.output}"
+            f"{text}"
         )
     if overall is not None and asked is not None and asked.context != overall.query:
         problems.append(
@@ -204,7 +222,8 @@ def _check_together(
             f"{overall.query}"
         )
     if personal is not None and personal.blocks != preserve.blocks:
-        problems.append(f"personal has {len(personal.keys)} blocks, preserve {len(preserve.keys)}")
+        counts = [len(one.blocks or ()) for one in (personal, preserve)]
+        problems.append(f"personal has {counts[0]} blocks, preserve {counts[1]}")
     tokens, null = _count_tokens(dims), file.tensors.get(_NULL)
     if settings.fusion == "tokens" and tokens != CHUNK:
         problems.append(f"fusion=tokens with {tokens} preservation tokens, expected {CHUNK}")

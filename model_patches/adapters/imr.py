@@ -1,4 +1,5 @@
-"""Open DynamicID's IMR.bin and key_point_encoder.bin, and edit face tokens with them."""
+"""Open DynamicID's IMR.bin and key_point_encoder.bin, or the same networks for other face tokens,
+and edit face tokens with them."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from ..files.checks import Shapes, count_layers, shape_of, shapes_of
 from ..files.kinds import require
 from ..files.modules import build
 from ..files.tensor_file import TensorFile, digest, read_weights
-from .imr_nets import HEAD, UNITS, ImrDims, KeypointEncoder, Reconfigurator
+from .imr_nets import HEAD, UNITS, ImrDims, KeypointEncoder, Reconfigurator, as_seen
+from .imr_settings import ImrSettings, read_settings
 
 WANTED_IMR = (
     "IMR.bin from https://huggingface.co/meteorite2023/DynamicID, or what Convert DynamicID made "
@@ -33,7 +35,7 @@ class Motion:
     landmarks: Tensor
     """(96, 96) uint8, 255 at each landmark."""
     words: Tensor
-    """(768,) pooled text of the base model's text encoder."""
+    """(768,) pooled text of the text encoder that the editor reads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +50,8 @@ class MotionEditor:
     """Holds a Reconfigurator."""
     keypoints: comfy.model_patcher.ModelPatcher
     """Holds a KeypointEncoder."""
+    settings: ImrSettings = ImrSettings()
+    """Whose tokens it edits."""
 
     @property
     def patcher(self) -> comfy.model_patcher.ModelPatcher:
@@ -62,10 +66,13 @@ class MotionEditor:
 def load_editor(path: str | Path, keypoints: str | Path) -> MotionEditor:
     """Open IMR.bin and key_point_encoder.bin, or safetensors of the same keys.
 
-    Sizes are read from the tensors. Raises FileNotFoundError or ValueError: other kinds of files
-    are refused with what they are, and files that do not fit each other with both sizes.
+    Sizes are read from the tensors, what they cannot tell from the metadata. Raises
+    FileNotFoundError or ValueError: other kinds of files are refused with what they are, and files
+    that do not fit each other with both sizes.
     """
-    reconfigurator = load_reconfigurator(path)
+    file = _open_file(path, "dynamicid_imr", WANTED_IMR)
+    settings = read_settings(file)
+    reconfigurator = _build_reconfigurator(file, False)
     encoder = load_keypoints(keypoints)
     made = encoder.model.blocks[-1][-1].conv_block[0].out_channels
     wanted = reconfigurator.model.dims.landmarks
@@ -75,7 +82,7 @@ def load_editor(path: str | Path, keypoints: str | Path) -> MotionEditor:
             f"{wanted}. Use the two files of one release."
         )
     digests = f"{digest(path)} {digest(keypoints)}"
-    return MotionEditor(Path(path).name, digests, reconfigurator, encoder)
+    return MotionEditor(Path(path).name, digests, reconfigurator, encoder, settings)
 
 
 def load_reconfigurator(
@@ -83,8 +90,7 @@ def load_reconfigurator(
 ) -> comfy.model_patcher.ModelPatcher:
     """The reconfigurator alone; ComfyUI rebuilds it from the file this way, too."""
     file = _open_file(path, "dynamicid_imr", WANTED_IMR)
-    make = partial(Reconfigurator, _read_dims(file.shapes, file.path.name))
-    return _build(make, file, file.tensors, WANTED_IMR, load_reconfigurator, disable_dynamic)
+    return _build_reconfigurator(file, disable_dynamic)
 
 
 def load_keypoints(
@@ -109,13 +115,12 @@ def edit_tokens(
     comfy.model_management.load_models_gpu(patchers)
     device = editor.reconfigurator.load_device
     motions = [source, *targets]
-    pictures = torch.stack([one.landmarks for one in motions]).unsqueeze(1)
-    pictures = (pictures.to(editor.keypoints.load_device, torch.float32) / 255 - 0.5) / 0.5
+    pictures = torch.stack([one.landmarks for one in motions])
     words = torch.stack([one.words for one in motions]).to(device, torch.float32)
     with torch.no_grad():
-        seen = editor.keypoints.model(pictures).to(device)
+        seen = editor.keypoints.model(as_seen(pictures.to(editor.keypoints.load_device)))
         net = editor.reconfigurator.model
-        fused = net.fuse(seen, words)
+        fused = net.fuse(seen.to(device), words)
         edited = net(tokens.to(device, torch.float32), fused[:1], fused[1:])
     return edited.to("cpu", torch.float32)
 
@@ -124,6 +129,14 @@ def _open_file(path: str | Path, kind: str, wanted: str) -> TensorFile:
     file = read_weights(path, wanted)
     require(file, (kind,), wanted)
     return file
+
+
+def _build_reconfigurator(
+    file: TensorFile, disable_dynamic: bool
+) -> comfy.model_patcher.ModelPatcher:
+    text = read_settings(file).text
+    make = partial(Reconfigurator, _read_dims(file.shapes, text, file.path.name))
+    return _build(make, file, file.tensors, WANTED_IMR, load_reconfigurator, disable_dynamic)
 
 
 def _build(
@@ -138,20 +151,23 @@ def _build(
     return build(make, tensors, file.path.name, wanted, rebuild, disable_dynamic)
 
 
-def _read_dims(shapes: Shapes, what: str) -> ImrDims:
+def _read_dims(shapes: Shapes, text: int, what: str) -> ImrDims:
+    """text: channels of the text; 0: those of a face token."""
+
     def read(key: str, rank: int = 2) -> tuple[int, ...]:
         return shape_of(shapes, key, rank, what, WANTED_IMR)
 
     dim, width = read("proj_in.weight")
+    text = text or width
     inner = read("disentangleNet.0.0.to_q.weight")[0]
     fused, both = read("feature_fusion.1.weight")
     made = read("feature_fusion.4.weight")[0]
     depths = [count_layers(shapes, prefix, what, WANTED_IMR) for prefix in SIZED]
-    if inner % HEAD or made % dim or both <= width or depths[0] != depths[1]:
+    if inner % HEAD or made % dim or both <= text or depths[0] != depths[1]:
         raise ValueError(
             f"{what} does not fit together: attention of {inner} channels in heads of {HEAD}, "
             f"{made} channels for motion tokens of {dim}, {both} channels of landmarks and text "
-            f"where the text has {width}, {depths[0]} and {depths[1]} blocks. Use the unmodified "
+            f"where the text has {text}, {depths[0]} and {depths[1]} blocks. Use the unmodified "
             f"{WANTED_IMR}."
         )
     return ImrDims(
@@ -160,8 +176,8 @@ def _read_dims(shapes: Shapes, what: str) -> ImrDims:
         inner=inner,
         hidden=read("disentangleNet.0.2.1.weight")[0],
         depth=depths[0],
-        landmarks=both - width,
-        text=width,
+        landmarks=both - text,
+        text=text,
         motion=made // dim,
         fused=fused,
     )

@@ -134,6 +134,11 @@ class Reconfigurator(nn.Module):
         return self.entangle(self.disentangle(tokens, source), targets)
 
 
+def as_seen(pictures: Tensor) -> Tensor:
+    """Pictures of landmarks (B, 96, 96) uint8 -> (B, 1, 96, 96) float32 of -1 and 1."""
+    return (pictures.unsqueeze(1).float() / 255 - 0.5) / 0.5
+
+
 class ConvUnit(nn.Module):
     """Convolution and BatchNorm; with `residual` the input is added; then ReLU."""
 

@@ -30,13 +30,20 @@ from ..files.kinds import check_prefixes, require, select_part
 from ..files.modules import build
 from ..files.public_files import PULID_FLUX_091
 from ..files.tensor_file import TensorFile, digest, read_weights, tensors_digest
+from .adapter_delta import complete_delta
 from .idformer import IDFormer, IDFormerDims, idformer_dims
 
 FAMILY = "pulid_flux"
 NAME = "a PuLID adapter"
 HEAD = 128
 HEADS_KEY = "flexid.cross_attention_heads"
+BLOCKS_KEY = "flexid.cross_attention_blocks"
+"""Metadata entry of files that anchor elsewhere than PuLID's do: "double 0, double 1, single 3"."""
 WANTED = f"{PULID_FLUX_091.file} from {PULID_FLUX_091.url}, in models/pulid"
+
+Blocks = tuple[tuple[str, int], ...]
+"""Kind and number of the block behind which each layer stands."""
+_KINDS = {"double": "double_block", "single": "single_block"}
 
 ENCODER = "pulid_encoder."
 ATTENTION = "pulid_ca."
@@ -66,6 +73,8 @@ class IdentityAdapter:
     """Attention heads of each cross-attention layer."""
     path: Path | None = None
     """Where the file is; None for an adapter that was made in memory."""
+    blocks: Blocks | None = None
+    """Where its layers stand, for a file that says so; None: where PuLID's do."""
 
     @property
     def patcher(self) -> comfy.model_patcher.ModelPatcher:
@@ -101,7 +110,8 @@ class AdapterFile:
     heads: int
     digest: str
     encoder_digest: str
-    """Both as in `IdentityAdapter`."""
+    blocks: Blocks | None
+    """All three as in `IdentityAdapter`."""
 
 
 class HasEncoder(Protocol):
@@ -132,6 +142,7 @@ def load_adapter(path: str | Path) -> IdentityAdapter:
         cross_attention=MappingProxyType(attention),
         heads=heads,
         path=file.path,
+        blocks=_read_blocks(file, attention),
     )
 
 
@@ -148,7 +159,8 @@ def open_adapter_file(path: str | Path) -> AdapterFile:
     expected = IDFormer(dims, device="meta").state_dict()
     check_shapes(shapes_of(encoder), shapes_of(expected), what, WANTED)
     _check_fit(file, attention, dims)
-    return AdapterFile(file, heads, digest(file.path), tensors_digest(encoder))
+    blocks = _read_blocks(file, attention)
+    return AdapterFile(file, heads, digest(file.path), tensors_digest(encoder), blocks)
 
 
 def load_encoder(
@@ -181,6 +193,7 @@ def encode_tokens(
 def _open_file(path: str | Path) -> TensorFile:
     file = read_weights(path, WANTED)
     require(file, (FAMILY,), WANTED)
+    file = complete_delta(file, WANTED)
     check_prefixes(file, (ENCODER, ATTENTION), f"{NAME} for Flux", WANTED)
     return file
 
@@ -234,6 +247,31 @@ def _read_heads(file: TensorFile, inner: int, what: str) -> int:
             f"{MIN_HEAD} to {MAX_HEAD} channels. Use the unmodified {WANTED}."
         )
     return heads
+
+
+def state_blocks(blocks: Blocks | None) -> dict[str, str]:
+    """The metadata of a file whose layers stand behind these blocks; none for PuLID's places."""
+    if blocks is None:
+        return {}
+    words = {kind: word for word, kind in _KINDS.items()}
+    return {BLOCKS_KEY: ", ".join(f"{words[kind]} {number}" for kind, number in blocks)}
+
+
+def _read_blocks(file: TensorFile, attention: Mapping[str, Tensor]) -> Blocks | None:
+    """Where the layers stand, as the metadata say. Raises ValueError for what is no such list."""
+    text = file.metadata.get(BLOCKS_KEY)
+    if text is None:
+        return None
+    found = [re.fullmatch(r"(double|single) (0|[1-9][0-9]{0,3})", one) for one in text.split(", ")]
+    blocks = tuple((_KINDS[one[1]], int(one[2])) for one in found if one)
+    count = count_layers(shapes_of(attention), "", file.path.name, WANTED)
+    if not len(found) == len(blocks) == len(set(blocks)) == count:
+        raise ValueError(
+            f"{file.path.name} has {count} cross-attention layers, and its metadata "
+            f"({BLOCKS_KEY}) say {text[:80]!r}; expected {count} different blocks such as 'double "
+            "0, single 3'. Copy or train the file again."
+        )
+    return blocks
 
 
 def _check_fit(file: TensorFile, attention: Mapping[str, Tensor], dims: IDFormerDims) -> None:

@@ -76,6 +76,12 @@ KINDS = (
         (r"^preserve\.detail\.latents ", r"^blocks\.\w+\.\d+\.\d+\.preserve\.to_k\."),
     ),
     Kind(
+        "flexip",
+        "a FlexIP adapter for Flux",
+        _FLEXIP_NODE,
+        (r"^preserve\.detail\.latents ", r"^blocks\.(double|single)\.\d+\.preserve\.to_kv\."),
+    ),
+    Kind(
         "dynamicid_saa",
         "a DynamicID adapter for SD 1.5 (SAA)",
         _DYNAMICID_NODE,

@@ -117,15 +117,58 @@ class FoldedAttention(nn.Module):
         `activate` sees the scores of all heads and tokens before the softmax. The weight
         multiplies the attention map, which is six times smaller than the result.
         """
-        seen = F.layer_norm(image, image.shape[-1:], eps=NORM_EPS) if self.norm else image
-        scores = self.key(seen).unflatten(-1, (self.heads, -1))
-        if activate is not None:
-            scores, active = activate(scores)
-            weight = weight * active
-        shares = scores.softmax(-1)
-        if isinstance(weight, Tensor) and weight.ndim == 3:
-            return self.value((shares * weight.unsqueeze(-2)).flatten(-2))
-        return self.value(scale(shares.flatten(-2), weight))
+        return attend_jointly((self,), image, weight, activate)
+
+
+@dataclass(frozen=True, eq=False)
+class JoinedAttention:
+    """One layer's cross-attention over several identities, all in one softmax.
+
+    Each keeps its own folded layer, which other nodes may share and ComfyUI manages, so who takes
+    part can change from step to step at no cost.
+    """
+
+    layers: Sequence[FoldedAttention]
+    """Of equally many heads, and equally with or without the norm."""
+
+    def __call__(
+        self,
+        image: Tensor,
+        weight: float | Tensor = 1.0,
+        activate: Activation | None = None,
+    ) -> Tensor:
+        """As FoldedAttention; the N identity tokens are those of all layers side by side."""
+        return attend_jointly(self.layers, image, weight, activate)
+
+
+def attend_jointly(
+    layers: Sequence[FoldedAttention],
+    image: Tensor,
+    weight: float | Tensor,
+    activate: Activation | None,
+) -> Tensor:
+    """Attention of image (B, L, D) over the tokens of all layers in one softmax, see above."""
+    heads, norm = layers[0].heads, layers[0].norm
+    seen = F.layer_norm(image, image.shape[-1:], eps=NORM_EPS) if norm else image
+    each = [layer.key(seen).unflatten(-1, (heads, -1)) for layer in layers]
+    scores = each[0] if len(each) == 1 else torch.cat(each, dim=-1)
+    if activate is not None:
+        scores, active = activate(scores)
+        weight = weight * active
+    shares = weigh(scores.softmax(-1), weight)
+    parts = shares.split([one.shape[-1] for one in each], dim=-1)
+    attended = layers[0].value(parts[0].flatten(-2))
+    for layer, part in zip(layers[1:], parts[1:], strict=True):
+        attended = attended + layer.value(part.flatten(-2))
+    return attended
+
+
+def weigh(shares: Tensor, weight: float | Tensor) -> Tensor:
+    """Shares of the softmax (B, L, H, N) times a weight, alike for all heads: one number, or
+    (B or 1, L or 1), or (B or 1, L or 1, N)."""
+    if isinstance(weight, Tensor):
+        return shares * (weight[..., None, None] if weight.ndim == 2 else weight.unsqueeze(-2))
+    return shares if weight == 1.0 else shares * weight
 
 
 def scale(values: Tensor, weight: float | Tensor) -> Tensor:

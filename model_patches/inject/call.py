@@ -91,6 +91,13 @@ class PromptRows:
     """Reference pictures that come with the prompt."""
     payloads: Mapping[str, Any] = field(default_factory=dict)
     """What an injection sends along with this prompt, by the injection's kind."""
+    nobody: bool = False
+    """Whether the prompt is predicted once more as if the anchors had nobody."""
+
+    @property
+    def has_person(self) -> bool:
+        """Whether anchors give it their person, and not what a negative prompt gets."""
+        return self.role == "positive" and not self.nobody
 
 
 @dataclass

@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..adapters.flexip import FAMILY, FlexIPAdapter
+from ..adapters.flexip import FAMILY, FlexIPAdapter, FluxStream
 from ..files.cache import tensor_key
 from ..gates.balance import Balance, Law, weigh
 from ..gates.gate import OPEN, Gate, Moment
@@ -23,8 +23,10 @@ from ..gates.numbers import check_number, check_weight
 from ..identity.identity import Encoding, Identity, check_widths, encoding_for
 from .call import Call, PromptRows, Site, Term
 from .decoupled import match_sites
-from .flexip_fusion import Fusion, Share, make_terms
-from .flexip_shares import ShareMaker
+from .flexip_flux import FluxShareMaker, FluxStreams, flux_places, make_stacks
+from .flexip_fusion import Fusion, make_terms
+from .flexip_shares import ShareMaker, check_prompts, shares_of
+from .flux import wrap_blocks
 from .lora import patch_lora
 from .region import Region
 from .run import Neutral, register
@@ -65,11 +67,7 @@ class Streams(Neutral):
     label = LABEL
 
     def check_run(self, prompts: Sequence[PromptRows], options: Mapping[str, Any]) -> None:
-        if not any(self._shares(prompt) for prompt in prompts):
-            raise RuntimeError(
-                f"The MODEL comes from {LABEL}, but 0 of the run's prompts do. Connect positive "
-                f"and negative as {LABEL} returns them, or the MODEL from before it."
-            )
+        check_prompts(prompts, self.binding, LABEL)
 
     def edit_text(self, call: Call, text: Tensor) -> Tensor:
         return edit_rows(call, text, self._edits, LABEL)
@@ -88,19 +86,15 @@ class Streams(Neutral):
             ]
             shares += [
                 (share, prompt, rows, [(share.factor * keep, follow) for keep, follow in weights])
-                for share in self._shares(prompt)
+                for share in shares_of(prompt, self.binding)
             ]
         return make_terms(call, shares, self.fusion, self.region, LABEL)
-
-    def _shares(self, prompt: PromptRows) -> list[Share]:
-        held = prompt.payloads.get(FLEXIP, ())
-        return [one for one in held if one.binding is self.binding]
 
     def _edits(self, prompt: PromptRows, moments: Sequence[Moment]) -> list[Edit]:
         weights = [self.personal.weight(moment, self.strength) for moment in moments]
         return [
             Edit(share.direction, weights)
-            for share in self._shares(prompt)
+            for share in shares_of(prompt, self.binding)
             if share.direction is not None
         ]
 
@@ -121,7 +115,8 @@ def apply_flexip(
     lora_strength: float = 1.0,
     blocks: Blocks = "all",
 ) -> Applied:
-    """A clone of a Stable Diffusion model that draws `identity`, and prompts bound to it.
+    """A clone of a model that draws `identity`, and prompts bound to it. The adapter's file says
+    whether it is a Stable Diffusion model or a Flux.
 
     value: the balance in [0, 1]: 0 follows the prompt, 1 keeps the photo; law auto is the file's.
     strength in [0, 2] scales both streams; the two gates multiply their own. region: where
@@ -133,10 +128,7 @@ def apply_flexip(
     weights = weigh(value, chosen)
     check_number(f"The strength of {LABEL}", strength, 0.0, STRONGEST)
     check_weight(f"The LoRA strength of {LABEL}", lora_strength)
-    sites = unet_sites(model, LABEL)
-    unet = unet_of(model)
-    layers = match_sites(adapter.name, adapter.preserve, sites, unet, LABEL)
-    factors = weigh_blocks(sites, blocks, LABEL)
+    fit = _Fit(model, adapter, blocks)
     encoding = _find_encoding(identity, adapter)
     patched = patch_lora(model, adapter.lora, adapter.name, lora_strength)
     report = _report(adapter, value, chosen, weights, strength, blocks)
@@ -145,7 +137,7 @@ def apply_flexip(
     if closed or (region is not None and region.is_empty):
         return Applied(patched, list(positive), list(negative), report)
     binding = object()
-    maker = ShareMaker(adapter, encoding, layers, factors, streams, binding)
+    maker = fit.share_maker(encoding, streams, binding)
     bound = [
         [maker.bind(entry, number, name) for number, entry in enumerate(prompts, 1)]
         for name, prompts in (("positive", positive), ("negative", negative))
@@ -158,10 +150,41 @@ def apply_flexip(
     contents += ["" if region is None else tensor_key(region.mask)]
     parts = (adapter.digest, *contents, strength, gates, blocks)
     order = hashlib.sha256(repr(parts).encode()).hexdigest()
-    fusion = cast(Fusion, adapter.settings.fusion)
-    register(patched, Streams(binding, strength, *gates, fusion, region, layers, order))
-    patch_attention(patched, sites)
+    if isinstance(fit.kept, FluxStream):
+        stacks = make_stacks(model, adapter, encoding, streams)
+        facts = (binding, strength, *gates, region, fit.sites, stacks, order, LABEL)
+        register(patched, FluxStreams(*facts))
+        wrap_blocks(patched, fit.sites)
+    else:
+        fusion = cast(Fusion, adapter.settings.fusion)
+        register(patched, Streams(binding, strength, *gates, fusion, region, fit.sites, order))
+        patch_attention(patched, fit.sites)
     return Applied(patched, bound[0], bound[1], report)
+
+
+class _Fit:
+    """The places of an adapter's layers in a model. Raises ValueError when they do not fit."""
+
+    def __init__(self, model: ModelPatcher, adapter: FlexIPAdapter, blocks: Blocks) -> None:
+        self.adapter, self.kept = adapter, adapter.preserve
+        if isinstance(self.kept, FluxStream):
+            if blocks != "all":
+                raise ValueError(
+                    f"The blocks of {LABEL} are '{blocks}', which are known for Stable Diffusion "
+                    f"only; '{adapter.name}' is for a Flux. Choose all."
+                )
+            self.sites = flux_places(model, adapter, self.kept, LABEL)
+            return
+        sites = unet_sites(model, LABEL)
+        self.sites = match_sites(adapter.name, self.kept, sites, unet_of(model), LABEL)
+        self.factors = weigh_blocks(sites, blocks, LABEL)
+
+    def share_maker(
+        self, encoding: Encoding, weights: Balance, binding: object
+    ) -> ShareMaker | FluxShareMaker:
+        if isinstance(self.kept, FluxStream):
+            return FluxShareMaker(self.adapter, encoding, weights, binding)
+        return ShareMaker(self.adapter, encoding, self.sites, self.factors, weights, binding)
 
 
 def _find_encoding(identity: Identity, adapter: FlexIPAdapter) -> Encoding:

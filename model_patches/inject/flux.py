@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
@@ -28,11 +28,21 @@ def pulid_blocks(doubles: int, singles: int) -> list[tuple[str, int]]:
     return blocks + [("single_block", i) for i in range(0, singles, SINGLE_STRIDE)]
 
 
-def flux_sites(model: ModelPatcher, count: int, dim: int, adapter: str, label: str) -> list[Site]:
+def flux_sites(
+    model: ModelPatcher,
+    count: int,
+    dim: int,
+    adapter: str,
+    label: str,
+    stated: Sequence[tuple[str, int]] | None = None,
+) -> list[Site]:
     """Sites for a PuLID-FLUX adapter of `count` layers of width `dim`, in the order of its layers.
 
-    adapter and label: file and node, for messages. Raises ValueError when they do not fit.
+    adapter and label: file and node, for messages. stated: the blocks that the file names; None:
+    those of PuLID. Raises ValueError when they do not fit.
     """
+    if stated is not None:
+        return block_sites(model, stated, dim, 0, adapter, label)
     dit: Any = model.get_model_object("diffusion_model")
     _check_architecture(model, dit, adapter, label)
     doubles, singles = len(dit.double_blocks), len(dit.single_blocks)
@@ -47,6 +57,40 @@ def flux_sites(model: ModelPatcher, count: int, dim: int, adapter: str, label: s
         raise ValueError(
             f"The adapter '{adapter}' fits a model of width {dim}; this model's width is "
             f"{dit.hidden_size}. Load {FITTING}, or an adapter made for this model."
+        )
+    return [Site(kind, number, cell=PATCH) for kind, number in blocks]
+
+
+def block_sites(
+    model: ModelPatcher,
+    blocks: Sequence[tuple[str, int]],
+    dim: int,
+    text: int,
+    adapter: str,
+    label: str,
+) -> list[Site]:
+    """Sites after the blocks that a file names, for image tokens of `dim` channels and text of
+    `text`; 0: any.
+
+    adapter and label: file and node, for messages. Raises ValueError when they do not fit.
+    """
+    dit: Any = model.get_model_object("diffusion_model")
+    _check_architecture(model, dit, adapter, label)
+    counts = {"double_block": len(dit.double_blocks), "single_block": len(dit.single_blocks)}
+    beyond = [f"{kind} {number}" for kind, number in blocks if number >= counts[kind]]
+    if beyond:
+        raise ValueError(
+            f"'{adapter}' has layers after {len(blocks)} blocks, among them {beyond[0]}; this "
+            f"model has {counts['double_block']} double and {counts['single_block']} single "
+            "blocks. Load the base model that the file was made for."
+        )
+    width, words = dit.hidden_size, dit.params.context_in_dim
+    if width != dim or text not in (0, words):
+        raise ValueError(
+            f"'{adapter}' fits a Flux of width {dim}"
+            + (f" with text of {text} channels" if text else "")
+            + f"; this model has {width} and {words}. Load the base model that the file was made "
+            "for."
         )
     return [Site(kind, number, cell=PATCH) for kind, number in blocks]
 

@@ -7,6 +7,7 @@ share of the first identity tokens in the attention. Source: PuLID (arXiv 2404.1
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +22,8 @@ not attend to the first identity tokens."""
 
 FIRST = 5
 """Identity tokens that ortho_v2 takes for the face itself."""
+SHRINK = 2.0**-6
+"""Exact in every precision; a share of an attention stays a normal float16 with it."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,11 @@ class OrthoAttention:
 
     def __init__(self, keys: Tensor, values: Tensor, heads: int, how: Orthogonality):
         self.heads, self.how = heads, how
+        self.first = min(FIRST, len(keys))
+        if how.zeros:  # one empty token stands for all of them: its score is raised below
+            keys, values = (torch.cat((x, x.new_zeros(1, x.shape[-1]))) for x in (keys, values))
         self.keys, self.values = (self._split(x.unsqueeze(0)) for x in (keys, values))
+        self.scale = self.keys.shape[-1] ** -0.5
 
     def __call__(
         self, image: Tensor, weight: float | Tensor = 1.0, activate: Activation | None = None
@@ -49,39 +56,38 @@ class OrthoAttention:
         if activate is not None:
             raise ValueError("OrthoAttention got an activation, expected None. Fold the layer.")
         queries, text = image.chunk(2, dim=-1)
-        queries = self._split(queries)
-        width = queries.shape[-1] ** 0.5
-        scores = ((queries / width) @ self.keys.mT).float()
-        # Empty tokens have a score of 0, which the largest must include.
-        top = scores.amax(dim=-1, keepdim=True).clamp_min(0.0)
-        attention = self._share(scores, top)
-        added = (attention.to(text.dtype) @ self.values).transpose(1, 2).flatten(2)
+        scores = self._split(queries) @ self.keys.mT
+        attention = self._share(scores, self.scale).to(text.dtype)
+        added = (attention @ self.values).transpose(1, 2).flatten(2)
         if self.how.projection != "none":
-            along = _project(added, text)
-            if self.how.projection == "ortho_v2":
+            share = self._project(attention, text)
+            if self.how.projection == "ortho":
+                added.addcmul_(share, text, value=-1.0)
+            else:
                 # The authors leave out the scale of the scores here.
-                first = self._share(scores * width, top * width)[..., :FIRST].sum(-1).mean(1)
-                along = along * (1.0 - first).to(along.dtype).unsqueeze(-1)
-            added = added - along
+                first = self._share(scores, 1.0)[..., : self.first].sum(-1).mean(1)
+                added.addcmul_(share * text, (first - 1.0).to(text.dtype).unsqueeze(-1))
         return scale(added, weight)
 
-    def _share(self, scores: Tensor, top: Tensor) -> Tensor:
-        """Softmax over the tokens and the empty ones, of which only the tokens' is returned."""
-        powers = (scores - top).exp()
-        total = powers.sum(-1, keepdim=True)
-        return powers / (total + self.how.zeros * (-top).exp())
+    def _share(self, scores: Tensor, factor: float) -> Tensor:
+        """Softmax (R, heads, L, T) of factor × scores, float32; the empty tokens are its last."""
+        scores = scores.float() * factor
+        if self.how.zeros:
+            scores[..., -1] = math.log(self.how.zeros)
+        return scores.softmax(-1)
+
+    def _project(self, attention: Tensor, text: Tensor) -> Tensor:
+        """How much of what is added lies along `text` (R, L, C), per row and channel (R, 1, C).
+
+        The sum over all tokens of text × attention·V is that of (attentionᵀ·text) × V over the few
+        identity tokens. A channel in which the text's attention is zero everywhere has no such
+        part.
+        """
+        length = torch.linalg.vector_norm(text, dim=1, keepdim=True, dtype=torch.float32).square()
+        # Over 4,096 tokens the sums would leave the range of float16.
+        met = (attention * SHRINK).mT @ self._split(text)
+        product = (met.float() * self.values.float()).sum(-2).flatten(1).unsqueeze(1) / SHRINK
+        return torch.where(length > 0, product / length, 0.0).to(text.dtype)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
-
-def _project(added: Tensor, text: Tensor) -> Tensor:
-    """The part of `added` (R, L, C) along `text`, per row and channel over all tokens.
-
-    Sums are float32: over 4,096 tokens they leave the range of float16. A channel in which the
-    text's attention is zero everywhere has no such part.
-    """
-    length = torch.linalg.vector_norm(text, dim=1, keepdim=True, dtype=torch.float32).square()
-    product = (text * added.float()).sum(dim=1, keepdim=True)
-    share = torch.where(length > 0, product / length, 0.0)
-    return share.to(text.dtype) * text

@@ -8,64 +8,37 @@ step, so these layers run unfolded, with the adapter's own weights.
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import comfy.model_management
-import comfy.ops
 import torch
 import torch.nn.functional as F
 from comfy.model_patcher import ModelPatcher
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..adapters.pulid_flux import IdentityAdapter
-from ..files.modules import wrap
-from .attention import NORM_EPS, Activation, scale
+from .attention import Activation, scale
 from .call import Call, Site
+from .pulid import layer_tensors
+from .unfolded import UnfoldedAttention, unfold
 
 
-class UnfoldedAttention(nn.Module):
-    """One PuLID-FLUX layer as its authors define it; names are those of the file.
+def append_summary(
+    layer: UnfoldedAttention,
+    image: Tensor,
+    tokens: Tensor,
+    length: float,
+    count: int,
+    bias: Tensor | None,
+) -> Tensor:
+    """image (R, L, dim), tokens (1, N, width) -> attention over N + count tokens (R, L, dim).
 
-    dim: channels of image tokens; width: of identity tokens; inner: of queries.
+    length: of a summary token; bias (R or 1, 1, 1, N + count) on the scores, or None.
     """
-
-    def __init__(
-        self,
-        dim: int,
-        width: int,
-        inner: int,
-        heads: int,
-        operations: Any = nn,
-        **factory: Any,
-    ) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm1 = operations.LayerNorm(width, eps=NORM_EPS, **factory)
-        self.norm2 = operations.LayerNorm(dim, eps=NORM_EPS, **factory)
-        self.to_q = operations.Linear(dim, inner, bias=False, **factory)
-        self.to_kv = operations.Linear(width, 2 * inner, bias=False, **factory)
-        self.to_out = operations.Linear(inner, dim, bias=False, **factory)
-
-    def forward(
-        self, image: Tensor, tokens: Tensor, length: float, count: int, bias: Tensor | None
-    ) -> Tensor:
-        """image (R, L, dim), tokens (1, N, width) -> attention over N + count tokens (R, L, dim).
-
-        length: of a summary token; bias (R or 1, 1, 1, N + count) on the scores, or None.
-        """
-        queries = self.to_q(self.norm2(image))
-        context = torch.cat(
-            (tokens.expand(len(image), -1, -1), summarise(queries, count, length)), dim=1
-        )
-        keys, values = self.to_kv(self.norm1(context)).chunk(2, dim=-1)
-        q, k, v = (
-            x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (queries, keys, values)
-        )
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return self.to_out(attended.transpose(1, 2).flatten(2))
+    queries = layer.queries(image)
+    summary = summarise(queries, count, length)
+    context = torch.cat((tokens.expand(len(image), -1, -1), summary), dim=1)
+    return layer.attend(queries, *layer.project(context), bias)
 
 
 def summarise(queries: Tensor, count: int, length: float) -> Tensor:
@@ -138,7 +111,8 @@ class AppendedAttention:
         """image (R, L, D) -> weight × attention; a tensor weight is (R or 1, L)."""
         if activate is not None:
             raise ValueError("AppendedAttention got an activation, expected None. Fold the layer.")
-        return scale(self.module(image, self.tokens, self.length, self.count, self.bias), weight)
+        facts = (self.tokens, self.length, self.count, self.bias)
+        return scale(append_summary(self.module, image, *facts), weight)
 
 
 def make_appendix(
@@ -159,34 +133,9 @@ def make_appendix(
     return Appendix(_unfolded_for(adapter, tuple(numbers.values()), dtype), tuple(numbers), count)
 
 
-# A graph keeps its layers alive.
-_alive: weakref.WeakValueDictionary[tuple, ModelPatcher] = weakref.WeakValueDictionary()
-
-
 def _unfolded_for(
     adapter: IdentityAdapter, numbers: tuple[int, ...], dtype: torch.dtype
 ) -> ModelPatcher:
     """Layers of these numbers as a ModuleList; the same one while it is in use."""
-    key = (adapter.digest, adapter.heads, numbers, dtype)
-    patcher = _alive.get(key)
-    if patcher is None:
-        patcher = _alive[key] = _build(adapter, numbers, dtype)
-    return patcher
-
-
-def _build(adapter: IdentityAdapter, numbers: tuple[int, ...], dtype: torch.dtype) -> ModelPatcher:
-    offload = comfy.model_management.unet_offload_device()
-    inner = adapter.cross_attention["0.to_q.weight"].shape[0]
-    sizes = (adapter.dim, adapter.token_dim, inner, adapter.heads)
-    factory = {"device": offload, "dtype": dtype}
-    stack = nn.ModuleList(
-        UnfoldedAttention(*sizes, comfy.ops.manual_cast, **factory) for _ in numbers
-    )
-    patcher = wrap(stack)
-    tensors = {
-        f"{place}.{name}": adapter.cross_attention[f"{number}.{name}"].to(offload, dtype)
-        for place, number in enumerate(numbers)
-        for name in stack[place].state_dict()
-    }
-    stack.load_state_dict(tensors, strict=True, assign=patcher.is_dynamic())
-    return patcher
+    layers = [layer_tensors(adapter.cross_attention, number) for number in numbers]
+    return unfold(f"{adapter.digest} {numbers}", layers, adapter.heads, dtype)

@@ -139,6 +139,9 @@ class Injection(Protocol):
 class Neutral:
     """An injection without an effect: others derive from it and write what they do."""
 
+    kind: str
+    label: str
+
     def models(self) -> list[ModelPatcher]:
         return []
 
@@ -152,6 +155,24 @@ class Neutral:
         return text
 
     def terms(self, call: Call) -> list[Term]:
+        return []
+
+
+class WholePrediction(Neutral):
+    """An injection that acts on whole predictions, in a wrapper around the guider's own part of a
+    step. The wrapper notes its kind in the run's cache."""
+
+    sites: Sequence[Site] = ()
+    wraps = "batching of prompts"
+    """What of ComfyUI's the wrapper stands around, for the message."""
+
+    def terms(self, call: Call) -> list[Term]:
+        """None; but a model call that was not guided must not pass for one that was."""
+        if self.kind not in call.run.cache:
+            raise RuntimeError(
+                f"{self.label} is on this model, but the guider predicts past it: another node "
+                f"replaced ComfyUI's {self.wraps}. Remove or bypass that node."
+            )
         return []
 
 
@@ -236,6 +257,14 @@ def _restore_indices(options: dict[str, Any]) -> None:
     originals = options.get(ORIGINALS)
     if originals is not None:
         options["cond_or_uncond"] = [originals[index] for index in options["cond_or_uncond"]]
+
+
+def with_originals(options: Mapping[str, Any], originals: Sequence[int]) -> dict[str, Any]:
+    """These transformer_options for lists of prompts of which the n-th stands for the list
+    `originals[n]` of the caller, who may have such lists itself."""
+    held = options.get(ORIGINALS)
+    kept = originals if held is None else [held[number] for number in originals]
+    return {**options, ORIGINALS: tuple(kept)}
 
 
 def read_call(

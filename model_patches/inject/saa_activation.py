@@ -103,11 +103,13 @@ def activation(scores: Tensor, relative: Tensor | None, threshold: float) -> Ten
     """Equation 2: scores (R, L, H, N) -> (R, L) float32 in [0, 1].
 
     Sums are float32, and so are the smallest and largest of each row: a token whose value crosses
-    the threshold changes by all of it. Where all tokens of a row are equally active the quotient
-    is not a number, and 0 is returned: there is no place in which to look for a face.
+    the threshold changes by all of it. Where all tokens of a row are equally active, 0 is returned:
+    there is no place in which to look for a face. Gradients are finite there, too.
     """
     by_token = scores.sum(2, dtype=torch.float32)
     total = by_token.sum(-1) if relative is None else by_token @ relative
-    low, high = torch.aminmax(total, dim=1, keepdim=True)
-    found = (total - low) / (high - low)
-    return torch.where(found >= threshold, found, 0.0)  # a comparison with NaN is false
+    # Not aminmax, which has no gradient.
+    low, high = total.amin(1, keepdim=True), total.amax(1, keepdim=True)
+    span = high - low
+    found = (total - low) / torch.where(span > 0, span, 1.0)
+    return torch.where((span > 0) & (found >= threshold), found, 0.0)

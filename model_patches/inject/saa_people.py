@@ -40,6 +40,11 @@ class Person:
         return hashlib.sha256(repr((self.weight, self.gate, where)).encode()).hexdigest()
 
 
+def check_person_weight(weight: float) -> float:
+    """The weight, in [0, 5]. Raises ValueError otherwise."""
+    return check_number("The weight of a person", weight, 0.0, STRONGEST)
+
+
 def make_person(
     identity: Identity,
     *,
@@ -54,7 +59,7 @@ def make_person(
     prompt: what this person does; the intent that CAG reads there loosens the person alone. Raises
     ValueError for a number or mask out of range.
     """
-    check_number("The weight of a person", weight, 0.0, STRONGEST)
+    check_person_weight(weight)
     if prompt.strip():
         gate = gate * compute_gates(prompt, Knobs(w_base=1.0)).visual
     region = None if mask is None else region_of(mask)

@@ -71,7 +71,7 @@ def apply_vfa(
         how = orthogonality(method, adapter.version)
         sites = sdxl_sites(model, adapter)
     else:
-        sites = flux_sites(model, adapter.count, adapter.dim, adapter.name, LABEL)
+        sites = flux_sites(model, adapter.count, adapter.dim, adapter.name, LABEL, adapter.blocks)
         if query is not None:
             query.courses(sites, adapter.name)
     tokens, null = identity_tokens(identity, adapter)

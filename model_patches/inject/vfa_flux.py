@@ -48,7 +48,7 @@ class FluxAnchor(Neutral):
         """One per prompt that has an identity and covered tokens."""
         found = []
         for prompt, rows, weights in self.anchor.prompts(call):
-            stack = self.positive if prompt.role == "positive" else self.negative
+            stack = self.positive if prompt.has_person else self.negative
             region, cell = self.anchor.region, self.sites[0].cell
             coverage = cover_tokens(call, prompt, region, cell, LABEL)
             if stack is not None and coverage is not None:

@@ -65,7 +65,7 @@ class UNetAnchor(Neutral):
         """One per prompt that has an identity and grid that has covered tokens."""
         found = []
         for prompt, rows, weights in self.anchor.prompts(call):
-            table = self.positive if prompt.role == "positive" else self.negative
+            table = self.positive if prompt.has_person else self.negative
             if table is None:
                 continue
             layers = self._place(call, table)

@@ -13,13 +13,13 @@ from ...gates.gate import Moment
 from ..call import Run
 from ..run import (
     KEY,
-    ORIGINALS,
     RUN,
     PromptCarrier,
     injections_of,
     moments_of,
     payload_of,
     payloads_of,
+    with_originals,
 )
 from .attention import OVERRIDE, WeighKeys
 from .levels import Share, Subset
@@ -110,7 +110,7 @@ def _predict_subsets(
             fresh.append((number, entries))
     if not plan.is_changed:
         return batch.predict()
-    outputs = batch.predict(plan.lists, {ORIGINALS: tuple(plan.originals)})
+    outputs = batch.predict(plan.lists, with_originals(batch.options, plan.originals))
     for number, entries in fresh:
         reuse.keep(entries, plan.predicted(number, outputs), book.clock)
     return plan.combine(outputs, len(batch.conds), moment.sigma)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ...files.cache import tensor_key
 from ...gates.gate import OPEN, Gate, Moment
-from ..call import Call, PromptRows, Run, Site, Term
+from ..call import PromptRows, Run
 from ..region import Region
-from ..run import Neutral
+from ..run import WholePrediction
 from .levels import Share, Subset, level_fields, level_shares
 
 GUIDANCE = "guidance"
@@ -50,7 +50,7 @@ NEUTRAL = Setting(1.0, OPEN, None)
 
 
 @dataclass(frozen=True, eq=False)
-class ReferenceGuidance(Neutral):
+class ReferenceGuidance(WholePrediction):
     """The settings of all references on one model: an Injection that acts on whole predictions."""
 
     settings: Mapping[int, Setting]
@@ -58,7 +58,6 @@ class ReferenceGuidance(Neutral):
     every: int
     """Steps from one prediction of the references' effect to the next."""
     order: str
-    sites: Sequence[Site] = ()
 
     kind = GUIDANCE
     label = LABEL
@@ -70,15 +69,6 @@ class ReferenceGuidance(Neutral):
                 "reference picture. Put Reference Latent (or the model's own edit node) before the "
                 "sampler, or bypass this node."
             )
-
-    def terms(self, call: Call) -> list[Term]:
-        """None; but a model call that was not guided must not pass for one that was."""
-        if GUIDANCE not in call.run.cache:
-            raise RuntimeError(
-                f"{LABEL} is on this model, but the guider predicts past it: another node replaced "
-                "ComfyUI's batching of prompts. Remove or bypass that node."
-            )
-        return []
 
     def setting(self, number: int) -> Setting:
         """Of the reference of that number, from 0."""

@@ -182,7 +182,7 @@ def without(part):
         (without("personal.norm_out.bias"), r"1 of \d+ tensors are missing \(personal.norm_out"),
         (without("middle.0.0.preserve.to_v"), r"1 missing or misshapen .*middle.0.0.preserve.to_v"),
         (without("middle.0.0.personal"), "personal has 2 blocks, preserve 3"),
-        (without("preserve.overall"), "one of preserve.overall and personal is there"),
+        (without("preserve.overall"), "personal is there without preserve.overall, expected both"),
         (without("personal.proj_query"), "has no tensor proj_query.weight"),
         ({**small(), "null.preserve": torch.zeros(1, 5, 48)}, r"null.preserve is \(1, 5, 48\)"),
         (
@@ -205,7 +205,10 @@ def test_an_altered_file_is_refused(tmp_path, tensors, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": "2"}, "FlexIP format 2, this FlexID reads 1. Update FlexID"),
+        ({"version": "3"}, "FlexIP format 3, this FlexID reads 1 and 2. Update FlexID"),
+        ({"version": "2"}, "FlexIP format 2 and says base=sd15, expected flux"),
+        ({"base": "flux"}, "FlexIP format 1 and says base=flux, expected another model"),
+        ({"context": "eva-clip"}, "cls=projected, expected face_and_pooled"),
         ({"version": ""}, "FlexIP format unknown"),
         ({"format": "other"}, "format=other, expected flexid.flexip"),
         ({"fusion": "sum"}, "fusion=sum, expected outputs or joint or tokens"),

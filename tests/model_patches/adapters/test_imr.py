@@ -2,6 +2,7 @@
 picture of landmarks, refusals."""
 
 import dynamicid_files
+import imr_world
 import ip_files
 import pytest
 import torch
@@ -234,3 +235,33 @@ def test_files_that_do_not_fit_each_other_are_refused(tmp_path):
         ValueError, match="tensors are missing .blocks.3.1.conv_block.1.running_var"
     ):
         load_keypoints(short)
+
+
+# Files for the tokens of another family
+
+
+def test_a_file_for_other_tokens_says_whose_they_are(tmp_path):
+    editor = load_editor(*imr_world.write_other(tmp_path, width=48))
+    assert editor.settings == imr_world.OTHER
+    dims = editor.dims
+    assert (dims.width, dims.landmarks, dims.text) == (48, 8, 64)
+    assert load_editor(small(tmp_path), small_keypoints(tmp_path)).settings.published
+    motion = Motion(torch.zeros(96, 96, dtype=torch.uint8), torch.randn(64))
+    assert edit_tokens(editor, torch.randn(1, 6, 48), motion, [motion]).shape == (1, 6, 48)
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        ({"version": "2"}, "format 2, this FlexID reads 1"),
+        ({"family": "Pu LID"}, "says family='Pu LID', expected the name of a kind of adapter"),
+        ({"encoder": ""}, "says encoder='', expected the digest"),
+        ({"text": "0"}, "says text='0', expected a whole number above 0"),
+        ({"text": "72"}, "72 channels of landmarks and text where the text has 72"),
+        ({"text": "60"}, "makes 8 features of landmarks, other_imr.safetensors reads 12"),
+        ({"points": "68"}, "says points=68, expected one of 106, 5"),
+    ],
+)
+def test_a_file_for_other_tokens_that_says_nonsense_is_refused(tmp_path, stated, message):
+    with pytest.raises(ValueError, match=message):
+        load_editor(*imr_world.write_other(tmp_path, width=48, **stated))

@@ -6,12 +6,15 @@ import pytest
 import torch
 from flexid.mini.random_adapter import write_adapter, write_eva_clip
 from flexid.model_patches.adapters.pulid_flux import (
+    BLOCKS_KEY,
     HEADS_KEY,
     WANTED,
     attention_shapes,
     encode_tokens,
     load_adapter,
     load_encoder,
+    open_adapter_file,
+    state_blocks,
 )
 from safetensors.torch import load_file, save_file
 from seeding import golden_shapes
@@ -97,6 +100,24 @@ def test_heads_from_the_metadata(tmp_path, small):
         assert load_adapter(tmp_path / "x.safetensors").heads == int(heads)
     save_file(tensors, tmp_path / "x.safetensors")
     assert load_adapter(tmp_path / "x.safetensors").heads == 2
+
+
+def test_blocks_from_the_metadata(tmp_path, small):
+    blocks = (("double_block", 1), ("single_block", 0))
+    assert state_blocks(blocks) == {BLOCKS_KEY: "double 1, single 0"} and not state_blocks(None)
+    path = tmp_path / "x.safetensors"
+    save_file(load_file(small), path, state_blocks(blocks))
+    assert load_adapter(path).blocks == open_adapter_file(path).blocks == blocks
+    assert load_adapter(small).blocks is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "double 1", "double 1, double 1", "double 1, middle 0", "single 01, single 2"]
+)
+def test_blocks_that_are_no_list_of_places(tmp_path, small, text):
+    save_file(load_file(small), tmp_path / "x.safetensors", {BLOCKS_KEY: text})
+    with pytest.raises(ValueError, match=r"has 2 cross-attention layers.*2 different blocks"):
+        load_adapter(tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

@@ -9,7 +9,8 @@ from flexid.model_patches.gates.schedule import Schedule
 from flexid.model_patches.inject.call import Call, PromptRows, Run, Site
 from flexid.model_patches.inject.pulid import folded_for
 from flexid.model_patches.inject.query import QueryControl, mix_queries
-from flexid.model_patches.inject.query_append import UnfoldedAttention, summarise
+from flexid.model_patches.inject.query_append import summarise
+from flexid.model_patches.inject.unfolded import UnfoldedAttention
 from safetensors.torch import load_file
 from seeding import golden_shapes, seeded, seeded_input
 

@@ -19,11 +19,15 @@ from flexid.model_patches.identity.identity import Identity
 from flexid.model_patches.inject.call import Call, PromptRows, Run, Site
 from flexid.model_patches.inject.decoupled import Table
 from flexid.model_patches.inject.region import box_region
-from flexid.model_patches.inject.saa import Group, Member, apply_saa
+from flexid.model_patches.inject.saa import apply_saa
 from flexid.model_patches.inject.saa_activation import activation
+from flexid.model_patches.inject.saa_group import Member
 from flexid.model_patches.inject.saa_people import Person
 from flexid.model_patches.inject.saa_places import place_people
 from flexid.model_patches.inject.saa_settings import SaaSettings
+from flexid.model_patches.inject.saa_unet import UNetGroup
+from flexid.model_patches.training.saa_trained import begin_with, predict_person
+from flexid.model_patches.training.unet_base import UNetBase
 from identities import identity_of
 from safetensors.torch import load_file
 from seeding import seeded, seeded_input
@@ -109,7 +113,7 @@ def group_of(number, width, faces, boxes, settings, weight=1.0):
         Member(person, table(f"face_{face}"), nobody, face)
         for person, face in zip(people, faces, strict=True)
     ]
-    return Group(tuple(members), settings, [SITE], "")
+    return UNetGroup(tuple(members), settings, [SITE], "")
 
 
 CASES = {
@@ -261,6 +265,21 @@ def test_the_unmodified_unet_predicts_what_the_authors_does(
     people = [person(adapter, face, box) for face, box in zip(faces, boxes, strict=True)]
     patched = apply_saa(unet, adapter, people, settings).model
     torch.testing.assert_close(eps(patched, latent, step), expected, atol=2e-5, rtol=0)
+
+
+def test_the_trainer_predicts_what_the_authors_code_does(golden, unet, adapter):
+    """With the LoRA beside the base's layers, and one face in each row."""
+    expected = load_file(golden / "dynamicid_unet_tiny.safetensors")["one_act.eps"]
+    comfy.model_management.unload_all_models()  # weight patches of the tests before
+    base = UNetBase(unet, torch.device("cpu"))
+    sigma = base.sigma(torch.tensor([601, 601]))
+    latent = seeded_input(*SQUARE).repeat(2, 1, 1, 1)
+    noisy = latent * (sigma[0] ** 2 + 1).sqrt()  # the model scales it back
+    faces = [seeded_input(f"face_{name}", (1, 4, TEXT)) for name in ("uncond", "a")]
+    facts = (noisy, sigma, seeded_input("text", (2, 77, TEXT)), torch.cat(faces), 0.3)
+    with torch.no_grad():
+        found = predict_person(base, begin_with(base, adapter), *facts)
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
 
 
 def test_without_people_there_is_the_lora_alone_or_nothing(golden, unet, adapter):

@@ -421,7 +421,7 @@ def test_no_adapter_weight_is_needed_while_sampling(adapter, apply, somebody):
 def test_a_block_only_computes(monkeypatch, apply, somebody):
     ops = watch_sites(monkeypatch)
     sample(apply(somebody(mask=half("left")), somebody(2, weight=0.5), somebody(3)))
-    assert "aminmax" in ops.names
+    assert "amax" in ops.names
     forbidden = {"_local_scalar_dense", "item", "nonzero", "_to_copy", "interpolate", "ones"}
     assert not ops.names & forbidden
 

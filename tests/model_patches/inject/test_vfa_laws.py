@@ -47,6 +47,15 @@ def other():
     return tiny.identity(seed=5)
 
 
+def test_layers_stand_where_the_file_says(model, person):
+    places = (("double_block", 1), ("single_block", 2))
+    patched = apply_vfa(model, tiny.adapter(blocks=places), person)
+    assert set(patched.model_options["transformer_options"]["patches_replace"]["dit"]) == {*places}
+    beyond = tiny.adapter(blocks=(("double_block", 0), ("double_block", 7)))
+    with pytest.raises(ValueError, match=r"among them double_block 7.*2 double"):
+        apply_vfa(model, beyond, person)
+
+
 def watch_prompts(model):
     """A clone that records the prompts of every call, outside our own wrapper."""
     seen = []
