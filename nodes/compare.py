@@ -4,11 +4,14 @@ import comfy.model_management
 from comfy.utils import ProgressBar
 from comfy_api.latest import io
 
+from ..model_patches.evaluate.modes import CORRECTED, MODES, Mode
 from ..model_patches.face.mesh import MeshFinder
 from ..model_patches.identity import compare as core
 from ..model_patches.identity import compare_report as report
+from ..model_patches.identity.compare_prompt import want_prompt
 from . import types
 from .identity import preview_both
+from .validation import refuse_more
 
 FaceDetection = io.Custom("FACE_DETECTION_MODEL")
 MOST_PEOPLE = 8
@@ -28,6 +31,8 @@ NUMBERS = {
     "without plain.",
     "copy_paste": "1: the faces are the reference photo's; -1: the other photo's; NaN without "
     "other_photo.",
+    "prompt_alignment": "Mean cosine of picture and prompt by CLIP, about 0.2 to 0.35 for pictures "
+    "that show it; NaN without clip_vision, clip and prompt.",
 }
 
 
@@ -40,7 +45,7 @@ def _open_landmarker(model) -> MeshFinder | None:
     return MeshFinder(model, transformation_matrix_from_detection)
 
 
-def _know_people(analyser, reference, identities: dict | None, other_photo, finder):
+def _know_people(analyser, reference, identities: dict | None, other_photo, finder, mode: Mode):
     """The people to compare with. Raises ValueError for both kinds of reference, or for none."""
     named = [one for one in (identities or {}).values() if one is not None]
     if (reference is None) == (not named):
@@ -50,7 +55,7 @@ def _know_people(analyser, reference, identities: dict | None, other_photo, find
             "person to reference, or up to 8 people to identities."
         )
     if reference is not None:
-        people = [core.know_by_photos(analyser, reference, finder)]
+        people = [core.know_by_photos(analyser, reference, finder, mode)]
     else:
         people = [
             core.know_by_identity(analyser, f"person {number}", one)
@@ -80,8 +85,8 @@ class FlexIDCompareIdentity(io.ComfyNode):
             display_name="Compare Identity",
             category="FlexID/evaluate",
             description="Measures finished pictures: how like the person they are, how far head "
-            "and expression moved, and what the identity changed elsewhere. A table, a chart and "
-            "single numbers come out.",
+            "and expression moved, what the identity changed elsewhere, and how well they follow "
+            "the prompt. A table, a chart and single numbers come out.",
             search_aliases=[
                 "likeness",
                 "face similarity",
@@ -91,13 +96,16 @@ class FlexIDCompareIdentity(io.ComfyNode):
                 "ibench",
                 "copy-paste",
                 "score",
+                "clip score",
+                "prompt alignment",
             ],
             is_output_node=True,
             inputs=[
                 types.FaceAnalyser.Input(
                     "analyser",
-                    tooltip="From Load Face Analyser, with a pack that has a recogniser. Best one "
-                    "that the identity was not made with: it does not favour the adapter.",
+                    tooltip="From Load Face Analyser, with a pack that has a recogniser. Prefer "
+                    "another recogniser than the one that made the identity: it does not favour "
+                    "the adapter.",
                 ),
                 io.Image.Input("images", tooltip="The finished pictures; each is measured."),
                 io.Image.Input(
@@ -131,6 +139,35 @@ class FlexIDCompareIdentity(io.ComfyNode):
                     tooltip="From Load Face Detection Model (MediaPipe). Not connected: head "
                     "angles come from five points, and landmarks and expression are left out.",
                 ),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip="CLIP's picture half, preferably ViT-L/14, for the prompt alignment. "
+                    "Needs clip and prompt, too. Not connected: it is left out.",
+                ),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="CLIP's text half of the same model, with its projection: clip_l for "
+                    "ViT-L/14. Checkpoints often lack the projection; then load CLIP from a file "
+                    "of its own.",
+                ),
+                io.String.Input(
+                    "prompt",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip="What the pictures should show. CLIP reads its first 75 tokens; a "
+                    "longer one is also measured by sentence. Empty: left out.",
+                ),
+                io.Combo.Input(
+                    "mode",
+                    options=list(MODES),
+                    default=CORRECTED,
+                    optional=True,
+                    tooltip="corrected: failures count, means over people. compat: the arithmetic "
+                    "of IBench with its quirks, to compare with its tables.",
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -152,16 +189,25 @@ class FlexIDCompareIdentity(io.ComfyNode):
         plain=None,
         other_photo=None,
         landmarker=None,
+        clip_vision=None,
+        clip=None,
+        prompt: str = "",
+        mode: Mode = CORRECTED,
+        **more,
     ) -> io.NodeOutput:
+        refuse_more(core.LABEL, f"{MOST_PEOPLE} identities", more)
+        asked = want_prompt(clip_vision, clip, prompt, core.LABEL)
         finder = _open_landmarker(landmarker)
-        people = _know_people(analyser, reference, identities, other_photo, finder)
+        people = _know_people(analyser, reference, identities, other_photo, finder, mode)
         bar = ProgressBar(1)
 
         def watch(done: int, total: int) -> None:
             comfy.model_management.throw_exception_if_processing_interrupted()
             bar.update_absolute(done, total)
 
-        found = core.compare_identity(analyser, images, people, plain, finder, watch)
+        found = core.compare_identity(
+            analyser, images, people, plain, finder, watch, asked, mode=mode
+        )
         chart, text = report.draw_chart(found), report.write_report(found)
         numbers = report.numbers_of(found)
         return io.NodeOutput(

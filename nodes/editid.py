@@ -19,8 +19,8 @@ from .validation import validate
 CUSTOM = "custom"
 ALIASES = ["editid", "editidv2", "editability"]
 QUERY_TOOLTIP = (
-    "From Make Query Control or Choose EditID Preset, for Flux.1 only: how freely the picture asks "
-    "about the person. Not connected: as trained."
+    "From Make Query Control or Choose EditID Preset, for Flux.1 only: "
+    "how far the picture's queries depart from their trained values. Not connected: as trained."
 )
 MIX_TOOLTIP = (
     "From Make Feature Mix or Choose EditID Preset: which of the photo's features Encode Identity "
@@ -45,21 +45,19 @@ class FlexIDQueryControl(io.ComfyNode):
             node_id="FlexIDQueryControl",
             display_name="Make Query Control",
             category="FlexID/inject",
-            description=(
-                "EditIDv2's control of an anchor's queries, for Apply VFA on Flux.1: mixes what "
-                "each place of the picture asks with a compensation term, so that pose, expression "
-                "and scene are freer. Experimental: the paper leaves the term open."
-            ),
+            description="EditIDv2's control of an anchor's queries, for Apply VFA on Flux.1: "
+            "mixes the queries of the picture with a compensation term, so that pose, expression "
+            "and scene are freer. Experimental: the paper leaves the term open.",
             search_aliases=[*ALIASES, "query compensation", "alpha schedule", "attention"],
             inputs=[
                 io.Combo.Input(
                     "mode",
                     options=list(MODES),
                     default="off",
-                    tooltip="What queries are mixed with. off: nothing, as trained. initial: those "
-                    "of the first step. token_mean: their mean over the picture. zero: nothing, "
-                    "which makes the person generic, not weaker. soft_append: they stay, and a "
-                    "summary of the picture stands beside the face.",
+                    tooltip="What queries are mixed with. off: nothing, as trained. initial: "
+                    "those of the first step. token_mean: their mean over the picture. zero: 0, "
+                    "which makes the face generic rather than weaker. soft_append: they stay as "
+                    "they are; tokens that summarise the picture are added to those of the face.",
                 ),
                 _alpha(
                     "alpha",
@@ -71,8 +69,8 @@ class FlexIDQueryControl(io.ComfyNode):
                     options=list(COURSES),
                     default="constant",
                     tooltip="How alpha goes over the run. constant: the same. paper_decay: falls "
-                    "to 0 by the end. sigma_rise: rises from 0 as the noise falls, so the face has "
-                    "little say early. range: from alpha to alpha_end.",
+                    "to 0 by the end. sigma_rise: rises from 0 as the noise falls, so the face "
+                    "acts little in the early steps. range: from alpha to alpha_end.",
                 ),
                 _alpha(
                     "alpha_end",
@@ -95,8 +93,8 @@ class FlexIDQueryControl(io.ComfyNode):
                     "axis",
                     options=list(AXES),
                     default="percent",
-                    tooltip="Of start, end, paper_decay and range. percent: the model's noise "
-                    "level. progress: steps of this run; differs when denoise is below 1.",
+                    tooltip="Time axis of start, end, paper_decay and range. percent: the model's "
+                    "noise level. progress: steps of this run; differs when denoise is below 1.",
                     advanced=True,
                 ),
                 io.String.Input(
@@ -112,8 +110,8 @@ class FlexIDQueryControl(io.ComfyNode):
                     default=4,
                     min=1,
                     max=MOST_TOKENS,
-                    tooltip="How many tokens summarise the picture; soft_append only. More dilute "
-                    "the face more; 0 is not possible, set mode to off instead.",
+                    tooltip="How many tokens summarise the picture; soft_append only. More tokens "
+                    "weaken the face more; 0 is not possible, set mode to off instead.",
                     advanced=True,
                 ),
             ],
@@ -179,8 +177,8 @@ class FlexIDFeatureMix(io.ComfyNode):
                     default="faithful",
                     tooltip="faithful: all features, as PuLID encodes. balanced: local details on "
                     "half the grid, and weaker. editable: on a quarter, at half the weight. "
-                    "loose: no local details. custom: by the inputs below, which the others do "
-                    "not read.",
+                    "loose: no local details. custom: the inputs below; the other presets ignore "
+                    "them.",
                 ),
                 io.String.Input(
                     "layer_map",
@@ -323,7 +321,7 @@ class FlexIDEditIDPreset(io.ComfyNode):
                     default="consistency",
                     tooltip="consistency: the photo's person as PuLID keeps it, nothing changes. "
                     "balanced: pose and expression are freer. editability: the prompt first, for "
-                    "long and eventful prompts.",
+                    "long prompts in which much happens.",
                 ),
             ],
             outputs=[

@@ -25,11 +25,9 @@ class FlexIDFetchModels(io.ComfyNode):
             node_id="FlexIDFetchModels",
             display_name="Fetch Models",
             category="FlexID/loaders",
-            description=(
-                "Fetches public model files from their own repositories into your models folders, "
-                "checks their hashes, and says what is there. Only when you queue it; a file that "
-                "is there is never replaced. Cancel at any time: the next run goes on from there."
-            ),
+            description="Fetches public model files from their own repositories into your models "
+            "folders, checks their hashes, and says what is there. It does so only when you queue "
+            "it, and never replaces a file. You can cancel at any time: the next run resumes.",
             search_aliases=["download", "models", "weights", "hugging face", "install", "missing"],
             is_output_node=True,
             inputs=[

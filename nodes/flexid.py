@@ -92,12 +92,10 @@ class FlexIDApply(io.ComfyNode):
             node_id="FlexIDApply",
             display_name="Apply FlexID (SIP + VFA + CAG)",
             category="FlexID/inject",
-            description=(
-                "The whole of FlexID: the prompt's text leans towards the person (SIP), the "
-                "picture attends to the face (VFA), and the prompt's own wish to change the "
-                "person sets the weight of both over the run (CAG). The same as the three nodes "
-                "with their default settings; use both outputs."
-            ),
+            description="The whole of FlexID: the encoded prompt moves towards the person (SIP), "
+            "the picture attends to the face (VFA), and how much the prompt changes the person "
+            "sets the weight of both over the run (CAG). The same as the three nodes with their "
+            "default settings; use both outputs.",
             search_aliases=[*ALIASES, "flexid", "identity", "faceclip", "all in one", "cag"],
             is_output_node=True,  # so that its curves are shown again when it is cached
             inputs=[

@@ -48,8 +48,8 @@ class FlexIDLoadFlexIP(io.ComfyNode):
             node_id="FlexIDLoadFlexIP",
             display_name="Load FlexIP Adapter",
             category="FlexID/loaders",
-            description="Opens a FlexIP file, or a public IP-Adapter file for SD 1.5 or SDXL, "
-            "which then preserves the photo and has nothing to personalise with.",
+            description="Opens a FlexIP file for Stable Diffusion or Flux, or a public IP-Adapter "
+            "file for SD 1.5 or SDXL. An IP-Adapter file has the preservation stream only.",
             search_aliases=["ip-adapter", "ipadapter", "faceid", "plus face", "ip adapter loader"],
             inputs=[
                 io.Combo.Input(
@@ -118,7 +118,13 @@ class FlexIDEncodeFlexIP(io.ComfyNode):
                 types.Faces.Input(
                     "faces",
                     optional=True,
-                    tooltip="From Detect Faces, of the same photos. FaceID files need them.",
+                    tooltip="From Detect Faces, of the same photos. FaceID files and files that "
+                    "read EVA-CLIP need them.",
+                ),
+                types.VisionEncoder.Input(
+                    "eva_clip",
+                    optional=True,
+                    tooltip="From Load EVA-CLIP, for FlexIP files that read it.",
                 ),
             ],
             outputs=[
@@ -130,9 +136,10 @@ class FlexIDEncodeFlexIP(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, adapter, image, view: View, clip_vision=None, dino=None, faces=()
+        cls, adapter, image, view: View, clip_vision=None, dino=None, faces=(), eva_clip=None
     ) -> io.NodeOutput:
-        done = encode_reference(adapter, Encoders(clip_vision, dino), image, faces, view)
+        encoders = Encoders(clip_vision, dino, eva_clip)
+        done = encode_reference(adapter, encoders, image, faces, view)
         picture = done.identity.picture
         shown = preview_both(cls, picture, done.report)
         return io.NodeOutput(done.identity, picture, done.report, ui=shown)
@@ -145,18 +152,21 @@ class FlexIDApplyFlexIP(io.ComfyNode):
             node_id="FlexIDApplyFlexIP",
             display_name="Apply FlexIP",
             category="FlexID/inject",
-            description="Lets a Stable Diffusion model attend to a reference beside the prompt. "
-            "One slider goes from the prompt to the photo. Use all three outputs.",
+            description="Lets a Stable Diffusion or Flux model attend to a reference photo as "
+            "well as to the prompt. One slider goes from the prompt to the photo. Use all three "
+            "outputs.",
             search_aliases=["ip-adapter", "ipadapter", "apply ipadapter", "faceid", "flexip"],
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="An SD 1.5 or SDXL model. Only the returned one is patched."
+                    "model",
+                    tooltip="An SD 1.5, SDXL or Flux.1 model, whichever the adapter was made for. "
+                    "Only the returned one is patched.",
                 ),
                 io.Conditioning.Input("positive", tooltip="The encoded positive prompt."),
                 io.Conditioning.Input(
                     "negative",
-                    tooltip="The encoded negative prompt; it gets what the encoders make of "
-                    "nobody.",
+                    tooltip="The encoded negative prompt; it gets the encoders' output for an "
+                    "empty reference.",
                 ),
                 types.FlexIPAdapter.Input("adapter", tooltip="From Load FlexIP Adapter."),
                 types.Identity.Input(
@@ -184,7 +194,8 @@ class FlexIDApplyFlexIP(io.ComfyNode):
                     min=-2.0,
                     max=2.0,
                     step=0.05,
-                    tooltip="Of the LoRA inside FaceID files; other files have none. 0: off.",
+                    tooltip="Strength of the LoRA inside FaceID files; other files have none. 0: "
+                    "off.",
                 ),
                 types.Gate.Input(
                     "gate",
@@ -202,9 +213,9 @@ class FlexIDApplyFlexIP(io.ComfyNode):
                     options=list(BLOCKS),
                     default=BLOCKS[0],
                     optional=True,
-                    tooltip="In which layers the preservation stream works. style: those that "
-                    "carry style; layout: those that carry composition. The personalisation "
-                    "stream works in all of them.",
+                    tooltip="In which layers of Stable Diffusion the preservation stream works. "
+                    "style: those that carry style; layout: those that carry composition. The "
+                    "personalisation stream works in all of them.",
                 ),
                 types.Gate.Input(
                     "preserve_gate",

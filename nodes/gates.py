@@ -8,6 +8,18 @@ from . import types
 from .validation import validate
 
 
+def axis_input() -> io.Input:
+    """On which clock start and end stand."""
+    return io.Combo.Input(
+        "axis",
+        options=list(AXES),
+        default="percent",
+        tooltip="percent: the model's noise level, as in core's start/end percent. progress: "
+        "steps of this run; differs when denoise is below 1.",
+        advanced=True,
+    )
+
+
 class FlexIDWindow(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -67,14 +79,7 @@ class FlexIDWindow(io.ComfyNode):
                     tooltip="time:weight pairs, times from 0 to 1 rising, straight lines between "
                     "them; shape points only. A weight of 0 means no effect there.",
                 ),
-                io.Combo.Input(
-                    "axis",
-                    options=list(AXES),
-                    default="percent",
-                    tooltip="percent: the model's noise level, as in core's start/end percent. "
-                    "progress: steps of this run; differs when denoise is below 1.",
-                    advanced=True,
-                ),
+                axis_input(),
                 types.Gate.Input(
                     "gate",
                     optional=True,

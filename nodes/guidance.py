@@ -36,7 +36,8 @@ class FlexIDApplyReferenceGuidance(io.ComfyNode):
                     max=3.0,
                     step=0.05,
                     tooltip="0: as if there were no reference; 1: the model as it is, at no cost; "
-                    "above 1: holds on harder. All else takes a second prediction for each step.",
+                    "above 1: follows it more closely. Any weight but 0 and 1 takes a second "
+                    "prediction for each step.",
                 ),
                 io.Combo.Input(
                     "reference",
@@ -58,9 +59,9 @@ class FlexIDApplyReferenceGuidance(io.ComfyNode):
                     default=1,
                     min=1,
                     max=8,
-                    tooltip="Predict what the references change in one of so many steps and reuse "
-                    "it in the others, which then take one prediction. 2 costs 1.5 predictions for "
-                    "each step on average. It has no effect at weight 0 and 1.",
+                    tooltip="The effect of the references is predicted in every n-th step and "
+                    "reused in between, where one prediction is enough. 2 costs 1.5 predictions "
+                    "for each step on average. It has no effect at weight 0 and 1.",
                 ),
                 types.Gate.Input(
                     "gate",

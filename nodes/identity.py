@@ -27,10 +27,11 @@ from .identity_files import (
     normalise_prefix,
 )
 from .model_files import ModelFiles
-from .validation import validate
+from .validation import refuse_more, validate
 
 EXTENSIONS = (".safetensors", ".sft", ".pt", ".pth", ".bin")
 ADAPTER_KINDS = ("pulid_flux", "pulid_sdxl_v1.1", "pulid_sdxl_v1", "pulid_sdxl_ipadapter")
+MOST_COMBINED = 16
 ADAPTERS = ModelFiles(("pulid",), EXTENSIONS, "flux", PULID_FLUX_091, ADAPTER_KINDS)
 TOWER_FOLDERS = (EVA02_CLIP_L_336.folder, *EVA02_CLIP_L_336.also)
 TOWERS = ModelFiles(TOWER_FOLDERS, EXTENSIONS, "eva", EVA02_CLIP_L_336, ("eva02_clip",))
@@ -182,7 +183,7 @@ class FlexIDCombineIdentities(io.ComfyNode):
             types.Identity.Input("identity", tooltip="From Encode, Combine or Load Identity."),
             prefix="identity",
             min=2,
-            max=16,
+            max=MOST_COMBINED,
         )
         return io.Schema(
             node_id="FlexIDCombineIdentities",
@@ -223,7 +224,8 @@ class FlexIDCombineIdentities(io.ComfyNode):
         return validate(parse_weights, weights)
 
     @classmethod
-    def execute(cls, identities: dict, fusion: str, weights: str) -> io.NodeOutput:
+    def execute(cls, identities: dict, fusion: str, weights: str, **more) -> io.NodeOutput:
+        refuse_more("Combine Identities", f"{MOST_COMBINED} identities", more)
         combined = combine_identities(list(identities.values()), fusion, weights)
         picture = combined.identity.picture
         return io.NodeOutput(

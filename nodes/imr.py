@@ -1,4 +1,4 @@
-"""Expression and pose of a DynamicID identity: open the reconfigurator, edit with it."""
+"""Expression and pose of an identity: open the reconfigurator, edit with it."""
 
 from comfy_api.latest import io, ui
 
@@ -36,11 +36,19 @@ SLIDER_TIPS = {
 
 
 def describe_editor(editor: MotionEditor) -> str:
-    """What the files are, in one line."""
-    dims = editor.dims
-    return (
-        f"DynamicID IMR: {dims.depth} + {dims.depth} blocks of {dims.dim} channels, face tokens of "
+    """What the files are, and whose tokens they edit where these are not DynamicID's."""
+    dims, settings = editor.dims, editor.settings
+    name = "DynamicID IMR" if settings.published else f"IMR for {settings.family}"
+    line = (
+        f"{name}: {dims.depth} + {dims.depth} blocks of {dims.dim} channels, face tokens of "
         f"{dims.width}, {dims.motion} motion tokens of landmarks and text of {dims.text}"
+    )
+    if settings.published:
+        return line
+    return (
+        f"{line}\nfor the tokens of {settings.adapter or 'an encoder'} "
+        f"({settings.encoder[:12]}); {settings.points} landmarks; text encoder "
+        f"{settings.text_encoder or 'not stated'}"
     )
 
 
@@ -51,15 +59,17 @@ class FlexIDLoadIMR(io.ComfyNode):
             node_id="FlexIDLoadIMR",
             display_name="Load IMR",
             category="FlexID/loaders",
-            description="Opens DynamicID's Identity-Motion Reconfigurator and its keypoint "
-            "encoder, which change the expression and pose of an identity.",
+            description="Opens an Identity-Motion Reconfigurator and its keypoint encoder, which "
+            "change the expression and pose of an identity: DynamicID's, or one that was trained "
+            "for the tokens of another adapter.",
             search_aliases=[*ALIASES, "imr", "reconfigurator", "expression", "pose"],
             inputs=[
                 io.Combo.Input(
                     "file",
                     options=EDITORS.labels(),
                     tooltip="IMR.bin from models/dynamicid, or what Convert DynamicID made of it. "
-                    "Other files are refused with what they are.",
+                    "A file for the tokens of another adapter says so in its metadata. Other "
+                    "files are refused with what they are.",
                 ),
                 io.Combo.Input(
                     "keypoints",
@@ -98,17 +108,21 @@ class FlexIDEditExpressionAndPose(io.ComfyNode):
             node_id="FlexIDEditExpressionAndPose",
             display_name="Edit Expression and Pose",
             category="FlexID/identity",
-            description="Gives the face of a DynamicID identity another expression or pose (IMR): "
-            "in words, by sliders, or after a driving photo. One identity comes out for each "
-            "target, as a list: what follows runs once for each.",
+            description="Gives the face of an identity another expression or pose (IMR): in words, "
+            "by sliders, or after a driving photo. One identity comes out for each target, as a "
+            "list: what follows runs once for each.",
             search_aliases=[*ALIASES, "imr", "smile", "emotion", "head pose", "expression sheet"],
             inputs=[
                 types.MotionEditor.Input("editor", tooltip="From Load IMR."),
                 types.Identity.Input(
-                    "identity", tooltip="From Encode Identity (DynamicID), or from this node."
+                    "identity",
+                    tooltip="From Encode Identity (DynamicID), or from this node. For an editor of "
+                    "another adapter's tokens: from Encode Identity with that adapter.",
                 ),
                 io.Clip.Input(
-                    "clip", tooltip="The text encoder of the SD 1.5 model that draws the picture."
+                    "clip",
+                    tooltip="The text encoder of the model that draws the picture: that of SD 1.5, "
+                    "or the one that Load IMR names.",
                 ),
                 io.Combo.Input(
                     "expression",
@@ -144,8 +158,8 @@ class FlexIDEditExpressionAndPose(io.ComfyNode):
                 types.FaceAnalyser.Input(
                     "analyser",
                     optional=True,
-                    tooltip="From Load Face Analyser, with buffalo_l. Needed with driving or "
-                    "source only.",
+                    tooltip="From Load Face Analyser, with buffalo_l; an editor of 5 landmarks "
+                    "takes any pack. Needed with driving or source only.",
                 ),
                 io.Image.Input(
                     "driving",
@@ -170,7 +184,8 @@ class FlexIDEditExpressionAndPose(io.ComfyNode):
                 io.String.Output(
                     "words",
                     is_output_list=True,
-                    tooltip="What the text encoder read of each target, to be put into its prompt.",
+                    tooltip="The words of each target that the text encoder read; put them into "
+                    "its prompt.",
                 ),
                 io.Image.Output(
                     "landmarks",

@@ -4,12 +4,17 @@ from comfy_api.latest import io, ui
 
 from ..model_patches.gates.gate import OPEN
 from ..model_patches.inject.saa import apply_saa
-from ..model_patches.inject.saa_people import MOST_PEOPLE, describe_person, make_person
+from ..model_patches.inject.saa_people import (
+    MOST_PEOPLE,
+    check_person_weight,
+    describe_person,
+    make_person,
+)
 from ..model_patches.inject.saa_places import give_boxes
 from ..model_patches.inject.saa_settings import MODES, UNPLACED, Mode, SaaSettings, Unplaced
 from . import types
 from .dynamicid import ALIASES
-from .validation import validate
+from .validation import refuse_more, validate
 
 
 class FlexIDMakePerson(io.ComfyNode):
@@ -24,7 +29,9 @@ class FlexIDMakePerson(io.ComfyNode):
             search_aliases=[*ALIASES, "person", "region", "regional", "couple", "group"],
             inputs=[
                 types.Identity.Input(
-                    "identity", tooltip="From Encode Identity (DynamicID) or Load Identity."
+                    "identity",
+                    tooltip="From Encode Identity (DynamicID) for SD 1.5, Encode Identity for "
+                    "Flux, or Load Identity.",
                 ),
                 io.Float.Input(
                     "weight",
@@ -37,16 +44,16 @@ class FlexIDMakePerson(io.ComfyNode):
                 io.String.Input(
                     "name",
                     default="",
-                    tooltip="A word that the description of this person's box holds, for example "
-                    "Ann. Empty: boxes are given in order.",
+                    tooltip="The person's name, for example Ann. A box whose description contains "
+                    "it belongs to this person. Empty: boxes are assigned in order.",
                 ),
                 io.String.Input(
                     "prompt",
                     multiline=True,
                     default="",
                     tooltip="Optional: what this person does, such as laughing, in profile. CAG "
-                    "reads its intent and loosens this person alone. It is not encoded: say it in "
-                    "the positive prompt, too.",
+                    "reads it and changes the weight of this person alone. It is not encoded: "
+                    "write it into the positive prompt as well.",
                 ),
                 io.Mask.Input(
                     "mask",
@@ -62,6 +69,10 @@ class FlexIDMakePerson(io.ComfyNode):
             ],
             outputs=[types.Person.Output("person"), io.String.Output("report")],
         )
+
+    @classmethod
+    def validate_inputs(cls, weight: float | None = None) -> bool | str:
+        return validate(check_person_weight, weight)
 
     @classmethod
     def execute(
@@ -81,7 +92,7 @@ def _setting_inputs() -> list[io.Input]:
             options=list(MODES),
             default="corrected",
             tooltip="corrected: masks of any shape, overlaps shared. published: as the authors' "
-            "code, boxes of whole tokens only.",
+            "code, boxes of whole tokens only, on SD 1.5 alone.",
         ),
         io.Combo.Input(
             "without_regions",
@@ -96,8 +107,8 @@ def _setting_inputs() -> list[io.Input]:
             min=0.0,
             max=20.0,
             step=0.1,
-            tooltip="Layout control, β in the paper: how much regions raise attention to people "
-            "inside, and divide it outside. 0: no more than keeping people apart.",
+            tooltip="Layout control, β in the paper: how much attention to a person is raised "
+            "inside their region and divided outside it. 0: regions only keep people apart.",
         ),
         io.Float.Input(
             "alpha",
@@ -111,8 +122,9 @@ def _setting_inputs() -> list[io.Input]:
         io.Boolean.Input(
             "activation",
             default=True,
-            tooltip="On: places attend to people as far as they look for a face, so the "
-            "background is left alone. Off: everywhere, as plain cross-attention.",
+            tooltip="On: each place attends to people only as strongly as its scores find a face, "
+            "to spare the background; PuLID files were not trained for it. Off: everywhere, as in "
+            "plain cross-attention.",
             advanced=True,
         ),
         io.Float.Input(
@@ -121,8 +133,8 @@ def _setting_inputs() -> list[io.Input]:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="An activation below it counts as none; 0.3 in the authors' code, not in the "
-            "paper. 0: all of it counts.",
+            tooltip="Activations below it count as 0; 0.3 in the authors' code, not in the paper. "
+            "0: all of it counts.",
             advanced=True,
         ),
         io.Float.Input(
@@ -131,8 +143,9 @@ def _setting_inputs() -> list[io.Input]:
             min=0.0,
             max=1.0,
             step=0.05,
-            tooltip="Only in mode published with one box for several people: how much of its "
-            "person is in the mixture. 0: the others; 1: its person.",
+            tooltip="Only in mode published with one box for several people: the share of that "
+            "box's person in the mixture; the others get the rest. 0: only the others; 1: only "
+            "that person.",
             advanced=True,
         ),
         io.Float.Input(
@@ -141,8 +154,9 @@ def _setting_inputs() -> list[io.Input]:
             min=-2.0,
             max=2.0,
             step=0.05,
-            tooltip="Of the LoRA inside the file, on all attention layers. 1: as trained; 0: off, "
-            "which leaves the model more like itself and people less like themselves.",
+            tooltip="Strength of the LoRA inside a DynamicID file, on all attention layers. 1: as "
+            "trained; 0: off, so the picture stays closer to the base model and likeness is lower. "
+            "PuLID files have none.",
         ),
     ]
 
@@ -162,21 +176,27 @@ class FlexIDApplySAA(io.ComfyNode):
             display_name="Apply SAA",
             category="FlexID/inject",
             description="Semantic-activated attention of DynamicID: draws 1 to 8 people on SD "
-            "1.5, each with their own face, and leaves the background alone. All people share one "
-            "pass.",
+            "1.5 or Flux.1, each with their own face and region. All people share one pass.",
             search_aliases=[*ALIASES, "saa", "semantic activated attention", "regional", "couple"],
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="An SD 1.5 model. Only the returned model is patched."
+                    "model",
+                    tooltip="An SD 1.5 or Flux.1 model. Only the returned model is patched.",
                 ),
-                types.DynamicIDAdapter.Input("adapter", tooltip="From Load DynamicID."),
+                io.MultiType.Input(
+                    "adapter",
+                    types=[types.DynamicIDAdapter, types.IdentityAdapter],
+                    tooltip="From Load DynamicID for SD 1.5, or a PuLID file for Flux from Load "
+                    "Identity Adapter.",
+                ),
                 people_input("One to eight people; a free slot appears as you connect."),
                 *_setting_inputs(),
                 types.Elements.Input(
                     "elements",
                     optional=True,
                     tooltip="The output elements of core's Create Bounding Boxes. A box whose "
-                    "description holds a person's name is theirs, the others go in order.",
+                    "description contains a person's name belongs to that person; the others are "
+                    "assigned in order.",
                 ),
             ],
             outputs=[
@@ -216,7 +236,9 @@ class FlexIDApplySAA(io.ComfyNode):
         mix: float,
         lora_strength: float,
         elements=None,
+        **more,
     ) -> io.NodeOutput:
+        refuse_more("Apply SAA", f"{MOST_PEOPLE} people", more)
         settings = SaaSettings(mode, activation, threshold, beta, alpha, without_regions, mix)
         everybody = list(people.values())
         if elements is not None:

@@ -23,8 +23,8 @@ class FlexIDEncodeSIPIdentity(io.ComfyNode):
             node_id="FlexIDEncodeSIPIdentity",
             display_name="Encode SIP Identity",
             category="FlexID/identity",
-            description="Lets a SIP projector look at faces of one person. Added to an identity "
-            "that has tokens for VFA, one identity feeds both.",
+            description="Encodes faces of one person by a SIP projector. Connect an identity with "
+            "tokens for VFA, and the returned identity serves both Apply VFA and Apply SIP.",
             search_aliases=["encode face", "face embedding", *ALIASES],
             inputs=[
                 types.SipProjector.Input(
@@ -55,7 +55,7 @@ class FlexIDApplySIP(io.ComfyNode):
             node_id="FlexIDApplySIP",
             display_name="Apply SIP",
             category="FlexID/inject",
-            description="Semantic Identity Projector: leans the prompt's text towards a person, "
+            description="Semantic Identity Projector: moves the encoded prompt towards a person, "
             "E' = E + α·δ. Without a gate only the conditioning changes. With a gate α follows "
             "the run: then use the returned model as well.",
             search_aliases=[*ALIASES, "sip", "identity", "conditioning"],
@@ -66,7 +66,9 @@ class FlexIDApplySIP(io.ComfyNode):
                     "changed.",
                 ),
                 types.SipProjector.Input(
-                    "projector", tooltip="From Load, Align SIP or Make Attribute Projector."
+                    "projector",
+                    tooltip="From Load SIP Projector, Align SIP Projector or Make Attribute "
+                    "Projector.",
                 ),
                 types.Identity.Input(
                     "identity", tooltip="The person, from Encode SIP Identity with this projector."
@@ -182,9 +184,9 @@ class FlexIDApplyVisualSIP(io.ComfyNode):
             node_id="FlexIDApplyVisualSIP",
             display_name="Apply Visual SIP (Redux)",
             category="FlexID/inject",
-            description="A visual variant of SIP for Flux.1: a few FLUX.1 Redux tokens of the head "
-            "behind the text, turned low. Strong likeness, but pose, light and background come "
-            "along.",
+            description="A visual variant of SIP for Flux.1: appends a few FLUX.1 Redux tokens of "
+            "the head to the text, at a low weight. Strong likeness, but pose, light and "
+            "background come along.",
             search_aliases=["redux", "style model", "visual prompt", "sip"],
             inputs=[
                 io.Conditioning.Input(

@@ -40,8 +40,8 @@ class FlexIDLoadSIPProjector(io.ComfyNode):
             node_id="FlexIDLoadSIPProjector",
             display_name="Load SIP Projector",
             category="FlexID/loaders",
-            description="Opens FaceCLIP's fuser, which writes a face into a prompt. Only its face "
-            "encoder and fuser are kept in memory.",
+            description="Opens FaceCLIP's fuser, which adds a face to an encoded prompt. Only its "
+            "face encoder and fuser are kept in memory.",
             search_aliases=ALIASES,
             inputs=[
                 io.Combo.Input(
@@ -163,8 +163,9 @@ class FlexIDMakeAttributeProjector(io.ComfyNode):
             node_id="FlexIDMakeAttributeProjector",
             display_name="Make Attribute Projector",
             category="FlexID/loaders",
-            description="A source for SIP without extra weights: CLIP ViT-L/14 names what it sees "
-            "in the face, the model's own text encoder says it. What was found is reported.",
+            description="A source for SIP without extra weights: CLIP ViT-L/14 finds attributes "
+            "of the face, and the model's own text encoder encodes their names. The report lists "
+            "what was found.",
             search_aliases=["attributes", "clip interrogator", "describe face", *ALIASES],
             inputs=[
                 io.ClipVision.Input(

@@ -7,6 +7,7 @@ from comfy_api.latest import io, ui
 from ..model_patches.evaluate import sweep as core
 from ..model_patches.evaluate.charts import draw_note, draw_trade_off
 from ..model_patches.evaluate.sheet import draw_sheet
+from .sweep_progress import watch_sweep
 from .validation import validate
 
 LABEL = "Sweep Report"
@@ -87,10 +88,27 @@ class FlexIDSweepValues(io.ComfyNode):
         return validate(core.list_values, first, last, count, spacing, values)
 
     @classmethod
+    def fingerprint_inputs(
+        cls,
+        first: float | None = None,
+        last: float | None = None,
+        count: int | None = None,
+        spacing: str | None = None,
+        values: str | None = None,
+    ) -> str:
+        """Always the same: the widgets say all. ComfyUI asks at the start of each run, also when it
+        has the values in its cache and does not call `execute`; the nodes behind may run then."""
+        if first is None or last is None or count is None or spacing is None or values is None:
+            return ""  # linked, and not known yet
+        watch_sweep(len(core.list_values(first, last, count, spacing, values)))
+        return ""
+
+    @classmethod
     def execute(
         cls, first: float, last: float, count: int, spacing: str, values: str
     ) -> io.NodeOutput:
         found = core.list_values(first, last, count, spacing, values)
+        watch_sweep(len(found))
         text = ", ".join(f"{value:g}" for value in found)
         return io.NodeOutput(found, ui=ui.PreviewText(f"{len(found)} values: {text}"))
 
@@ -141,9 +159,9 @@ class FlexIDSweepReport(io.ComfyNode):
                     "y",
                     optional=True,
                     force_input=True,
-                    tooltip="The figure that is paid for x, such as change_outside of Compare "
-                    "Identity. 0 is a figure like any other. Not connected: no trade-off and no "
-                    "knee.",
+                    tooltip="The figure that gets worse as x gets better, such as change_outside "
+                    "of Compare Identity. 0 is a figure like any other. Not connected: no "
+                    "trade-off and no knee.",
                 ),
                 io.String.Input("y_name", default="change outside", tooltip="What y is called."),
                 io.Combo.Input(

@@ -18,3 +18,4 @@ Elements = io.Custom("ARRAY")
 """The output `elements` of core's Create Bounding Boxes."""
 FeatureMix = io.Custom("FLEXID_FEATURE_MIX")
 QueryControl = io.Custom("FLEXID_QUERY_CONTROL")
+MergeTrial = io.Custom("FLEXID_MERGE_TRIAL")

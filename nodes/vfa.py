@@ -5,13 +5,15 @@ from comfy_api.latest import io, ui
 from ..model_patches.face.choose import FaceChoice
 from ..model_patches.face.detect import detect_faces
 from ..model_patches.gates.gate import OPEN, Gate
-from ..model_patches.gates.window import AXES, Axis, Window
+from ..model_patches.gates.numbers import check_number
+from ..model_patches.gates.window import Axis, Window
 from ..model_patches.identity.encode import encode_identity
 from ..model_patches.identity.mix import FAITHFUL
 from ..model_patches.inject.vfa import METHODS, NEGATIVES, Method, apply_vfa, describe_anchor
 from . import types
 from .editid import MIX_TOOLTIP, QUERY_TOOLTIP
-from .validation import validate
+from .gates import axis_input
+from .validation import validate_all
 
 MODEL_TOOLTIP = (
     "Flux.1 dev, schnell, Krea, Kontext or Fill, or SDXL. Only the returned model is patched."
@@ -20,6 +22,12 @@ ADAPTER_TOOLTIP = "PuLID file for this kind of model, from Load Identity Adapter
 # What people search for who know another method for the same purpose.
 ALIASES = ["face", "faceid", "face id", "pulid", "instantid", "ipadapter", "ip-adapter"]
 LARGEST_FACE = FaceChoice()
+LEAST, MOST = -1.0, 5.0
+"""Limits of the weight."""
+
+
+def _check_weight(weight: float) -> float:
+    return check_number("The weight of the anchor", weight, LEAST, MOST)
 
 
 def _strength_inputs() -> list[io.Input]:
@@ -27,8 +35,8 @@ def _strength_inputs() -> list[io.Input]:
         io.Float.Input(
             "weight",
             default=1.0,
-            min=-1.0,
-            max=5.0,
+            min=LEAST,
+            max=MOST,
             step=0.05,
             tooltip="How strongly the face is anchored. 0: the model as it was; 1: as trained; "
             "negative pushes away from the person.",
@@ -51,14 +59,7 @@ def _strength_inputs() -> list[io.Input]:
             tooltip="Where on the time axis the anchor ends. 1: at the last step; 0: only the "
             "very first step can be inside.",
         ),
-        io.Combo.Input(
-            "axis",
-            options=list(AXES),
-            default="percent",
-            tooltip="percent: the model's noise level, as in core's start/end percent. progress: "
-            "steps of this run; differs when denoise is below 1.",
-            advanced=True,
-        ),
+        axis_input(),
         io.Combo.Input(
             "negative",
             options=list(NEGATIVES),
@@ -132,8 +133,10 @@ class FlexIDApplyVFA(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, start: float | None = None, end: float | None = None) -> bool | str:
-        return validate(Window, start, end)
+    def validate_inputs(
+        cls, weight: float | None = None, start: float | None = None, end: float | None = None
+    ) -> bool | str:
+        return validate_all((_check_weight, weight), (Window, start, end))
 
     @classmethod
     def execute(
@@ -214,8 +217,10 @@ class FlexIDApplyVFAFromPhoto(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, start: float | None = None, end: float | None = None) -> bool | str:
-        return validate(Window, start, end)
+    def validate_inputs(
+        cls, weight: float | None = None, start: float | None = None, end: float | None = None
+    ) -> bool | str:
+        return validate_all((_check_weight, weight), (Window, start, end))
 
     @classmethod
     def execute(

@@ -3,11 +3,13 @@
 from comfy_api.latest import io
 
 from ..model_patches.identity.who import Wanted, look_who
+from ..model_patches.inject.saa_people import MOST_PEOPLE
 from ..model_patches.inject.saa_places import give_boxes
 from . import types
 from .dynamicid import ALIASES
 from .identity import preview_both
 from .saa import people_input
+from .validation import refuse_more
 
 
 class FlexIDWhoIsWhere(io.ComfyNode):
@@ -52,7 +54,8 @@ class FlexIDWhoIsWhere(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, analyser, image, people: dict, elements=None) -> io.NodeOutput:
+    def execute(cls, analyser, image, people: dict, elements=None, **more) -> io.NodeOutput:
+        refuse_more("Who Is Where", f"{MOST_PEOPLE} people", more)
         everybody = list(people.values())
         if elements is not None:
             everybody = give_boxes(everybody, elements)

@@ -48,15 +48,16 @@ def look(vision: Any, pictures: Tensor, size: int) -> Look:
         std=vision.image_std,
         crop=True,
     )
-    return _look_at(vision, pixels)
+    return look_at_pixels(vision, pixels)
 
 
 def look_at_nothing(vision: Any, size: int) -> Look:
     """What the encoder makes of normalised pixels that are all zero."""
-    return _look_at(vision, torch.zeros(1, 3, size, size, device=vision.load_device))
+    return look_at_pixels(vision, torch.zeros(1, 3, size, size, device=vision.load_device))
 
 
-def _look_at(vision: Any, pixels: Tensor) -> Look:
+def look_at_pixels(vision: Any, pixels: Tensor) -> Look:
+    """pixels (B, 3, H, W), scaled and normalised as the encoder expects them."""
     comfy.model_management.load_model_gpu(vision.patcher)
     with torch.no_grad():
         last, before, pooled, _ = vision.model(pixel_values=pixels.float(), intermediate_output=-2)
@@ -71,7 +72,7 @@ def look_by_pillow(vision: Any, photo: Tensor) -> Look:
     the authors' numbers are to be reproduced.
     """
     pixels = pillow_pixels(photo, vision.image_mean, vision.image_std)
-    return _look_at(vision, pixels.to(vision.load_device))
+    return look_at_pixels(vision, pixels.to(vision.load_device))
 
 
 def pillow_pixels(photo: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -23,6 +23,7 @@ LEAST_BAR, MOST_BAR, NARROWEST, WIDEST = 3, 60, 560, 3000
 """Pixels: of a bar with the gap beside it, and of a whole chart."""
 PLOT = 520
 """Pixels a side of the trade-off's field."""
+Span = tuple[float, float]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
@@ -51,7 +52,7 @@ def draw_panels(panels: Sequence[Panel], names: Sequence[str], mark: str) -> Ten
     bars = max(len(one.values) for one in panels)
     each = min(max((NARROWEST - LEFT - MARGIN) // bars, LEAST_BAR), MOST_BAR)
     width = min(max(NARROWEST, LEFT + each * bars + MARGIN), WIDEST)
-    each = (width - LEFT - MARGIN) / max(bars, (NARROWEST - LEFT - MARGIN) / MOST_BAR)
+    each = (width - LEFT - MARGIN) / bars
     head = LETTERS + 2 * MARGIN if len(names) > 1 or any(one.marks for one in panels) else MARGIN
     picture = Image.new("RGB", (width, head + len(panels) * PANEL_HEIGHT), BACK)
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(LETTERS)
@@ -95,7 +96,7 @@ def _draw_panel(
         y = place(tick)
         pen.line((LEFT, y, width - MARGIN, y), fill=INK if tick == 0 else GRID)
         pen.text((LEFT - 6, y), f"{tick:g}", fill=INK, font=font, anchor="rm")
-    half = max(each * 0.35, 1)
+    half = max(min(each, MOST_BAR) * 0.35, 1)
     free = -math.inf
     for number, value in enumerate(panel.values):
         x = LEFT + each * (number + 0.5)
@@ -142,16 +143,23 @@ def draw_trade_off(
     labels: Sequence[str],
     titles: tuple[str, str],
     knee: int | None,
+    mark: str = "knee",
+    intervals: Sequence[tuple[Span, Span]] = (),
 ) -> Tensor:
     """(1, h, w, 3): a line through the points in their order, the knee ringed.
 
-    points: x and y; those that are not finite are left out. titles: of x and y. Raises ValueError
-    for no point that is finite.
+    points: x and y; those that are not finite are left out. titles: of x and y. mark: what the
+    ringed point is called. intervals: (low, high) of x and of y for each point, drawn as a cross;
+    empty for none. Raises ValueError for no point that is finite.
     """
     whole = [i for i, (x, y) in enumerate(points) if math.isfinite(x) and math.isfinite(y)]
     if not whole:
         raise ValueError(f"0 of {len(points)} points are finite, expected 1 at least")
-    spans = [_span([points[i][axis] for i in whole]) for axis in (0, 1)]
+    ends = [intervals[i] for i in whole] if intervals else []
+    spans = [
+        _span([points[i][axis] for i in whole] + [end for one in ends for end in one[axis]])
+        for axis in (0, 1)
+    ]
     left, top = 84, 2 * MARGIN + LETTERS
     size = left + PLOT + 3 * MARGIN, top + PLOT + 3 * MARGIN + LETTERS
     picture = Image.new("RGB", size, BACK)
@@ -161,17 +169,12 @@ def draw_trade_off(
         x, y = ((v - low) / (high - low) for v, (low, high) in zip(point, spans, strict=True))
         return left + x * PLOT, top + (1 - y) * PLOT
 
-    for tick in nice_ticks(*spans[0], 5):
-        x, _ = place((tick, spans[1][0]))
-        pen.line((x, top, x, top + PLOT), fill=GRID)
-        pen.text((x, top + PLOT + 6), f"{tick:g}", fill=INK, font=font, anchor="ma")
-    for tick in nice_ticks(*spans[1], 5):
-        _, y = place((spans[0][0], tick))
-        pen.line((left, y, left + PLOT, y), fill=GRID)
-        pen.text((left - 8, y), f"{tick:g}", fill=INK, font=font, anchor="rm")
-    pen.text((MARGIN, MARGIN), titles[1], fill=INK, font=font)
-    pen.text((left + PLOT, size[1] - MARGIN), titles[0], fill=INK, font=font, anchor="rs")
+    _draw_field(pen, font, spans, titles, (left, top))
     places = [place(points[i]) for i in whole]
+    for (xs, ys), index in zip(ends, whole, strict=False):
+        x, y = points[index]
+        pen.line([place((end, y)) for end in xs], fill=COLOURS[4], width=1)
+        pen.line([place((x, end)) for end in ys], fill=COLOURS[4], width=1)
     if len(places) > 1:
         pen.line(places, fill=COLOURS[0], width=2)
     beside = 4 if places[-1][1] < places[0][1] else -22  # off the line, rising or falling
@@ -179,10 +182,33 @@ def draw_trade_off(
         if index == knee:
             pen.ellipse((x - 12, y - 12, x + 12, y + 12), outline=COLOURS[5], width=4)
         pen.ellipse((x - 5, y - 5, x + 5, y + 5), fill=COLOURS[0])
-        text = f"{labels[index]}, knee" if index == knee else labels[index]
+        text = f"{labels[index]}, {mark}" if index == knee else labels[index]
         room = pen.textlength(text, font=font)
         pen.text((min(x + 12, size[0] - room - 4), y + beside), text, fill=INK, font=font)
     return as_batch(picture)
+
+
+def _draw_field(
+    pen: ImageDraw.ImageDraw,
+    font: Font,
+    spans: Sequence[Span],
+    titles: tuple[str, str],
+    corner: tuple[int, int],
+) -> None:
+    """The grid with its numbers and titles; corner: left and top of the field."""
+    left, top = corner
+    across, up = spans
+    for tick in nice_ticks(*across, 5):
+        x = left + (tick - across[0]) / (across[1] - across[0]) * PLOT
+        pen.line((x, top, x, top + PLOT), fill=GRID)
+        pen.text((x, top + PLOT + 6), f"{tick:g}", fill=INK, font=font, anchor="ma")
+    for tick in nice_ticks(*up, 5):
+        y = top + (1 - (tick - up[0]) / (up[1] - up[0])) * PLOT
+        pen.line((left, y, left + PLOT, y), fill=GRID)
+        pen.text((left - 8, y), f"{tick:g}", fill=INK, font=font, anchor="rm")
+    bottom = top + PLOT + 3 * MARGIN + LETTERS - MARGIN
+    pen.text((MARGIN, MARGIN), titles[1], fill=INK, font=font)
+    pen.text((left + PLOT, bottom), titles[0], fill=INK, font=font, anchor="rs")
 
 
 def draw_note(text: str) -> Tensor:
@@ -193,7 +219,7 @@ def draw_note(text: str) -> Tensor:
     return as_batch(picture)
 
 
-def _span(values: Sequence[float]) -> tuple[float, float]:
+def _span(values: Sequence[float]) -> Span:
     low, high = min(values), max(values)
     air = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
     return low - air, high + air

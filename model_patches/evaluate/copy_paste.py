@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +37,9 @@ class People:
 
     faces: tuple[CopyPaste, ...]
     unmatched: float
-    """Mean cosine of faces to the other people's photos; NaN for one person."""
+    """Mean cosine of faces to the other people's target photos; NaN for one person."""
+    unmatched_reference: float
+    """And to their reference photos."""
 
 
 def copy_paste(
@@ -92,7 +94,7 @@ def compare_people(
             f"{len(references)}"
         )
     if not generated or (mode == COMPAT and len(generated) != len(targets)):
-        return None if mode == COMPAT else People((), float("nan"))
+        return None if mode == COMPAT else People((), float("nan"), float("nan"))
     faces = _units(generated, mode)
     to_target, to_reference = (faces @ _units(one, mode).T for one in (targets, references))
     by_target = by_reference = (to_target + to_reference) / 2
@@ -108,13 +110,17 @@ def compare_people(
         a, b = int(first[face]), int(second[face])
         value = copy_paste(one, targets[a], references[b], mode)
         found.append(CopyPaste(a, value, float(to_reference[face, b]), float(to_target[face, a])))
+    return People(
+        tuple(found), _average_others(to_target, first), _average_others(to_reference, second)
+    )
+
+
+def _average_others(similar: np.ndarray, mine: Mapping[int, int]) -> float:
+    """Mean of all pairs of a face and a person but the assigned ones."""
     others = [
-        to_target[face, person]
-        for face in range(len(generated))
-        for person in range(len(targets))
-        if first.get(face) != person
+        value for (face, person), value in np.ndenumerate(similar) if mine.get(face) != person
     ]
-    return People(tuple(found), float(np.mean(others)) if others else float("nan"))
+    return float(np.mean(others)) if others else float("nan")
 
 
 def _units(embeddings: Sequence[Tensor], mode: Mode) -> np.ndarray:

@@ -30,9 +30,22 @@ BIAS = {"neutral": 1.5}
 
 def mean_class(logits: Tensor) -> int:
     """(crops, 7) logits of one face -> the class of their mean."""
+    return int(_average_crops(logits).argmax())
+
+
+def class_probabilities(logits: Tensor) -> dict[str, float]:
+    """(crops, 7) logits of one face -> probability of each of CLASSES.
+
+    That of the expression that was asked for is DynamicID's Expr (section 4.1).
+    """
+    shares = _average_crops(logits).double().softmax(-1)
+    return dict(zip(CLASSES, shares.tolist(), strict=True))
+
+
+def _average_crops(logits: Tensor) -> Tensor:
     if logits.ndim != 2 or logits.shape[1] != len(CLASSES) or not len(logits):
         raise ValueError(f"expected logits (crops, {len(CLASSES)}), got {tuple(logits.shape)}")
-    return int(logits.mean(0).argmax())
+    return logits.mean(0)
 
 
 def expression_change(one: Mapping[str, float], other: Mapping[str, float]) -> float:

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from .modes import COMPAT, CORRECTED, Mode, check_mode
 
+AESTHETIC_FILE = "sa_0_4_vit_l_14_linear.pth"
+"""LAION's linear head: `weight` (1, 768) and `bias` (1,)."""
+AESTHETIC_ADVICE = f"{AESTHETIC_FILE} of github.com/LAION-AI/aesthetic-predictor"
 SENTENCE_END = re.compile(r"(?<=[.!?;])\s+|(?<=[。！？；])\s*|\n+")
 
 
@@ -57,7 +60,7 @@ def aesthetic(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if weight.shape != (1, features.shape[-1]) or bias.shape != (1,):
         raise ValueError(
             f"expected a head of shapes (1, {features.shape[-1]}) and (1,), got "
-            f"{tuple(weight.shape)} and {tuple(bias.shape)}; use sa_0_4_vit_l_14_linear.pth with "
+            f"{tuple(weight.shape)} and {tuple(bias.shape)}; use {AESTHETIC_FILE} with "
             "CLIP ViT-L/14"
         )
     return F.linear(_unit(features), weight.double(), bias.double())[:, 0]

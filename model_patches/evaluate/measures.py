@@ -26,14 +26,6 @@ def cosine(one: Tensor, other: Tensor) -> float:
     return float(one @ other / lengths)
 
 
-def face_similarity(wanted: Tensor, found: Sequence[Tensor]) -> float | None:
-    """The greatest cosine between a person's embedding (D,) and any found face's.
-
-    None when no face was found, which `likeness` counts as 0.
-    """
-    return max((cosine(wanted, one) for one in found), default=None)
-
-
 def hits(asked: Sequence[Hashable], found: Sequence[Hashable | None]) -> list[bool]:
     """Whether each picture shows what was asked for; nothing found is a miss."""
     return [one == other for one, other in zip(asked, found, strict=True)]

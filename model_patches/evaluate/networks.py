@@ -21,8 +21,12 @@ from .pose import BINS, decode_bins
 
 FER_FILE = "PrivateTest_model.t7"
 """Of Facial-Expression-Recognition.Pytorch: VGG19, key `net`, taught on FER2013."""
+FER_ADVICE = (
+    f"{FER_FILE} of github.com/WuJie1010/Facial-Expression-Recognition.Pytorch (FER2013_VGG19)"
+)
 POSE_FILE = "hopenet_robust_alpha1.pkl"
 """Of deep-head-pose: ResNet-50 with three heads, taught on 300W-LP."""
+POSE_ADVICE = f"{POSE_FILE} of github.com/natanielruiz/deep-head-pose"
 CROP, SMALL = 44, 48
 """Pixels: what the expression network sees, and the pictures it was taught on."""
 LARGE = 224
@@ -57,10 +61,12 @@ class PoseNet(ResNet):
 
 
 def build_expression_net(state: Mapping[str, Tensor]) -> ExpressionNet:
-    """From the entry `net` of `FER_FILE`. Raises ValueError for other keys or shapes."""
+    """From the tensors of `FER_FILE`, where `net.` stands before each; what else it tells of its
+    training is not read. Raises ValueError for other keys or shapes."""
     with torch.device("meta"):
         net = ExpressionNet()
-    _fill(net, state, FER_FILE)
+    inner = {key[4:]: value for key, value in state.items() if key.startswith("net.")}
+    fill_network(net, inner or state, FER_FILE)
     return net
 
 
@@ -69,11 +75,11 @@ def build_pose_net(state: Mapping[str, Tensor]) -> PoseNet:
     with torch.device("meta"):
         net = PoseNet()
     used = {key: value for key, value in state.items() if not key.startswith("fc_finetune")}
-    _fill(net, used, POSE_FILE)
+    fill_network(net, used, POSE_FILE)
     return net
 
 
-def _fill(net: nn.Module, state: Mapping[str, Tensor], file: str) -> None:
+def fill_network(net: nn.Module, state: Mapping[str, Tensor], file: str) -> None:
     """Give a network without memory its tensors. Counters of batches may be absent: none reads."""
     own = net.state_dict()
     counters = {key: torch.tensor(0) for key in own if key.endswith("num_batches_tracked")}
@@ -109,6 +115,16 @@ def ten_crops(face: np.ndarray, mode: Mode = CORRECTED) -> Tensor:
             "each side; use the corrected mode, which scales the face"
         )
     return torch.stack(tf.ten_crop(tf.to_tensor(picture), [CROP, CROP]))
+
+
+@torch.no_grad()
+def expression_logits(net: ExpressionNet, face: np.ndarray, mode: Mode = CORRECTED) -> Tensor:
+    """A face (H, W, 3) uint8 RGB -> (10, 7) logits of its crops, on the CPU.
+
+    Raises ValueError in compat mode for a face below 44 pixels.
+    """
+    crops = ten_crops(face, mode).to(next(net.parameters()).device)
+    return net(crops).float().cpu()
 
 
 def pose_pixels(picture: np.ndarray, box: tuple[int, int, int, int] | None = None) -> Tensor:

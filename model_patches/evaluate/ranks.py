@@ -35,6 +35,20 @@ def mean_ranks(table: Mapping[str, Sequence[float]], ties: Ties = "average") -> 
     return dict(zip(table, map(float, ranks.mean(1)), strict=True))
 
 
+def spearman(values: Sequence[float], others: Sequence[float]) -> float:
+    """Spearman's rank correlation, in [-1, 1]; NaN where one side does not vary.
+
+    Raises ValueError for lists of different lengths, or of fewer than two.
+    """
+    from scipy.stats import rankdata
+
+    if len(values) != len(others) or len(values) < 2:
+        raise ValueError(f"expected two lists of one length, got {len(values)} and {len(others)}")
+    first, second = (rankdata(one) - (len(one) + 1) / 2 for one in (values, others))
+    norm = float(np.sqrt((first @ first) * (second @ second)))
+    return float(first @ second) / norm if norm else float("nan")
+
+
 def pareto_front(points: Mapping[str, Point]) -> list[str]:
     """Names of the points that no other one beats, where more of both is better; by the first."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +19,8 @@ COLUMNS = 8
 TALLEST = 8192
 """Pixels of the whole sheet."""
 GAP, FRAME, LETTERS, LINE = 8, 4, 15, 19
+NARROWEST = 96
+"""Pixels of a column."""
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
@@ -37,16 +40,18 @@ def draw_sheet(
         range(start, min(start + COLUMNS, len(batches)))
         for start in range(0, len(batches), COLUMNS)
     ]
-    longest = max(max(one.shape[1:3]) for one in batches)
+    largest = max(max(one.shape[1:3]) for one in batches)
     room = TALLEST // len(bands) - head - GAP
-    cell = max(min(CELL, longest, room // rows - GAP), LEAST_CELL)
+    cell = max(min(CELL, largest, room // rows - GAP), LEAST_CELL)
     wide = max(_size(one, cell)[0] for one in batches)
     tall = max(_size(one, cell)[1] for one in batches)
-    wide = max(wide, 96)  # room for a caption
+    font = ImageFont.load_default(LETTERS)
+    longest = max(font.getlength(line) for lines in captions for line in (*lines, ""))
+    wide = max(wide, NARROWEST, min(math.ceil(longest), CELL))
     band = head + rows * (tall + GAP) + GAP
     width = GAP + max(len(one) for one in bands) * (wide + GAP)
     sheet = Image.new("RGB", (width, band * len(bands)), BACK)
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(LETTERS)
+    pen = ImageDraw.Draw(sheet)
     for level, columns in enumerate(bands):
         for place, index in enumerate(columns):
             x, y = GAP + place * (wide + GAP), level * band
@@ -56,7 +61,8 @@ def draw_sheet(
                 )
             for row, picture in enumerate(batches[index]):
                 small = _shrink(picture, cell)
-                sheet.paste(small, (x, y + head + row * (tall + GAP)))
+                left = x + (wide - small.width) // 2
+                sheet.paste(small, (left, y + head + row * (tall + GAP)))
             if index == framed:
                 used = len(batches[index]) * (tall + GAP) - GAP
                 pen.rectangle(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 RESAMPLES = 1000
+SHARE = 0.95
+"""Of the samples that an interval holds."""
 
 
 @dataclass(frozen=True)
@@ -24,34 +27,73 @@ MISSING = Figure(float("nan"), float("nan"), float("nan"), 0)
 """Of no values."""
 
 
-@dataclass(frozen=True)
-class Likeness:
-    """How like the wanted person the faces are."""
-
-    similarity: Figure
-    """Mean cosine; a picture without a face counts 0."""
-    detected: Figure
-    """Share of the pictures in which a face was found, 0 to 1."""
-    of_detected: Figure
-    """Mean cosine over those pictures alone."""
+Values = np.ndarray
+"""(people, pictures) float, NaN where a measure says nothing."""
+Means = Callable[[Values], np.ndarray]
+"""Values -> their mean over everybody, then over each draw of people: (1 + draws,)."""
 
 
-def likeness(
-    similarities: Sequence[float | None], people: Sequence[Hashable], seed: int = 0
-) -> Likeness:
-    """Sums up `face_similarity` of many pictures; `people` says whose picture each is.
+@lru_cache(maxsize=32)
+def draw_people(people: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """(resamples, people): how often each person is in each draw. The same draws for one seed, so
+    that figures that share them are paired. Do not write into it."""
+    chosen = np.random.default_rng(seed).integers(people, size=(resamples, people))
+    weights = np.stack([np.bincount(one, minlength=people) for one in chosen])
+    weights.setflags(write=False)
+    return weights
 
-    Intervals are over people. Raises ValueError when there is no picture.
+
+def resample(values: Values, weights: np.ndarray) -> np.ndarray:
+    """Mean over all pictures of every draw (draws,); NaN where a draw has no value."""
+    known = ~np.isnan(values)
+    sums, counts = np.where(known, values, 0.0).sum(1), known.sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (weights @ sums) / (weights @ counts)
+
+
+def interval_of(samples: np.ndarray, share: float = SHARE) -> tuple[float, float]:
+    """Ends of the interval that holds `share` of the finite samples; NaN without one."""
+    samples = samples[np.isfinite(samples)]
+    if not len(samples):
+        return float("nan"), float("nan")
+    tail = 50 * (1 - share)
+    low, high = np.percentile(samples, (tail, 100 - tail))
+    return float(low), float(high)
+
+
+def flat_figure(values: Values, weights: np.ndarray) -> Figure | None:
+    """Mean over all pictures, with an interval over people; None where nothing is known.
+
+    weights: of `draw_people`. People count by how many of their pictures have a value.
     """
-    strict = [0.0 if one is None else one for one in similarities]
-    present = [one is not None for one in similarities]
-    pairs = zip(similarities, people, strict=True)
-    valid = [(one, who) for one, who in pairs if one is not None]
-    return Likeness(
-        bootstrap(strict, people, seed),
-        bootstrap(present, people, seed),
-        bootstrap([v for v, _ in valid], [w for _, w in valid], seed) if valid else MISSING,
-    )
+    count = int((~np.isnan(values)).sum())
+    if not count:
+        return None
+    return Figure(float(np.nanmean(values)), *interval_of(resample(values, weights)), count)
+
+
+def formula_figure(formula: Callable[[Means], np.ndarray], weights: np.ndarray) -> Figure | None:
+    """A formula of several means, such as their ratio, with a paired interval over people.
+
+    formula: gets a function from values to their mean and returns the result, all (1 + draws,).
+    `count` is that of the mean with the fewest values; None where one has none.
+    """
+    used: list[Values] = []
+
+    def mean(values: Values) -> np.ndarray:
+        used.append(values)
+        return means_of(values, weights)
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        samples = formula(mean)
+    count = min(int((~np.isnan(values)).sum()) for values in used)
+    return Figure(float(samples[0]), *interval_of(samples[1:]), count) if count else None
+
+
+def means_of(values: Values, weights: np.ndarray) -> np.ndarray:
+    """(1 + draws,): the mean over everybody, then over each draw."""
+    everybody = np.ones((1, len(values)))
+    return np.concatenate([resample(values, one) for one in (everybody, weights)])
 
 
 def bootstrap(
@@ -59,7 +101,7 @@ def bootstrap(
     groups: Sequence[Hashable],
     seed: int = 0,
     resamples: int = RESAMPLES,
-    share: float = 0.95,
+    share: float = SHARE,
 ) -> Figure:
     """Mean over groups of their means, with an interval from drawing groups again.
 
@@ -71,12 +113,9 @@ def bootstrap(
     members: dict[Hashable, list[float]] = {}
     for value, group in zip(values, groups, strict=True):
         members.setdefault(group, []).append(float(value))
-    means = np.array([np.mean(one) for one in members.values()])
-    rng = np.random.default_rng(seed)
-    drawn = means[rng.integers(len(means), size=(resamples, len(means)))].mean(1)
-    tail = (1 - share) / 2
-    low, high = np.quantile(drawn, (tail, 1 - tail))
-    return Figure(float(means.mean()), float(low), float(high), len(values))
+    means = np.array([[np.mean(one)] for one in members.values()])
+    drawn = resample(means, draw_people(len(means), resamples, seed))
+    return Figure(float(means.mean()), *interval_of(drawn, share), len(values))
 
 
 def verification_area(same: Sequence[float], different: Sequence[float]) -> float:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..evaluate.likeness import mean_reference
 from ..evaluate.measures import disruption
+from ..evaluate.modes import COMPAT, CORRECTED, Mode, check_mode
 from ..evaluate.outcomes import UNDEFINED, Outcome, failed, valid
 from ..face.analyser import FaceAnalyser
 from ..face.boxes import Box
@@ -33,6 +35,7 @@ from .compare_faces import (
     measure_likeness,
     measure_turn,
 )
+from .compare_prompt import CLIP_PLAIN, PLAIN_PROMPT, PROMPT, SENTENCES, PromptText, measure_prompt
 from .identity import Identity
 from .who import read_reference
 
@@ -51,6 +54,10 @@ MEASURES: dict[str, str] = {
     FROM_PLAIN: "pose change from the plain picture (degrees)",
     OUTSIDE: "change outside the faces",
     COPY_PASTE: "copy-paste",
+    PROMPT: "prompt alignment",
+    SENTENCES: "prompt alignment by sentence",
+    PLAIN_PROMPT: "prompt alignment of the plain picture",
+    CLIP_PLAIN: "likeness of the whole picture to the plain one (CLIP)",
 }
 """Key -> what it is called, in the order of the table."""
 Watch = Callable[[int, int], None]
@@ -69,6 +76,8 @@ class Row:
     """Measures that were taken; what is left out has no entry."""
     turns: tuple[float, float, float] | None = None
     """Yaw, pitch and roll, by how many degrees they differ from the reference."""
+    seen: tuple[Seen | None, ...] = ()
+    """The person's face in the picture, and in the plain one where there is one."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,7 @@ class Comparison:
     people: tuple[str, ...]
     left_out: Mapping[str, str] = field(default_factory=dict)
     """What was not measured -> what it lacks, and where that comes from."""
+    mode: Mode = CORRECTED
 
     def outcomes(self, measure: str) -> list[Outcome]:
         """Of all rows, in their order; empty where the measure is left out."""
@@ -87,15 +97,20 @@ class Comparison:
 
 
 def know_by_photos(
-    analyser: FaceAnalyser, photos: Tensor, finder: MeshFinder | None = None
+    analyser: FaceAnalyser,
+    photos: Tensor,
+    finder: MeshFinder | None = None,
+    mode: Mode = CORRECTED,
 ) -> Known:
     """One person by their photos (B, H, W, C): the largest face of each, pose of the first.
+
+    compat: of each the face that the detector is surest of.
 
     Raises ValueError for unusable pixels, a photo without a face, no recogniser, or a first
     photo in which the landmarker sees no face.
     """
     _need_recogniser(analyser)
-    faces = _largest_faces(analyser, photos, "The reference")
+    faces = _find_faces(analyser, photos, "The reference", mode)
     mesh = mesh_in(faces[0].box, finder.find(to_uint8(photos[0]))) if finder else None
     if finder and mesh is None:
         raise ValueError(
@@ -115,7 +130,7 @@ def know_by_identity(analyser: FaceAnalyser, name: str, identity: Identity) -> K
 def embed_photos(analyser: FaceAnalyser, photos: Tensor) -> Tensor:
     """(D,): mean over the largest faces of other photos of the person."""
     _need_recogniser(analyser)
-    faces = _largest_faces(analyser, photos, "The other photo")
+    faces = _find_faces(analyser, photos, "The other photo", CORRECTED)
     return mean_reference([Seen(face).embedding for face in faces])
 
 
@@ -136,14 +151,18 @@ def compare_identity(
     plain: Tensor | None = None,
     finder: MeshFinder | None = None,
     watch: Watch | None = None,
+    asked: PromptText | None = None,
+    mode: Mode = CORRECTED,
 ) -> Comparison:
     """images (B, H, W, C) in [0, 1]; plain: as many of the same size, painted without identity.
 
     With one person, the face most like them counts, or the largest where none reaches a cosine of
     0.2. With several, each face is at most one person's. Head angles are those of the landmarker
-    where there is one, and of five points otherwise. Raises ValueError for no person, unequal
-    numbers or sizes, and pixels that are not finite.
+    where there is one, and of five points otherwise. asked: the prompt, for its alignment. mode:
+    compat takes the faces, points and pixels that IBench takes. Raises ValueError for no person,
+    unequal numbers or sizes, and pixels that are not finite.
     """
+    check_mode(mode)
     if not people:
         raise ValueError(
             f"{LABEL} has 0 people to compare with, expected 1 or more. Connect a reference photo, "
@@ -162,9 +181,12 @@ def compare_identity(
             looks.append(_look(analyser, pictures, number, finder))
             if watch is not None:
                 watch(len(batches) * number + step, len(batches) * len(images))
-        rows += _compare_picture(number, images, plain, looks, people, finder is not None)
+        pair = [to_uint8(pictures[number]) for pictures in batches]
+        shared = measure_prompt(asked, pair, mode) if asked else {}
+        whole = _Pictures(number, looks, pair, shared, finder is not None, mode)
+        rows += _compare_picture(whole, people)
     names = tuple(one.name for one in people)
-    return Comparison(tuple(rows), names, _list_left_out(people, plain, finder))
+    return Comparison(tuple(rows), names, _list_left_out(people, plain, finder, asked, mode), mode)
 
 
 def _need_recogniser(analyser: FaceAnalyser) -> None:
@@ -175,11 +197,19 @@ def _need_recogniser(analyser: FaceAnalyser) -> None:
         )
 
 
-def _largest_faces(analyser: FaceAnalyser, photos: Tensor, what: str) -> tuple[Face, ...]:
+def _find_faces(analyser: FaceAnalyser, photos: Tensor, what: str, mode: Mode) -> tuple[Face, ...]:
+    """One of each photo."""
     try:
-        return detect_faces(analyser, photos, FaceChoice()).faces
+        largest = detect_faces(analyser, photos, FaceChoice()).faces
     except ValueError as error:
         raise ValueError(f"{what} cannot be used: {error}") from error
+    if mode == CORRECTED:
+        return largest
+    every = detect_everybody(analyser, photos).faces
+    return tuple(
+        max((one for one in every if one.photo == face.photo), key=lambda one: one.score)
+        for face in largest
+    )
 
 
 def _check_pixels(images: Tensor, name: str) -> None:
@@ -214,57 +244,63 @@ def _look(
     return [Seen(face, mesh_in(face.box, meshes)) for face in faces]
 
 
-def _compare_picture(
-    number: int,
-    images: Tensor,
-    plain: Tensor | None,
-    looks: Sequence[Sequence[Seen]],
-    people: Sequence[Known],
-    with_mesh: bool,
-) -> list[Row]:
-    """looks: the faces of the picture, and of the plain one where there is one."""
-    chosen = [choose_faces(faces, people) for faces in looks]
-    outside = None
-    if plain is not None:
-        boxes = [one.face.box for faces in looks for one in faces]
-        outside = _measure_outside(images[number], plain[number], boxes)
+@dataclass(frozen=True, eq=False)
+class _Pictures:
+    """A picture, and its plain twin where there is one."""
+
+    number: int
+    looks: Sequence[Sequence[Seen]]
+    """The faces of each."""
+    pixels: Sequence[np.ndarray]
+    shared: Mapping[str, Outcome]
+    """Measures of the whole picture, whoever is in it."""
+    with_mesh: bool
+    mode: Mode
+
+
+def _compare_picture(pictures: _Pictures, people: Sequence[Known]) -> list[Row]:
+    chosen = [choose_faces(faces, people, pictures.mode) for faces in pictures.looks]
+    shared = dict(pictures.shared)
+    if len(pictures.pixels) > 1:
+        boxes = [one.face.box for faces in pictures.looks for one in faces]
+        picture, plain = pictures.pixels
+        shared[OUTSIDE] = _measure_outside(picture, plain, boxes)
+    mesh, mode = pictures.with_mesh, pictures.mode
     rows = []
     for index, person in enumerate(people):
         mine = chosen[0][index]
-        values = {LIKENESS: measure_likeness(person, mine)}
+        values = {LIKENESS: measure_likeness(person, mine), **shared}
         if person.seen is not None:
-            values |= measure_changes(person.seen, mine, with_mesh)
-        if outside is not None:
-            before = chosen[1][index]
-            values |= _compare_plain(person, mine, before, with_mesh, values[LIKENESS])
-            values[OUTSIDE] = outside
+            values |= measure_changes(person.seen, mine, mesh, mode)
+        if len(chosen) > 1:
+            values |= _compare_plain(person, mine, chosen[1][index], pictures, values[LIKENESS])
         if person.other is not None:
-            values[COPY_PASTE] = measure_copying(person, mine)
-        rows.append(
-            Row(number, person.name, len(looks[0]), values, measure_axes(person.seen, mine))
-        )
+            values[COPY_PASTE] = measure_copying(person, mine, mode)
+        turns = measure_axes(person.seen, mine, mode)
+        seen = tuple(found[index] for found in chosen)
+        rows.append(Row(pictures.number, person.name, len(pictures.looks[0]), values, turns, seen))
     return rows
 
 
 def _compare_plain(
-    person: Known, mine: Seen | None, before: Seen | None, with_mesh: bool, likeness: Outcome
+    person: Known, mine: Seen | None, before: Seen | None, pictures: _Pictures, likeness: Outcome
 ) -> dict[str, Outcome]:
     base = measure_likeness(person, before)
     gained = (likeness.value if likeness.ok else 0.0) - (base.value if base.ok else 0.0)
     values = {
         PLAIN_LIKENESS: base,
         GAIN: valid(gained),  # a failure counts 0 here, too: left out, it would raise the mean
-        FROM_PLAIN: measure_turn(before, mine, with_mesh),
+        FROM_PLAIN: measure_turn(before, mine, pictures.with_mesh),
     }
     if person.seen is not None:
-        changes = measure_changes(person.seen, before, with_mesh)
+        changes = measure_changes(person.seen, before, pictures.with_mesh, pictures.mode)
         values |= {f"plain_{name}": value for name, value in changes.items()}
     return values
 
 
-def _measure_outside(picture: Tensor, plain: Tensor, boxes: Sequence[Box]) -> Outcome:
+def _measure_outside(picture: np.ndarray, plain: np.ndarray, boxes: Sequence[Box]) -> Outcome:
     """Both as 8-bit pixels, so that they may differ in channels."""
-    one, other = (torch.from_numpy(to_uint8(each)).float() / 255 for each in (picture, plain))
+    one, other = (torch.from_numpy(each).float() / 255 for each in (picture, plain))
     try:
         return valid(disruption(one, other, boxes))
     except ValueError:  # the faces cover all of it
@@ -272,7 +308,11 @@ def _measure_outside(picture: Tensor, plain: Tensor, boxes: Sequence[Box]) -> Ou
 
 
 def _list_left_out(
-    people: Sequence[Known], plain: Tensor | None, finder: MeshFinder | None
+    people: Sequence[Known],
+    plain: Tensor | None,
+    finder: MeshFinder | None,
+    asked: PromptText | None,
+    mode: Mode,
 ) -> dict[str, str]:
     found = {}
     if all(one.seen is None for one in people):
@@ -280,7 +320,8 @@ def _list_left_out(
             "an identity knows no pose; connect the photo to reference instead"
         )
     elif finder is None:
-        found["changes of landmarks, shape and expression"] = (
+        without = "shape and expression" if mode == COMPAT else "landmarks, shape and expression"
+        found[f"changes of {without}"] = (
             "connect Load Face Detection Model (MediaPipe), with mediapipe_face_fp32.safetensors "
             "of huggingface.co/Comfy-Org/mediapipe in models/detection, to landmarker"
         )
@@ -290,4 +331,9 @@ def _list_left_out(
         )
     if all(one.other is None for one in people):
         found["copy-paste"] = "connect another photo of the person to other_photo"
+    if asked is None:
+        found["prompt alignment"] = (
+            "connect CLIP's two halves to clip_vision and clip, such as CLIP-ViT-L-14 and clip_l, "
+            "and write the prompt into prompt"
+        )
     return found

@@ -9,9 +9,16 @@ from torch import Tensor
 
 from ..evaluate.copy_paste import copy_paste
 from ..evaluate.expression import expression_change
-from ..evaluate.landmarks import five_points, landmark_diff_sim, shape_change
+from ..evaluate.landmarks import (
+    POINTS,
+    five_points,
+    landmark_diff,
+    landmark_diff_sim,
+    shape_change,
+)
 from ..evaluate.likeness import SeenFace, choose_seen
 from ..evaluate.measures import cosine
+from ..evaluate.modes import COMPAT, CORRECTED, Mode
 from ..evaluate.outcomes import NO_FACE_GENERATED, UNDEFINED, Outcome, failed, valid
 from ..evaluate.pose import axis_changes, pose_change
 from ..evaluate.who import assign_people
@@ -48,15 +55,17 @@ class Known:
     """(D,) of another photo of the person."""
 
 
-def choose_faces(faces: Sequence[Seen], people: Sequence[Known]) -> list[Seen | None]:
+def choose_faces(
+    faces: Sequence[Seen], people: Sequence[Known], mode: Mode = CORRECTED
+) -> list[Seen | None]:
     """Each person's face in one picture.
 
-    Of one person: the face most like them, or the largest where none reaches a cosine of 0.2. Of
-    several: as `assign_people` says.
+    Of one person: the face most like them, or the largest where none reaches a cosine of 0.2;
+    compat: the one that the detector is surest of. Of several: as `assign_people` says.
     """
     if len(people) == 1:
         reports = [SeenFace(one.embedding, one.face.score, _area(one.face)) for one in faces]
-        index = choose_seen(people[0].embedding, reports)
+        index = choose_seen(people[0].embedding, reports, mode)
         return [None if index is None else faces[index]]
     alike = [[cosine(person.embedding, one.embedding) for one in faces] for person in people]
     return [None if index is None else faces[index] for index in assign_people(alike)]
@@ -74,26 +83,49 @@ def measure_likeness(person: Known, mine: Seen | None) -> Outcome:
     return valid(cosine(person.embedding, mine.embedding))
 
 
-def measure_copying(person: Known, mine: Seen | None) -> Outcome:
+def measure_copying(person: Known, mine: Seen | None, mode: Mode = CORRECTED) -> Outcome:
     """Copy-Paste between the reference and the other photo; undefined where both are one."""
     if mine is None or person.other is None:
         return failed(NO_FACE_GENERATED)
-    return valid(copy_paste(mine.embedding, person.other, person.embedding))
+    return valid(copy_paste(mine.embedding, person.other, person.embedding, mode))
 
 
-def measure_changes(one: Seen, other: Seen | None, with_mesh: bool) -> dict[str, Outcome]:
-    """POSE, and with a landmarker the other CHANGES."""
+def measure_changes(
+    one: Seen, other: Seen | None, with_mesh: bool, mode: Mode = CORRECTED
+) -> dict[str, Outcome]:
+    """POSE, and with a landmarker the other CHANGES.
+
+    compat: LANDMARKS is IBench's LandmarkDiff of the detector's own five points, which needs no
+    landmarker.
+    """
     values = {POSE: measure_turn(one, other, with_mesh)}
+    if mode == COMPAT:
+        values[LANDMARKS] = _measure_detector_points(one, other)
     if not with_mesh:
         return values
     if other is None or one.mesh is None or other.mesh is None:
-        return values | {name: failed(NO_FACE_GENERATED) for name in CHANGES if name != POSE}
+        missing = {name: failed(NO_FACE_GENERATED) for name in CHANGES}
+        return missing | values
     first, second = one.mesh, other.mesh
-    return values | {
-        LANDMARKS: valid(landmark_diff_sim(five_points(first.points), five_points(second.points))),
-        SHAPE: valid(shape_change(first.solid, second.solid)),
-        EXPRESSION: valid(expression_change(first.blendshapes, second.blendshapes)),
-    }
+    moved = landmark_diff_sim(five_points(first.points), five_points(second.points))
+    return (
+        {LANDMARKS: valid(moved)}
+        | values
+        | {
+            SHAPE: valid(shape_change(first.solid, second.solid)),
+            EXPRESSION: valid(expression_change(first.blendshapes, second.blendshapes)),
+        }
+    )
+
+
+def _measure_detector_points(one: Seen, other: Seen | None) -> Outcome:
+    if other is None:
+        return failed(NO_FACE_GENERATED)
+    names = [str(name) for name in POINTS]
+    first, second = (
+        dict(zip(names, seen.face.points.tolist(), strict=True)) for seen in (one, other)
+    )
+    return valid(landmark_diff(first, second, COMPAT))
 
 
 def measure_turn(one: Seen | None, other: Seen | None, with_mesh: bool) -> Outcome:
@@ -111,8 +143,10 @@ def measure_turn(one: Seen | None, other: Seen | None, with_mesh: bool) -> Outco
         return failed(UNDEFINED)
 
 
-def measure_axes(one: Seen | None, other: Seen | None) -> tuple[float, float, float] | None:
+def measure_axes(
+    one: Seen | None, other: Seen | None, mode: Mode = CORRECTED
+) -> tuple[float, float, float] | None:
     """Yaw, pitch and roll by five points: by how many degrees each differs."""
     if one is None or other is None:
         return None
-    return axis_changes(one.face.angles, other.face.angles)
+    return axis_changes(one.face.angles, other.face.angles, mode)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..evaluate.charts import Panel, draw_panels
+from ..evaluate.modes import COMPAT
 from ..evaluate.outcomes import Outcome, Summary, share_of_base, summarise
 from .compare import (
     COPY_PASTE,
@@ -23,11 +24,17 @@ from .compare import (
     Row,
 )
 from .compare_faces import CHANGES, EXPRESSION, LANDMARKS, POSE
+from .compare_prompt import CLIP_PLAIN, PLAIN_PROMPT, PROMPT, SENTENCES
 
 AXES = ("yaw", "pitch", "roll")
 COLUMNS = ("picture", "person", "faces", *MEASURES, *(f"{axis}_change" for axis in AXES), "status")
 """Of the table, in order. A measure that is left out has an empty column."""
-CHARTED = (LIKENESS, POSE, LANDMARKS, EXPRESSION, OUTSIDE, COPY_PASTE)
+CHARTED = (LIKENESS, POSE, LANDMARKS, EXPRESSION, OUTSIDE, COPY_PASTE, PROMPT)
+SHOWN = (
+    PLAIN_LIKENESS, GAIN, *CHANGES, FROM_PLAIN, OUTSIDE, COPY_PASTE, PROMPT, SENTENCES,
+    PLAIN_PROMPT, CLIP_PLAIN,
+)  # fmt: skip
+"""In the report, after the likeness."""
 FOUND, FAILED = "found", "no face"
 CSV_DIGITS, DIGITS = 6, 3
 
@@ -41,13 +48,20 @@ def summarise_measure(comparison: Comparison, measure: str) -> Summary | None:
 
 
 def mean_of(comparison: Comparison, measure: str) -> float:
-    """Mean over people of what could be measured; NaN where nothing was, never 0."""
+    """Mean over people of what could be measured; NaN where nothing was, never 0.
+
+    compat: over all values alike, as IBench does.
+    """
     found = summarise_measure(comparison, measure)
-    return math.nan if found is None else found.macro.mean
+    if found is None:
+        return math.nan
+    return found.flat if comparison.mode == COMPAT else found.macro.mean
 
 
 def strict_likeness(comparison: Comparison) -> float:
-    """Mean likeness in which a picture without the person counts 0."""
+    """Mean likeness in which a picture without the person counts 0; compat leaves it out."""
+    if comparison.mode == COMPAT:
+        return mean_of(comparison, LIKENESS)
     found = summarise_measure(comparison, LIKENESS)
     return math.nan if found is None else found.strict.mean
 
@@ -70,6 +84,7 @@ def numbers_of(comparison: Comparison) -> dict[str, float]:
         "expression_change": mean_of(comparison, EXPRESSION),
         "change_outside": mean_of(comparison, OUTSIDE),
         "copy_paste": mean_of(comparison, COPY_PASTE),
+        "prompt_alignment": mean_of(comparison, PROMPT),
     }
 
 
@@ -111,7 +126,7 @@ def write_report(comparison: Comparison) -> str:
     lines = [
         f"{_count(pictures, 'picture')}, {_count(len(comparison.people), 'person', 'people')}: "
         f"found {found.macro.count} of {found.total} times ({found.rate:.0%})",
-        f"likeness {_short(found.strict.mean)}{_interval(found)}{_without_failures(found)}",
+        _describe_likeness(comparison, found),
     ]
     for person in comparison.people if len(comparison.people) > 1 else ():
         mine = [row.values[LIKENESS] for row in comparison.rows if row.person == person]
@@ -119,6 +134,12 @@ def write_report(comparison: Comparison) -> str:
     lines += _list_measures(comparison)
     lines += [f"left out: {what} ({why})" for what, why in comparison.left_out.items()]
     return "\n".join(lines)
+
+
+def _describe_likeness(comparison: Comparison, found: Summary) -> str:
+    if comparison.mode == COMPAT:
+        return f"likeness {_short(found.flat)} (compat: pictures without a face are left out)"
+    return f"likeness {_short(found.strict.mean)}{_interval(found)}{_without_failures(found)}"
 
 
 def _count(number: int, one: str, more: str = "") -> str:
@@ -151,13 +172,13 @@ def _of_person(mine: Sequence[Outcome]) -> str:
 
 def _list_measures(comparison: Comparison) -> list[str]:
     lines = []
-    for measure in (PLAIN_LIKENESS, GAIN, *CHANGES, FROM_PLAIN, OUTSIDE, COPY_PASTE):
+    for measure in SHOWN:
         found = summarise_measure(comparison, measure)
         if found is None:
             continue
         count = found.macro.count
         missing = "" if count == found.total else f", measured in {count} of {found.total}"
-        value = _short(found.macro.mean) if count else "not measured"
+        value = _short(mean_of(comparison, measure)) if count else "not measured"
         lines.append(f"{MEASURES[measure]} {value}{_of_plain(comparison, measure)}{missing}")
     return lines
 

@@ -14,18 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..adapters.dynamicid import FAMILY
 from ..adapters.imr import Motion, MotionEditor, edit_tokens
 from ..face.analyser import FaceAnalyser
 from ..face.choose import FaceChoice
 from ..face.detect import detect_faces
-from ..face.landmark_pose import describe_angles, move_landmarks
+from ..face.landmark_pose import FIVE, describe_angles, move_landmarks
 from ..face.pixels import to_uint8
-from .identity import Encoding, Identity, check_widths
+from .identity import Encoding, Identity, check_widths, encoding_for
 from .motion import WORDS, SeenMotion, keep_motion, kept_motion, see_motion
 from .motion_words import Target, angles_for, pair_targets, parse_words, write_words
 
-LABEL = "Edit Expression and Pose"
 ENLARGED = 4
 """Pixels of a landmark in the preview."""
 
@@ -60,32 +58,34 @@ def edit_identity(
     source: Tensor | None = None,
     driving: Tensor | None = None,
 ) -> Edited:
-    """The identity with the motion of each target.
+    """The identity with the motion of each target, in the tokens that the editor is for.
 
     clip: the base model's text encoder. source_words: what the face does on its photo; empty:
     neutral, and the view by its angles. source (1, H, W, C): that photo, where the identity does
     not know it. driving (B, H, W, C): photos whose landmarks the targets have instead of the
     source's, as the authors use them. Both need the analyser.
 
-    Raises ValueError for an identity of another family or width, photos without a face, and targets
-    out of range, before the text encoder runs, and for a text encoder of another width.
+    Raises ValueError for an identity of another family, encoder or width, photos without a face,
+    and targets out of range, before the text encoder runs, and for a text encoder of another width.
     """
     encoding = _find_encoding(editor, identity)
+    count = editor.settings.points
     photos = 0 if driving is None else len(driving)
     paired = pair_targets(targets, photos)
-    seen = _look(analyser, driving, "driving photo")
+    seen = _look(analyser, driving, "driving photo", count)
     if source is not None and len(source) != 1:
         raise ValueError(
             f"{len(source)} source photos came in, expected 1: the photo that the identity was "
             "made of. Connect that one."
         )
-    given = _look(analyser, source, "source photo")
-    sources = [(encoding.tokens, given[0])] if given else kept_motion(encoding)
+    given = _look(analyser, source, "source photo", count)
+    sources = [(encoding.tokens, given[0])] if given else kept_motion(encoding, count)
     if not sources:
+        again = "Encode it again with the pack buffalo_l in Load Face Analyser, or connect"
         raise ValueError(
             "The identity does not know the face's landmarks on its photo (0 kept, expected those "
-            "of at least 1 photo). Encode it again with the pack buffalo_l in Load Face Analyser, "
-            "or connect its photo to `source` and a face analyser to `analyser`."
+            f"of at least 1 photo). {again if editor.settings.published else 'Connect'} its photo "
+            "to `source` and a face analyser to `analyser`."
         )
     said = source_words.strip() or encoding.recipe.get(WORDS, "")
     expression, orientation, free = parse_words(said)
@@ -109,7 +109,10 @@ def edit_identity(
     ]
     edited = torch.stack(each).mean(0)
     identities = tuple(
-        replace(identity, encodings={**identity.encodings, FAMILY: _put(encoding, editor, *one)})
+        replace(
+            identity,
+            encodings={**identity.encodings, encoding.family: _put(encoding, editor, *one)},
+        )
         for one in zip(edited.split(1), goals, strict=True)
     )
     return Edited(
@@ -121,25 +124,29 @@ def edit_identity(
 
 
 def _find_encoding(editor: MotionEditor, identity: Identity) -> Encoding:
-    found = identity.encodings.get(FAMILY)
-    advice = "Encode the photo with Encode Identity (DynamicID)."
-    if found is None:
-        have = ", ".join(sorted(identity.encodings)) or "none"
-        raise ValueError(f"The identity has tokens for: {have}; {LABEL} edits {FAMILY}. {advice}")
-    check_widths(found, editor.dims.width, f"'{editor.name}'", advice)
+    settings = editor.settings
+    if settings.published:
+        advice = "Encode the photo with Encode Identity (DynamicID)."
+    else:
+        advice = f"Encode the photo with {settings.adapter or 'the file that it was trained for'}."
+    reader = f"'{editor.name}'"
+    found = encoding_for(identity, settings.family, settings.encoder, reader, advice)
+    check_widths(found, editor.dims.width, reader, advice)
     return found
 
 
-def _look(analyser: FaceAnalyser | None, photos: Tensor | None, what: str) -> list[SeenMotion]:
-    """The largest face of each photo."""
+def _look(
+    analyser: FaceAnalyser | None, photos: Tensor | None, what: str, count: int
+) -> list[SeenMotion]:
+    """The largest face of each photo. count: of its landmarks."""
     if photos is None:
         return []
     if analyser is None:
         raise ValueError(
             f"{len(photos)} {what}(s) came in and no face analyser, expected one. Connect Load "
-            "Face Analyser, with the pack buffalo_l, to `analyser`."
+            f"Face Analyser{'' if count == FIVE else ', with the pack buffalo_l,'} to `analyser`."
         )
-    if analyser.landmarks is None:
+    if analyser.landmarks is None and count != FIVE:
         raise ValueError(
             f"The {what} needs a landmark model and the face analyser has 0, expected 1. Open "
             "buffalo_l, with its file 2d106det.onnx, with Load Face Analyser."
@@ -148,7 +155,7 @@ def _look(analyser: FaceAnalyser | None, photos: Tensor | None, what: str) -> li
         faces = detect_faces(analyser, photos, FaceChoice()).faces
     except ValueError as error:
         raise ValueError(f"The {what}: {error}") from error
-    return [see_motion(analyser, to_uint8(photos[face.photo]), face) for face in faces]
+    return [see_motion(analyser, to_uint8(photos[face.photo]), face, count) for face in faces]
 
 
 def _aim(
@@ -177,9 +184,11 @@ def _encode_words(editor: MotionEditor, clip: Any, texts: Sequence[str]) -> dict
         pooled = clip.encode_from_tokens(clip.tokenize(text), return_pooled="unprojected")[1]
         shape = None if pooled is None else tuple(pooled.shape)
         if pooled is None or shape != (1, wanted):
+            named = editor.settings.text_encoder
+            right = f"with {named}" if named else "of the SD 1.5 model that will draw the picture"
             raise ValueError(
                 f"The text encoder gives a pooled text of shape {shape}, '{editor.name}' reads "
-                f"(1, {wanted}). Connect the CLIP of the SD 1.5 model that will draw the picture."
+                f"(1, {wanted}). Connect the CLIP {right}."
             )
         found[text] = pooled[0].detach().to("cpu", torch.float32)
     return found

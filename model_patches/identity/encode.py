@@ -119,6 +119,18 @@ def encode_identity(
     return Encoded(identity, report if mix.is_neutral else f"{report}\nmix: {mix.describe()}")
 
 
+def recognise(faces: Sequence[Face]) -> Identity:
+    """Who the faces show, by the recogniser alone: an identity without tokens for an adapter.
+
+    Raises ValueError as `encode_identity` does for faces.
+    """
+    return Identity(
+        features={"arcface": _stack_embeddings(faces)},
+        thumbnail=_thumbnail(faces[0]),
+        provenance={"recogniser": join_distinct([face.recogniser for face in faces])},
+    )
+
+
 def encoder_runs() -> EncoderRuns:
     """How often the encoders really ran in this process, and how often the cache answered."""
     return EncoderRuns(_vision_cache.statistics, _token_cache.statistics)

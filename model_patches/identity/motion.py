@@ -12,14 +12,14 @@ from torch import Tensor
 from ..face.analyser import FaceAnalyser
 from ..face.face import Face
 from ..face.landmark_image import in_frame, landmark_image
-from ..face.landmark_pose import Angles
+from ..face.landmark_pose import FIVE, Angles
 from ..face.pack import POINTS
 from .identity import Encoding
 
 EACH = "each"
 """Name in `Encoding.extra` of the tokens of each photo, (P, N, C)."""
 LANDMARKS, ANGLES, SIZE = "landmarks", "angles", "size"
-"""Names in `Encoding.extra`: (P, 106, 2) pixels, (P, 3) degrees, (P, 2) width and height."""
+"""Names in `Encoding.extra`: (P, 106 or 5, 2) pixels, (P, 3) degrees, (P, 2) width and height."""
 WORDS = "words"
 """Name in `Encoding.recipe` of the prompt of an edited face."""
 
@@ -29,7 +29,7 @@ class SeenMotion:
     """Landmarks and angles of a face in a photo."""
 
     points: np.ndarray
-    """(106, 2) pixels of the photo, float64."""
+    """(106 or 5, 2) pixels of the photo, float64."""
     angles: Angles
     """Yaw, pitch, roll in degrees."""
     size: tuple[int, int]
@@ -42,19 +42,27 @@ class SeenMotion:
 
     @property
     def framed(self) -> Tensor:
-        """(106, 2) in the square frame that the photo is stretched to."""
+        """(106 or 5, 2) in the square frame that the photo is stretched to."""
         return in_frame(torch.from_numpy(self.points), *self.size)
 
 
-def see_motion(analyser: FaceAnalyser, rgb: np.ndarray, face: Face) -> SeenMotion:
-    """rgb (H, W, 3) uint8 and a face in it. Raises ValueError without a landmark model."""
+def see_motion(
+    analyser: FaceAnalyser, rgb: np.ndarray, face: Face, count: int = POINTS
+) -> SeenMotion:
+    """rgb (H, W, 3) uint8 and a face in it. count: of landmarks, 106 or the face's own 5.
+
+    Raises ValueError for 106 without a landmark model.
+    """
+    size = (rgb.shape[1], rgb.shape[0])
+    if count == FIVE:
+        return SeenMotion(face.points.numpy().astype(np.float64), face.angles, size)
     if analyser.landmarks is None:
         raise ValueError(
             "The face analyser has 0 landmark models, expected 1. Open buffalo_l, with its file "
             "2d106det.onnx, with Load Face Analyser."
         )
     points = analyser.landmarks.find(rgb, face.box).numpy().astype(np.float64)
-    return SeenMotion(points, face.angles, (rgb.shape[1], rgb.shape[0]))
+    return SeenMotion(points, face.angles, size)
 
 
 def keep_motion(motions: Sequence[SeenMotion], tokens: Tensor) -> dict[str, Tensor]:
@@ -67,8 +75,9 @@ def keep_motion(motions: Sequence[SeenMotion], tokens: Tensor) -> dict[str, Tens
     }
 
 
-def kept_motion(encoding: Encoding) -> list[tuple[Tensor, SeenMotion]]:
-    """Tokens (1, N, C) and motion of each photo; empty where the encoding kept none.
+def kept_motion(encoding: Encoding, count: int = POINTS) -> list[tuple[Tensor, SeenMotion]]:
+    """Tokens (1, N, C) and motion of each photo; empty where the encoding kept none. count: of
+    landmarks, as the editor reads them.
 
     Raises ValueError for tensors of other shapes, and for values that are not finite.
     """
@@ -77,7 +86,7 @@ def kept_motion(encoding: Encoding) -> list[tuple[Tensor, SeenMotion]]:
         return []
     photos = len(extra[LANDMARKS])
     wanted = {
-        LANDMARKS: (photos, POINTS, 2),
+        LANDMARKS: (photos, count, 2),
         ANGLES: (photos, 3),
         SIZE: (photos, 2),
         EACH: (photos, *encoding.tokens.shape[1:]),

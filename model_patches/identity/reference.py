@@ -9,11 +9,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..adapters.flexip import FAMILY, FlexIPAdapter, make_tokens
+from ..adapters.flexip_settings import EVA
 from ..adapters.ip_tokens import Features
 from ..encoders.clip_vision import CLIP, CLIP_SIZE, DINO, check_vision, look, look_at_nothing
+from ..encoders.eva_clip import VisionEncoder, encode
+from ..encoders.whiten import eva_pixels
 from ..face.align import ARCFACE_112, similarity, warp
 from ..face.face import Face
 from .encode import Encoded
@@ -31,10 +35,11 @@ NULL_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Encoders:
-    """The vision encoders at hand, as CLIP_VISION values."""
+    """The vision encoders at hand: CLIP_VISION values, and EVA-CLIP of the pack's own loader."""
 
     clip: Any = None
     dino: Any = None
+    eva: VisionEncoder | None = None
 
 
 def encode_reference(
@@ -46,7 +51,8 @@ def encode_reference(
 ) -> Encoded:
     """Encode one person on one or several photos (B, H, W, 3) in [0, 1].
 
-    faces: of that person, from the same photos; FaceID files read their embeddings. view: face is a
+    faces: of that person, from the same photos; FaceID files read their embeddings, files that read
+    EVA-CLIP these and the aligned face, whatever the view. view: face is a
     square of 1.8 face boxes, whole the middle square of each photo, auto the face where there is
     one. Several photos are averaged. Raises ValueError when a face or an encoder is missing or
     does not fit.
@@ -78,18 +84,23 @@ def encode_reference(
 
 
 def _check(adapter: FlexIPAdapter, encoders: Encoders, faces: Sequence[Face], view: View) -> None:
-    reads = adapter.reads
-    if not faces and (view == "face" or "face" in reads):
-        why = f"'{adapter.name}' reads a face" if "face" in reads else "view is 'face'"
+    reads, reads_eva = adapter.reads, adapter.settings.context == EVA
+    reads_face = "face" in reads or reads_eva
+    if not faces and (view == "face" or reads_face):
+        why = f"'{adapter.name}' reads a face" if reads_face else "view is 'face'"
         raise ValueError(
             f"{why}, but 0 faces are connected, expected at least 1. Connect Detect Faces"
-            + ("." if "face" in reads else ", or set view to 'whole'.")
+            + ("." if reads_face else ", or set view to 'whole'.")
         )
-    if "face" in reads and any(face.embedding is None for face in faces):
+    if reads_face and any(face.embedding is None for face in faces):
+        pack = "antelopev2" if reads_eva else "buffalo_l"
         raise ValueError(
             f"'{adapter.name}' reads the recogniser's embedding, and a face has none. Open "
-            "buffalo_l with Load Face Analyser and detect again."
+            f"{pack} with Load Face Analyser and detect again."
         )
+    if reads_eva:
+        _need(adapter, encoders.eva, "eva_clip", "EVA-CLIP", "Load EVA-CLIP")
+        return
     wants_dino = _reads_dino(adapter)
     if wants_dino:
         _need(adapter, encoders.dino, "dino", "DINOv2-L (dinov2-large)")
@@ -103,11 +114,13 @@ def _reads_dino(adapter: FlexIPAdapter) -> bool:
     return "context" in adapter.reads and adapter.settings.context == "dinov2-large"
 
 
-def _need(adapter: FlexIPAdapter, vision: Any, place: str, name: str) -> None:
+def _need(
+    adapter: FlexIPAdapter, vision: Any, place: str, name: str, node: str = "Load CLIP Vision"
+) -> None:
     if vision is None:
         raise ValueError(
-            f"'{adapter.name}' reads {name}, but nothing is connected to {place}. Connect Load "
-            "CLIP Vision with that file."
+            f"'{adapter.name}' reads {name}, but nothing is connected to {place}. Connect {node} "
+            "with that file."
         )
 
 
@@ -141,6 +154,11 @@ def _features(
 ) -> Features:
     """What the adapter reads of one picture."""
     reads, found = adapter.reads, Features()
+    vision = encoders.eva if adapter.settings.context == EVA else None
+    if vision is not None and face is not None:
+        found = features_of_face(vision, face)
+        _check_widths(adapter, found)
+        return found
     if "face" in reads and face is not None and face.embedding is not None:
         found["face"] = face.embedding.float()[None]
         if "patches" in reads:
@@ -159,6 +177,19 @@ def _features(
     return found
 
 
+def features_of_face(vision: VisionEncoder, face: Face) -> Features:
+    """What PuLID-FLUX reads of a face as well: the deepest tap, and a class token that begins with
+    the recogniser's unit embedding. Raises ValueError for a face without one."""
+    if face.embedding is None:
+        raise ValueError(
+            "The face has 0 embeddings, expected 1. Detect it with a face pack that has a "
+            "recogniser, such as antelopev2."
+        )
+    pooled, taps = encode(vision, eva_pixels(face, vision.dims.image_size, "auto"))
+    embedding = F.normalize(face.embedding.float()[None], dim=-1)
+    return {"context": taps[:, -1], "pooled": torch.cat((embedding, pooled), dim=-1)}
+
+
 def _check_widths(adapter: FlexIPAdapter, features: Features) -> None:
     for source, wanted in adapter.reads.items():
         got = features[source].shape[-1]
@@ -166,7 +197,7 @@ def _check_widths(adapter: FlexIPAdapter, features: Features) -> None:
             raise ValueError(
                 f"'{adapter.name}' reads {wanted} channels as {source}, the encoder gives {got}. "
                 "Load the encoder that the file was trained with (ViT-H: 1280 and 1024, ViT-bigG: "
-                "1280 pooled, DINOv2-L: 1024)."
+                "1280 pooled, DINOv2-L: 1024, EVA-CLIP: 1024 and 1280)."
             )
     count = adapter.settings.context_tokens
     if count and "context" in features and features["context"].shape[1] != count:

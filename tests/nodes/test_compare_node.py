@@ -31,20 +31,40 @@ def test_a_photo_and_every_optional_input():
         other_photo=picture(GREEN),
         landmarker=compare_world.Landmarker(),
     )
-    assert "left out" not in text and table.count("\n") == 3
+    assert (
+        text.count("left out: ") == 1
+        and "left out: prompt alignment" in text
+        and table.count("\n") == 3
+    )
     assert numbers["likeness"] == pytest.approx(1, abs=0.01)
     assert numbers["gain"] == pytest.approx(1, abs=0.01)
     assert numbers["detection_rate"] == 1
     assert numbers["expression_change"] == pytest.approx(0.1, abs=0.01)
     assert numbers["copy_paste"] == pytest.approx(1, abs=0.02)
+    assert math.isnan(numbers.pop("prompt_alignment"))
     assert all(isinstance(one, float) and math.isfinite(one) for one in numbers.values())
 
 
 def test_what_needs_an_absent_input_is_nan_and_never_0():
     text, _, numbers = run(picture(RED), reference=picture(RED))
     left = {"gain", "landmark_change", "expression_change", "change_outside", "copy_paste"}
+    left.add("prompt_alignment")
     assert {name for name, value in numbers.items() if math.isnan(value)} == left
-    assert text.count("left out: ") == 3
+    assert text.count("left out: ") == 4
+
+
+def test_compat_leaves_failures_out_and_reads_the_detector_s_points():
+    images = torch.cat([picture(RED, yaw=30), picture(None)])
+    *_, corrected = run(images, reference=picture(RED))
+    text, _, compat = run(images, reference=picture(RED), mode="compat")
+    assert corrected["likeness"] == pytest.approx(0.5, abs=0.01)
+    assert compat["likeness"] == pytest.approx(1, abs=0.01) and "compat: pictures" in text
+    assert math.isnan(corrected["landmark_change"]) and compat["landmark_change"] == 0
+
+
+def test_a_prompt_without_clip_is_refused():
+    with pytest.raises(ValueError, match="1 of the 3 inputs for prompt alignment"):
+        run(picture(RED), reference=picture(RED), prompt="a man laughs")
 
 
 def test_identities_instead_of_a_photo():

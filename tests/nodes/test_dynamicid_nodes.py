@@ -1,8 +1,11 @@
 """DynamicID's nodes: from files and photos to a patched model."""
 
+import itertools
+
 import dynamicid_world
 import folder_paths
 import pytest
+import tiny
 import tiny_unet
 import torch
 from flexid.model_patches.gates.gate import Gate
@@ -127,6 +130,35 @@ def test_every_setting_reaches_the_model(model, adapter):
         for mix in (0.2, 0.8)
     ]
     assert not torch.equal(*mixed)
+
+
+def test_on_flux_boxes_and_settings_reach_the_model():
+    flux, pulid = tiny.flux(), tiny.adapter()
+    boxes = [{"bbox": [0, 500, 1000, 1000], "desc": "Ann"}, {"bbox": [0, 0, 1000, 500]}]
+    bob, ann = (
+        saa.FlexIDMakePerson.execute(tiny.identity(seed), 1.0, name, "")[0]
+        for seed, name in ((1, ""), (2, "Ann"))
+    )
+    done = apply(flux, pulid, bob, ann, elements=boxes)
+    assert done[1].splitlines()[1:] == [
+        "person 1: weight 1.000 → 1.000, region 50 % of the picture",
+        "Ann: weight 1.000 → 1.000, region 50 % of the picture",
+    ]
+    drawn = {
+        str(change): tiny.sample(apply(flux, pulid, bob, ann, elements=boxes, **change)[0], steps=1)
+        for change in (
+            {},
+            {"threshold": 0.8},
+            {"activation": False},
+            {"beta": 0.0},
+            {"alpha": 0.0},
+            {"lora_strength": 0.5},
+        )
+    }
+    # A PuLID file has no LoRA; alpha 0 takes beta away.
+    same = {"{}": "{'lora_strength': 0.5}", "{'beta': 0.0}": "{'alpha': 0.0}"}
+    for one, other in itertools.combinations(drawn, 2):
+        assert torch.equal(drawn[one], drawn[other]) == (same.get(one) == other), (one, other)
 
 
 def test_nobody_left_is_said(model, adapter):

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.comfy
 NODES = nodes()
 VERBS = set(
     "Align Apply Balance Choose Combine Compare Compute Convert Detect Edit Encode Fetch Load "
-    "Make Merge Sample Save Sweep".split()
+    "Make Merge Sample Save Search Sweep".split()
 ) | {"Who"}
 DOCS = ROOT / "web" / "docs"
 CHINESE = re.compile(r"[\u4e00-\u9fff]")

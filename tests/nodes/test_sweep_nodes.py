@@ -4,7 +4,13 @@ import math
 
 import pytest
 import torch
+from comfy_execution import progress
+from comfy_execution.graph import DynamicPrompt
+from comfy_execution.utils import CurrentNodeContext
 from flexid.nodes.sweep import FlexIDSweepReport, FlexIDSweepValues
+from flexid.nodes.sweep_progress import find_swept
+
+import nodes
 
 pytestmark = pytest.mark.comfy
 
@@ -65,3 +71,69 @@ def test_one_figure_is_drawn_over_the_values():
 def test_lists_that_do_not_fit_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         report(**options)
+
+
+class Each:
+    """Runs once for each value."""
+
+
+class Together:
+    """Takes all values as lists."""
+
+    INPUT_IS_LIST = True
+
+
+@pytest.fixture
+def swept(monkeypatch):
+    """sweep -> each -> last, and both into a report, behind which stands another node."""
+    kinds = {"Each": Each, "Together": Together, "FlexIDSweepValues": FlexIDSweepValues}
+    monkeypatch.setattr(nodes, "NODE_CLASS_MAPPINGS", kinds)
+
+    def node(kind, *sources):
+        return {"class_type": kind, "inputs": {str(n): [one, 0] for n, one in enumerate(sources)}}
+
+    return {
+        "report": node("Together", "each", "last"),
+        "behind": node("Each", "report"),
+        "last": node("Each", "each", "before"),
+        "each": node("Each", "sweep"),
+        "before": node("Each"),
+        "sweep": node("FlexIDSweepValues"),
+    }
+
+
+def test_a_sweep_ends_where_lists_are_collected(swept):
+    assert find_swept(swept, "sweep") == {"each", "last"}
+    assert find_swept(swept, "report") == {"behind"}
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_the_bar_follows_the_nodes_behind_the_sweep(swept, monkeypatch, cached):
+    monkeypatch.setattr(progress, "global_progress_registry", None)
+    progress.reset_progress_state("run", DynamicPrompt(swept))
+    state = progress.get_progress_state()
+    with CurrentNodeContext("run", "sweep", 0):
+        if cached:
+            assert FlexIDSweepValues.fingerprint_inputs(0.0, 1.0, 5, "even", "") == ""
+        else:
+            FlexIDSweepValues.execute(0.0, 1.0, 5, "even", "")
+    bars = []
+    for node, index, value in [
+        ("each", 0, 1), ("each", 2, 2), ("each", 4, 4), ("before", 3, 2), ("last", 7, 0)
+    ]:  # fmt: skip
+        with CurrentNodeContext("run", node, index):
+            state.update_progress(node, value, 4)
+        bars.append(state.nodes["sweep"]["value"])
+    assert bars == [0.25, 2.5, 5.0, 5.0, 4.0], "the list of another node may be longer"
+    assert state.nodes["sweep"]["max"] == 5
+    assert state.nodes["sweep"]["state"] == progress.NodeState.Running
+    state.finish_progress("last")
+    assert state.nodes["sweep"]["state"] == progress.NodeState.Finished
+
+
+def test_linked_values_are_known_when_the_node_runs(swept, monkeypatch):
+    monkeypatch.setattr(progress, "global_progress_registry", None)
+    progress.reset_progress_state("run", DynamicPrompt(swept))
+    with CurrentNodeContext("run", "sweep", 0):
+        assert FlexIDSweepValues.fingerprint_inputs(0.0, None, 5, "even", "") == ""
+    assert progress.get_progress_state().handlers == {}

@@ -15,12 +15,23 @@ KINDS = {node.__name__: node for node in NODES}
 
 
 GROWING = {
-    "FlexIDMergeAdapters": ("adapters", "adapter", 1),
-    "FlexIDCombineIdentities": ("identities", "identity", 2),
-    "FlexIDApplySAA": ("people", "person", 1),
-    "FlexIDWhoIsWhere": ("people", "person", 1),
+    "FlexIDMergeAdapters": {"adapters": ("adapter", 1)},
+    "FlexIDCombineIdentities": {"identities": ("identity", 2)},
+    "FlexIDApplySAA": {"people": ("person", 1)},
+    "FlexIDWhoIsWhere": {"people": ("person", 1)},
+    "FlexIDSearchMerge": {"adapters": ("adapter", 1), "identities": ("identity", 1)},
 }
-"""Nodes with sockets that grow: the input, the sockets' prefix, and how many there must be."""
+"""Nodes with sockets that grow: the input -> the sockets' prefix, and how many there must be."""
+
+GROWING_ENDS = {
+    "FlexIDMergeAdapters": ("adapters.adapter", 8),
+    "FlexIDCombineIdentities": ("identities.identity", 16),
+    "FlexIDApplySAA": ("people.person", 8),
+    "FlexIDWhoIsWhere": ("people.person", 8),
+    "FlexIDSearchMerge": ("adapters.adapter", 8),
+    "FlexIDCompareIdentity": ("identities.identity", 8),
+}
+"""The sockets' name without its number, and how many the node can have."""
 
 
 class Source:
@@ -64,8 +75,7 @@ def errors(kind, **changes):
             inputs[one.id] = ["1", 0] if first is None else first
     for name, value in changes.items():
         inputs[name] = ["1", 0] if value is None else value
-    if kind in GROWING:
-        growing, prefix, least = GROWING[kind]
+    for growing, (prefix, least) in GROWING.get(kind, {}).items():
         del inputs[growing]
         inputs |= {f"{growing}.{prefix}{number}": ["1", 0] for number in range(least)}
     prompt["2"] = {"class_type": kind, "inputs": inputs}
@@ -117,7 +127,16 @@ WRONG = {
     "merge layers": ("FlexIDMergeAdapters", {"layers": "5-1"}, "runs from 5 to 1"),
     "merge paths": ("FlexIDMergeAdapters", {"paths": "q, kv"}, "Cannot read 'kv' in paths"),
     "merge weights": ("FlexIDMergeAdapters", {"weights": "0.5, x"}, "numbers separated by commas"),
-    "core's own check": ("FlexIDApplyVFA", {"weight": 9.0}, "bigger than max"),
+    "weight": ("FlexIDApplyVFA", {"weight": 9.0}, "The weight of the anchor is 9; expected"),
+    "weight, nan": ("FlexIDApplyVFA", {"weight": float("nan")}, "is nan; expected"),
+    "photo's weight, nan": ("FlexIDApplyVFAFromPhoto", {"weight": float("nan")}, "is nan"),
+    "start beside a linked weight": (
+        "FlexIDApplyVFA",
+        {"weight": None, "start": 0.8, "end": 0.2},
+        "starts at 0.8 and ends",
+    ),
+    "person's weight, nan": ("FlexIDMakePerson", {"weight": float("nan")}, "[0, 5]"),
+    "core's own check": ("FlexIDBalance", {"balance": 9.0}, "bigger than max"),
 }
 
 
@@ -159,3 +178,14 @@ def test_the_widgets_of_a_new_node_pass(kind):
     """Loaders and converters are left out: their lists are empty here, which is an error."""
     if "Convert" not in kind:
         assert errors(kind) == ""
+
+
+@pytest.mark.parametrize("kind", GROWING_ENDS)
+def test_a_link_beyond_the_last_socket_is_named(kind):
+    """ComfyUI checks the sockets that the schema has and passes any other link on to the node."""
+    socket, most = GROWING_ENDS[kind]
+    extra = f"{socket}{most}"
+    schema = KINDS[kind].define_schema()
+    given = {one.id: None for one in schema.inputs if not one.optional}
+    with pytest.raises(ValueError, match=rf"takes at most {most} .*{extra}\. Remove"):
+        KINDS[kind].execute(**given, **{extra: object()})

@@ -4,7 +4,9 @@ import { display, onOutput } from "./flexid_display.js";
 
 const [LINE, PADDING, MOST] = [16, 8, 128]; // pixels; a longer report scrolls
 const LETTER = 5.5; // mean width of one
-const STYLE = { whiteSpace: "pre-wrap", userSelect: "text" };
+// Nodes 2.0 would make the panel as tall as the whole text; "size" leaves it at its minimum, and at
+// what the node gives it.
+const STYLE = { whiteSpace: "pre-wrap", userSelect: "text", contain: "size" };
 
 function heightOf(report, width) {
   const letters = Math.max(20, (width - 40) / LETTER);

@@ -9,6 +9,10 @@ from flexid.model_patches.evaluate.charts import (
     COLOURS,
     FAILURE,
     INK,
+    LEFT,
+    MARGIN,
+    MOST_BAR,
+    NARROWEST,
     PANEL_HEIGHT,
     WIDEST,
     Panel,
@@ -44,6 +48,15 @@ def test_bars_are_as_high_as_their_values():
     assert not where(picture, FAILURE).any()
 
 
+def test_few_bars_spread_over_the_whole_field():
+    picture = pixels(draw_panels([panel(1, 1)], ["Ann"], "plain"))
+    columns = np.flatnonzero(where(picture, COLOURS[0]).any(0))
+    [gap] = np.flatnonzero(np.diff(columns) > 1)
+    first, second = columns[: gap + 1], columns[gap + 1 :]
+    assert second.mean() - first.mean() == pytest.approx((NARROWEST - LEFT - MARGIN) / 2, abs=1)
+    assert np.ptp(first) < MOST_BAR
+
+
 def test_a_failure_is_a_cross_and_no_bar():
     picture = pixels(draw_panels([panel(math.nan, 0.5)], ["Ann"], "plain"))
     crosses = np.flatnonzero(where(picture, FAILURE).any(0))
@@ -55,7 +68,7 @@ def test_negative_values_hang_below_zero():
     picture = pixels(draw_panels([panel(0.4, -0.4)], ["Ann"], "plain"))
     rows = [
         np.flatnonzero(where(picture, COLOURS[0])[:, side].any(1))
-        for side in (slice(0, 110), slice(130, None))
+        for side in (slice(0, 300), slice(320, None))
     ]
     assert rows[0].max() <= rows[1].min() + 1
 

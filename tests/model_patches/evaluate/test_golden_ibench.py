@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,13 @@ from seeding import seeded_input
 
 pytestmark = pytest.mark.pure
 DIGITS = 1e-5
+NOT_OURS = ("posediv.visual_disabled", "fid.scipy_sqrtm_has_disp")
+"""Cases that define nothing here: IBench measures no pose when it may not draw, and says whether
+its scipy has an option."""
+WHOLE = ("landmark_sets", "landmarkdiff_vs_base", "normalised_base")
+"""All that is in them is read, whatever it is called."""
+PROSE = {"rule", "embeddings", "features", "weights", "values", "logits", "columns", "a", "b"}
+"""How a case is made, or what it is called, in words."""
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +67,9 @@ def test_landmark_diff_of_every_shape(metrics):
         assert found == pytest.approx(wanted, rel=DIGITS, abs=1e-12), name
         if name != "collapsed":
             assert landmarks.landmark_diff(base, places(metrics, name)) == found
+    normal = landmarks._normalise(base, "compat")
+    for name, wanted in metrics["normalised_base"].items():
+        assert normal[name] == pytest.approx(wanted, rel=DIGITS, abs=1e-9), name
     assert landmarks.landmark_diff({}, {}, "compat") == metrics["landmarkdiff_empty"]
     without = {k: v for k, v in places(metrics, "noise2px").items() if k != "nose"}
     found = landmarks.landmark_diff(base, without, "compat")
@@ -99,7 +110,7 @@ def test_face_sim_of_a_set_without_and_with_its_failures(metrics, faces):
 
 
 def test_face_div(metrics, faces):
-    pairs = zip(metrics["facediv_rows"], metrics["facesim"]["rows"], strict=False)
+    pairs, both = zip(metrics["facediv_rows"], metrics["facesim"]["rows"], strict=False), []
     for index, ((one, other), (person, image, base)) in enumerate(pairs):
         change = landmarks.landmark_diff(places(metrics, one), places(metrics, other), "compat")
         similar = measures.cosine(faces[person], faces[image])
@@ -108,8 +119,11 @@ def test_face_div(metrics, faces):
         # The divisor is near 0 and float32 there: what is lost is lost in theirs.
         assert first == pytest.approx(metrics["facediv1"]["per_row"][index], rel=1e-4)
         assert second == pytest.approx(metrics["facediv2"]["per_row"][index], rel=1e-4)
+        both.append((first, second))
         loss = likeness.face_div_loss(similar, change)
         assert loss == pytest.approx(metrics["facediv_loss"][index], rel=DIGITS)
+    wanted = [metrics[name]["mean"] for name in ("facediv1", "facediv2")]
+    assert np.mean(both, 0) == pytest.approx(wanted, rel=1e-4)
 
 
 def test_binned_angles(metrics):
@@ -147,6 +161,7 @@ def test_the_mean_of_ten_crops_decides_the_class(metrics):
     logits = seeded_input("expr.logits", (10, 7))
     table = metrics["expr_tencrop"]
     assert expression.mean_class(logits) == table["argmax_of_mean"]
+    assert logits.mean(0).tolist() == pytest.approx(table["mean"], rel=DIGITS, abs=1e-7)
     assert logits.argmax(1).tolist() == table["argmax_per_crop"]
 
 
@@ -177,7 +192,7 @@ def test_fid(metrics):
     b = seeded_input("fid.b", (50, 16)).double().numpy() * 1.3 + 0.2
     table = metrics["fid"]
     assert distances.fid(a, b) == pytest.approx(table["fid_ab"], rel=1e-6)
-    assert distances.fid(a, a) == pytest.approx(0, abs=1e-9)
+    assert distances.fid(a, a) == pytest.approx(table["fid_aa"], abs=1e-9)
     wanted = table["rank_deficient_a12_b10"]
     assert distances.fid(a[:12], b[:10]) == pytest.approx(wanted, rel=1e-4)
 
@@ -192,17 +207,43 @@ def one_face(pasted):
 
 def test_copy_paste_of_plain_cases(pasted):
     target, reference = one_face(pasted)
-    cases = {"gen_is_target": target, "gen_is_ref": reference, "zero": torch.zeros(512)}
+    halfway = target / target.norm() + reference / reference.norm()
+    noise = seeded_input("cp.g0", (512,))
+    cases = {
+        "gen_is_target": target, "gen_is_ref": reference, "zero": torch.zeros(512),
+        "gen_scaled_target": 10 * target, "halfway": halfway,
+        "mix_t0.8_noise": target + 0.8 * noise, "mix_r0.8_noise": reference + 0.8 * noise,
+        "unrelated": seeded_input("cp.g1", (512,)),
+    }  # fmt: skip
+    assert cases.keys() == pasted["copy_paste"].keys() == pasted["cos"].keys()
     for name, generated in cases.items():
         found = copy_paste.copy_paste(generated, target, reference, "compat")
         assert found == pytest.approx(pasted["copy_paste"][name], rel=1e-3, abs=1e-6), name
+        if name != "zero":
+            for key, photo in (("gen_ref", reference), ("gen_target", target)):
+                seen = measures.cosine(generated, photo)
+                assert seen == pytest.approx(pasted["cos"][name][key], rel=DIGITS, abs=1e-7)
+        if not name.startswith("gen_is") and name not in ("zero", "gen_scaled_target"):
+            exact = copy_paste.copy_paste(generated, target, reference)
+            assert exact == pytest.approx(found, rel=1e-3, abs=1e-6), name
+    assert copy_paste.copy_paste(10 * target, target, reference) == pytest.approx(-1, abs=1e-6)
     assert copy_paste.copy_paste(target, target, reference) == -1
     assert copy_paste.copy_paste(reference, target, reference) == 1
-    halfway = target / target.norm() + reference / reference.norm()
+    apart = copy_paste._angle(target, reference, "compat")
+    assert apart == pytest.approx(pasted["theta_target_ref"], rel=1e-6)
     assert copy_paste.copy_paste(halfway, target, reference) == pytest.approx(0, abs=1e-6)
     assert copy_paste.copy_paste(target, target, target, "compat") == pasted["target_equals_ref"]
     assert math.isnan(copy_paste.copy_paste(reference, target, target))
     assert math.isnan(copy_paste.copy_paste(torch.zeros(512), target, reference))
+
+
+def test_copy_paste_of_a_tiny_embedding(pasted):
+    """The published epsilon drowns it, so that it is like nobody; corrected, its length is
+    nothing. The vector's file tells no formula: the target times 1e-9 gives its value."""
+    target, reference = one_face(pasted)
+    found = copy_paste.copy_paste(1e-9 * target, target, reference, "compat")
+    assert found == pytest.approx(pasted["tiny_norm_1e-7"], rel=1e-3)
+    assert copy_paste.copy_paste(1e-9 * target, target, reference) == pytest.approx(-1, abs=1e-6)
 
 
 def people():
@@ -230,6 +271,11 @@ def test_copy_paste_of_two_people(pasted):
         similar = [one.to_reference for one in found.faces]
         assert similar == pytest.approx(table["matched_ref"], rel=1e-5)
         assert found.unmatched == pytest.approx(table["non_matched_mean"], rel=1e-4)
+        assert found.unmatched_reference == pytest.approx(table["non_matched_ref"], rel=1e-4)
+    generated, targets, _ = people()
+    matrix = [[measures.cosine(face, one) for one in targets] for face in generated]
+    for row, wanted in zip(matrix, table["sim_matrix_gen_target"], strict=True):
+        assert row == pytest.approx(wanted, abs=1e-6)
 
 
 def test_one_person_twice_is_one_person_only_when_corrected(pasted):
@@ -250,8 +296,9 @@ def test_one_person_twice_is_one_person_only_when_corrected(pasted):
 
 def test_more_and_fewer_faces_than_people(pasted):
     generated, targets, references = people()
-    assert copy_paste.compare_people(generated[:1], targets, references, "compat") is None
-    assert copy_paste.compare_people([], targets, references, "compat") is None
+    table = pasted["two_people"]
+    for few, key in ((generated[:1], "count_mismatch"), ([], "no_face")):
+        assert copy_paste.compare_people(few, targets, references, "compat") is table[key] is None
     one = copy_paste.compare_people(generated[:1], targets, references)
     assert [face.person for face in one.faces] == [1]
     assert copy_paste.compare_people([], targets, references).faces == ()
@@ -269,6 +316,8 @@ def test_statistics_without_outliers(pasted):
         assert copy_paste.inlier_statistics(values, rule) == pytest.approx(table[rule], rel=1e-5)
     two = copy_paste.inlier_statistics([0.0, 1.0])
     assert two == pytest.approx(table["two_values"])
+    same = copy_paste.inlier_statistics([0.5, 0.5, 0.5])
+    assert same == pytest.approx(table["constant"])
     with pytest.raises(ValueError, match="unknown rule 'mad'"):
         copy_paste.inlier_statistics(values, "mad")
 
@@ -296,3 +345,15 @@ def test_angles_of_a_face_pose(pasted):
     for case in pasted["derived_euler"]:
         found = pose.matrix_angles(np.array(case["matrix"]))
         assert found == pytest.approx(case["yaw_pitch_roll"], abs=1e-9)
+
+
+def test_every_case_is_compared_or_named(golden):
+    """By the names in this file: a new vector fails here first."""
+    text = Path(__file__).read_text(encoding="utf-8")
+    for name in ("ibench_metrics", "ibench_copy_paste_and_aggregation"):
+        cases = json.loads((golden / f"{name}.json").read_text(encoding="utf-8"))
+        for key, content in cases.items():
+            assert f'"{key}"' in text, key
+            if isinstance(content, dict) and key not in WHOLE:
+                for inner in content.keys() - PROSE:
+                    assert f'"{inner}"' in text or f"{key}.{inner}" in NOT_OURS, (key, inner)

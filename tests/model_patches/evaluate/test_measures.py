@@ -19,23 +19,6 @@ def test_cosine_knows_neither_length_nor_precision():
         measures.cosine(one, torch.zeros(2))
 
 
-def test_the_most_similar_face_counts_and_none_is_told_apart():
-    wanted = torch.tensor([1.0, 0.0])
-    faces = [torch.tensor([0.0, 1.0]), torch.tensor([1.0, 1.0])]
-    assert measures.face_similarity(wanted, faces) == pytest.approx(math.sqrt(0.5))
-    assert measures.face_similarity(wanted, []) is None
-
-
-def test_a_picture_without_a_face_counts_nothing_and_shows_in_the_rate():
-    found = statistics.likeness([0.8, None, 0.6, 0.4], ["ann", "ann", "bob", "bob"])
-    assert found.similarity.mean == pytest.approx((0.4 + 0.5) / 2)
-    assert found.detected.mean == pytest.approx(0.75)
-    assert found.of_detected.mean == pytest.approx((0.8 + 0.5) / 2)
-    assert found.of_detected.count == 3 and found.similarity.count == 4
-    nobody = statistics.likeness([None], ["ann"])
-    assert nobody.similarity.mean == 0 and math.isnan(nobody.of_detected.mean)
-
-
 def test_nothing_found_is_a_miss():
     assert measures.hits(["sad", "happy", "sad"], ["sad", None, "happy"]) == [True, False, False]
 
@@ -75,7 +58,7 @@ def test_the_interval_is_over_people_not_pictures():
     values = rng.normal(0.5, 0.1, 50).tolist()
     once = statistics.bootstrap(values, people)
     often = statistics.bootstrap(values * 10, people * 10)
-    assert (once.mean, once.low, once.high) == (often.mean, often.low, often.high)
+    assert (once.mean, once.low, once.high) == pytest.approx((often.mean, often.low, often.high))
     error = 0.1 / math.sqrt(50)
     assert once.high - once.low == pytest.approx(2 * 1.96 * error, rel=0.25)
     assert once.low < np.mean(values) < once.high
@@ -89,6 +72,51 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
         found = statistics.bootstrap(values, range(40), seed, resamples=300)
         inside += found.low <= 0 <= found.high
     assert 0.88 <= inside / 200 <= 0.985
+
+
+def draw_by_hand(values, draws, seed):
+    """The interval written out: whole people are drawn, then all of their pictures count alike."""
+    rng = np.random.default_rng(seed)
+    chosen = rng.integers(len(values), size=(draws, len(values)))
+    means = [np.nanmean(values[one]) for one in chosen if np.isfinite(values[one]).any()]
+    return np.percentile(means, (2.5, 97.5))
+
+
+def holes(shape, share, seed=3):
+    """Values of which some are unknown; the first person has none."""
+    rng = np.random.default_rng(seed)
+    values = rng.normal(0.6, 0.2, shape)
+    values[rng.random(shape) < share] = np.nan
+    values[0] = np.nan
+    return values
+
+
+@pytest.mark.parametrize(("people", "share"), [(30, 0.3), (2, 0.0)])
+def test_a_flat_mean_counts_pictures_and_draws_people(people, share):
+    values = holes((people, 4), share)
+    found = statistics.flat_figure(values, statistics.draw_people(people, 500, 7))
+    assert found.mean == pytest.approx(np.nanmean(values))
+    assert (found.low, found.high) == pytest.approx(tuple(draw_by_hand(values, 500, 7)))
+    assert found.count == np.isfinite(values).sum()
+    nothing = np.full((people, 4), np.nan)
+    assert statistics.flat_figure(nothing, statistics.draw_people(people)) is None
+
+
+def test_a_formula_draws_the_same_people_for_all_of_its_means():
+    """Of a ratio of two measures that are one nothing is uncertain."""
+    values, weights = holes((20, 3), 0.2), statistics.draw_people(20)
+    twice = statistics.formula_figure(lambda mean: mean(2 * values) / mean(values), weights)
+    assert (twice.mean, twice.low, twice.high) == pytest.approx((2, 2, 2))
+    fewer = np.where(np.arange(20)[:, None] < 5, np.nan, values)
+    ratio = statistics.formula_figure(lambda mean: mean(fewer) - mean(values), weights)
+    assert ratio.count == np.isfinite(fewer).sum() and ratio.low < ratio.mean < ratio.high
+    nothing = np.full((20, 3), np.nan)
+    assert statistics.formula_figure(lambda mean: mean(nothing) + mean(values), weights) is None
+
+
+def test_draws_cannot_be_changed_by_who_shares_them():
+    with pytest.raises(ValueError, match="read-only"):
+        statistics.draw_people(3)[0, 0] = 5
 
 
 def test_verification_area_counts_ordered_pairs():

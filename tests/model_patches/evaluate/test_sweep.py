@@ -9,7 +9,7 @@ import pytest
 import torch
 from flexid.model_patches.evaluate import sweep as core
 from flexid.model_patches.evaluate.charts import COLOURS
-from flexid.model_patches.evaluate.sheet import COLUMNS, TALLEST, draw_sheet
+from flexid.model_patches.evaluate.sheet import CELL, COLUMNS, GAP, LINE, TALLEST, draw_sheet
 
 pytestmark = pytest.mark.comfy
 
@@ -150,6 +150,19 @@ def test_many_values_get_a_second_band_and_the_sheet_stays_bounded():
     assert last[0] > first[0] and last[1] == first[1]
     many = [flat(0.5, 300, 300, pictures=9) for _ in range(33)]
     assert draw_sheet(many, captions(33)).shape[1] <= TALLEST
+
+
+def test_small_pictures_leave_room_for_the_whole_caption():
+    """Pixels of letters: none is cut while it needs less than a large picture."""
+    line = "change outside 0.131"
+    small, large = (pixels(draw_sheet([flat(0.5, side, side)], [[line]])) for side in (60, CELL))
+    letters = [(one[: 2 * GAP + LINE, GAP:] < 128).all(-1).sum() for one in (small, large)]
+    assert letters[0] == letters[1] > 100
+    assert reds(small, 128)[:, 1].mean() == pytest.approx((small.shape[1] - 1) / 2, abs=0.5), (
+        "centred"
+    )
+    long = pixels(draw_sheet([flat(0.5)], [["change " * 20 + "0.131"]]))
+    assert long.shape[1] == CELL + 2 * GAP
 
 
 def test_shapes_and_channels_are_kept():

@@ -254,7 +254,7 @@ def test_a_driving_photo_without_a_face_is_named_before_anything_runs(editor, pe
 
 
 def test_what_does_not_fit_is_refused_before_anything_runs(editor, person, tmp_path):
-    with pytest.raises(ValueError, match="tokens for: pulid_flux; Edit Expression and Pose edits"):
+    with pytest.raises(ValueError, match="tokens for: pulid_flux; 'IMR.bin' needs dynamicid"):
         edit(editor, tiny.identity(), None)
     wide = imr_world.editor(tmp_path, width=128)
     with pytest.raises(ValueError, match="tokens are 64 wide; 'IMR.bin' reads 128"):
@@ -301,3 +301,51 @@ def test_landmarks_outside_of_the_picture_are_counted(editor, person, clip):
     done = edit(editor, person, clip, analyser=analyser, driving=driving())
     assert "106 of 106 landmarks outside" in done.report
     assert np.count_nonzero(done.pictures[1]) == 0
+
+
+# An editor for the tokens of another family
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("other")
+    return imr.load_editor(*imr_world.write_other(folder, width=tiny.TOKEN_DIM))
+
+
+def pulid_person(encoder=imr_world.OTHER.encoder):
+    plain = tiny.identity()
+    found = replace(plain.encodings["pulid_flux"], encoder=encoder)
+    return replace(plain, encodings={"pulid_flux": found, "dynamicid": found})
+
+
+def plain_faces():
+    """An analyser without landmark model."""
+    return replace(imr_world.analyser((10.0, 0.0, 0.0)), landmarks=None)
+
+
+def test_other_tokens_are_edited_by_the_five_points_of_a_face(other, clip):
+    person, seen = pulid_person(), {"analyser": plain_faces(), "source": photos()}
+    line = Target("happy", "slightly left")
+    done = edit(other, person, clip, line, **seen)
+    old, new = (one.encodings for one in (person, done.identities[0]))
+    assert done.words == ("in a happy expression, in side view",)
+    assert not torch.equal(new["pulid_flux"].tokens, old["pulid_flux"].tokens)
+    assert new["dynamicid"] is old["dynamicid"]
+    points = [np.count_nonzero(one[::4, ::4, 0]) for one in done.pictures]
+    assert points == [5, 5] and not torch.equal(*done.pictures)
+    again = edit(other, done.identities[0], clip, Target("sad"))
+    assert again.words == ("in a sad expression, in side view",)
+    driven = edit(other, done.identities[0], clip, analyser=plain_faces(), driving=driving())
+    assert driven.words == ("in a happy expression, in side view",)
+
+
+def test_the_tokens_of_another_encoder_are_refused_with_both(other, person):
+    with pytest.raises(ValueError, match="encoder ffff.*encoder abab.*with their_pulid.safet"):
+        edit(other, pulid_person("ff" * 32), None)
+    with pytest.raises(ValueError, match="tokens for: dynamicid; .* needs pulid_flux"):
+        edit(other, person, None)
+    with pytest.raises(ValueError, match="0 kept, .* Connect its photo to `source`"):
+        edit(other, pulid_person(), None)
+    lifted = Target(sliders=Sliders(brows=0.5))
+    with pytest.raises(ValueError, match="Target 1: brows is 0.5, expected 0"):
+        edit(other, pulid_person(), None, lifted, analyser=plain_faces(), source=photos())

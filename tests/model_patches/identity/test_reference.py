@@ -1,18 +1,25 @@
 """Reference photos through ComfyUI's own vision encoders, small, into an identity."""
 
+import dataclasses
+
 import flexip_world
 import ip_files
 import pytest
 import tiny_unet
 import torch
+from flexid.mini.random_adapter import write_eva_clip
 from flexid.model_patches.adapters.flexip import make_tokens
-from flexid.model_patches.adapters.flexip_file import load_flexip
-from flexid.model_patches.adapters.flexip_settings import FlexIPSettings, settings_of
+from flexid.model_patches.adapters.flexip_file import load_flexip, save_flexip
+from flexid.model_patches.adapters.flexip_settings import EVA, FLUX, FlexIPSettings, settings_of
 from flexid.model_patches.encoders.clip_vision import look, look_at_nothing
+from flexid.model_patches.encoders.eva_clip import encode as encode_eva
+from flexid.model_patches.encoders.eva_clip import load_eva_clip
+from flexid.model_patches.encoders.whiten import eva_pixels
 from flexid.model_patches.face.align import FFHQ_512
 from flexid.model_patches.identity.reference import Encoders, encode_reference
 from flexid.model_patches.identity.store import load_identity, save_identity
 from flexid.model_patches.inject.flexip import apply_flexip
+from flexid.model_patches.training.flexip_flux import FluxStreams, FluxWidths
 from people import face
 from tiny_vision import CLIP, DINO, vision
 
@@ -181,3 +188,50 @@ def test_a_file_that_states_other_null_tokens_is_refused(encoders, tmp_path):
     del tensors["null.preserve"]
     with pytest.raises(ValueError, match="trained on 1369 tokens .* makes 256"):
         encode(opened(context_tokens=1369), encoders)
+
+
+@pytest.fixture(scope="module")
+def eva(tmp_path_factory):
+    """A small tower, and a FlexIP file for a Flux that reads it."""
+    folder = tmp_path_factory.mktemp("eva")
+    write_eva_clip(folder / "eva.safetensors", 3)
+    tower = load_eva_clip(folder / "eva.safetensors")
+    widths = FluxWidths(
+        context=tower.dims.width, pooled=512 + tower.dims.output, text=16, hidden=256, heads=2,
+        tokens=40, dim=64, depth=1,
+    )  # fmt: skip
+    torch.manual_seed(2)
+    settings = FlexIPSettings(base=FLUX, context=EVA, cls="face_and_pooled", text_tokens=0, heads=2)
+    save_flexip(
+        folder / "flux.safetensors",
+        FluxStreams(widths, (("double_block", 0),)).tensors(),
+        settings,
+    )
+    return tower, load_flexip(folder / "flux.safetensors")
+
+
+def test_a_face_is_read_by_eva_clip_and_the_recogniser(eva):
+    tower, adapter = eva
+    one = on_first_photo(1)
+    found = encode(adapter, Encoders(eva=tower), faces=(one,)).identity.encodings["flexip"]
+    pooled, taps = encode_eva(tower, eva_pixels(one, tower.dims.image_size, "auto"))
+    unit = one.embedding / one.embedding.norm()
+    features = {"context": taps[:, -1], "pooled": torch.cat((unit[None], pooled), dim=-1)}
+    torch.testing.assert_close(found.tokens, make_tokens(adapter, features))
+    torch.testing.assert_close(found.extra["pooled"], features["pooled"])
+    nobody = make_tokens(adapter, {name: value * 0 for name, value in features.items()})
+    torch.testing.assert_close(found.null, nobody)
+
+
+def test_what_a_file_that_reads_eva_clip_needs(eva, encoders):
+    tower, adapter = eva
+    with pytest.raises(ValueError, match="reads a face, but 0 faces are connected"):
+        encode(adapter, Encoders(eva=tower))
+    with pytest.raises(ValueError, match="reads EVA-CLIP, but nothing is connected to eva_clip"):
+        encode(adapter, encoders, faces=(on_first_photo(1),))
+    bare = dataclasses.replace(on_first_photo(1), embedding=None)
+    with pytest.raises(ValueError, match="a face has none. Open antelopev2"):
+        encode(adapter, Encoders(eva=tower), faces=(bare,))
+    wide = dataclasses.replace(adapter, reads={"context": 99, "pooled": 640})
+    with pytest.raises(ValueError, match="reads 99 channels as context, the encoder gives"):
+        encode(wide, Encoders(eva=tower), faces=(on_first_photo(1),))
