@@ -1,0 +1,1 @@
+"""IBench on the user's own model: which pictures, how they are painted, what they show together."""
