@@ -53,6 +53,11 @@ def main() -> None:
     torch.set_grad_enabled(False)
     job = importlib.import_module("flexid.mini.study.job")
     progress = importlib.import_module("flexid.mini.study.progress")
+    if chosen.suite:
+        suite = importlib.import_module(f"flexid.mini.study.{chosen.suite}_job")
+        with progress.Progress("evaluating") as shown:
+            text = suite.run(chosen, shown.note, say)
+        return say(text)
     prepared = job.prepare(chosen)
     count, seconds = prepared.estimate()
     for line in job.announcement(prepared, count, seconds):

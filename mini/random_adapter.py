@@ -55,11 +55,11 @@ def write_adapter(
         layer = _cross_attention(hidden, token_dim)
         shapes |= {f"pulid_ca.{index}.{key}": shape for key, shape in layer.items()}
     heads = heads or max(1, hidden // 128)
-    tensors = _random(shapes, seed)
+    tensors = fill(shapes, seed)
     _distinguish(tensors)
     _amplify(tensors, strength, heads)
     metadata = {HEADS_KEY: str(heads)}
-    return _save(path, tensors, dtype, metadata)
+    return save(path, tensors, dtype, metadata)
 
 
 def write_eva_clip(
@@ -74,10 +74,10 @@ def write_eva_clip(
 ) -> Path:
     """The vision half of an EVA02-CLIP file (`visual.` keys) with `width` // 64 heads."""
     shapes = {f"visual.{k}": s for k, s in _tower(width, depth, patch, image, output).items()}
-    return _save(path, _random(shapes, seed), dtype, {})
+    return save(path, fill(shapes, seed), dtype, {})
 
 
-def _save(
+def save(
     path: str | Path,
     tensors: Mapping[str, torch.Tensor],
     dtype: torch.dtype,
@@ -89,7 +89,7 @@ def _save(
     return path
 
 
-def _random(shapes: Shapes, seed: int) -> dict[str, torch.Tensor]:
+def fill(shapes: Shapes, seed: int) -> dict[str, torch.Tensor]:
     """Norm weights near 1, biases small, matrices keep the scale of what passes through them."""
     tensors = {}
     for key, shape in shapes.items():

@@ -7,7 +7,6 @@ ComfyUI tree. Run as a file: setup/pack.py says why.
 import argparse
 import importlib
 import runpy
-import signal
 import sys
 import time
 from functools import partial
@@ -30,6 +29,10 @@ STAGES = {
     "sip_face": "sip_face:train_face",
     "critic": "estimators:train_critic",
     "sip": "sip_diffusion:train_sip",
+    "flexip": "flexip:train_flexip",
+    "flexip_plain": "flexip:train_plain",
+    "saa": "saa:train_saa",
+    "imr": "imr:train_imr",
     "judge_data": "judge_data:build",
     "judge_recogniser": "judge_recogniser:train_recogniser",
     "judge_estimators": "judge_estimators:train_estimators",
@@ -50,12 +53,19 @@ MADE = {
     "sip_face": ("FACE_T5",),
     "critic": ("FACE_T5",),
     "sip": ("FACE_T5",),
+    "flexip": ("FLEXIP",),
+    "flexip_plain": ("FLEXIP_PLAIN",),
+    "saa": ("SAA",),
+    "imr": ("IMR", "KEY_POINTS"),
     "judge_recogniser": ("JUDGE_RECOGNISER",),
     "judge_estimators": ("JUDGE_ESTIMATORS",),
 }
 """Stage -> its finished files, by their names in mini/world.py; where they are, it is done."""
 
-SHARED = ("text", "base", "adapter_tokens", "adapter", "adapter_drawn", "sip_face", "sip")
+SHARED = (
+    "text", "base", "adapter_tokens", "adapter", "adapter_drawn", "sip_face", "sip", "flexip",
+    "flexip_plain", "saa",
+)  # fmt: skip
 """Stages that several processes train together; the first one does the others alone."""
 
 PREVIEWS = {
@@ -103,10 +113,6 @@ def open_comfyui(device: str, threads: int | None) -> None:
 def call(place: str, *arguments: object) -> None:
     module, name = place.split(":")
     getattr(importlib.import_module(f"flexid.mini.training.{module}"), name)(*arguments)
-
-
-def stop(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def is_done(stage: str, work: Path) -> bool:
@@ -179,17 +185,18 @@ def main() -> None:
     chosen = parse(sys.argv[1:])
     chosen.work.mkdir(parents=True, exist_ok=True)
     from flexid.model_patches.training import distributed
+    from flexid.model_patches.training.script import STOPPED, raise_on_term
 
     together = chosen.workers > 1 and not (chosen.install or chosen.preview)
     try:
         if together and not distributed.is_launched():
             return train_together(chosen)
-        signal.signal(signal.SIGTERM, stop)
+        raise_on_term()
         open_comfyui(chosen.device, chosen.threads)
         run(chosen)
     except KeyboardInterrupt:
         # Of several processes, the one that started them says it.
-        sys.exit(1 if distributed.is_launched() else "Stopped; the same command goes on from here.")
+        sys.exit(1 if distributed.is_launched() else STOPPED)
 
 
 # Not only below: processes that draw pictures import this file under another name.

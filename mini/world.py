@@ -11,7 +11,15 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from . import random_adapter, random_faceclip, random_faces, random_flux, random_text, random_vae
+from . import (
+    random_adapter,
+    random_faceclip,
+    random_faces,
+    random_flexip,
+    random_flux,
+    random_text,
+    random_vae,
+)
 
 WEIGHTS = Path(__file__).with_name("weights")
 CARD = "README.md"
@@ -25,12 +33,30 @@ T5 = "text_encoders/flexid_mini_t5.safetensors"
 CLIP_L = "text_encoders/flexid_mini_clip_l.safetensors"
 EVA = "clip_vision/flexid_mini_eva.safetensors"
 PULID = "pulid/flexid_mini_pulid.safetensors"
+SAA = "pulid/flexid_mini_saa.safetensors"
+IMR = "dynamicid/flexid_mini_imr.safetensors"
+KEY_POINTS = "dynamicid/flexid_mini_key_points.safetensors"
 FACE_T5 = "flexid/flexid_mini_face_t5.pt"
 RECOGNISER = "insightface/models/flexid_mini/recogniser.onnx"
+FLEXIP = "flexid/flexid_mini_flexip.safetensors"
+FLEXIP_PLAIN = "flexid/flexid_mini_flexip_plain.safetensors"
 DETECTOR = "insightface/models/flexid_mini/det_mini.onnx"
 ESTIMATORS = "flexid/flexid_mini_estimators.safetensors"
 JUDGE_RECOGNISER = "flexid/flexid_mini_judge_recogniser.safetensors"
 JUDGE_ESTIMATORS = "flexid/flexid_mini_judge_estimators.safetensors"
+
+
+def _write_imr(path: Path, seed: int) -> None:
+    from .random_imr import write_imr  # it opens the adapter's file, with ComfyUI
+
+    write_imr(path, seed, Path(SAA), Path(CLIP_L).name)
+
+
+def _write_key_points(path: Path, seed: int) -> None:
+    from .random_imr import write_key_points
+
+    write_key_points(path, seed)
+
 
 WRITERS = {
     FLUX: random_flux.write_flux,
@@ -41,8 +67,14 @@ WRITERS = {
     PULID: partial(random_adapter.write_adapter, strength=ADAPTER_STRENGTH),
     RECOGNISER: random_faces.write_recogniser,
     FACE_T5: partial(random_faceclip.write_face_t5, width=random_text.T5_CONFIG["d_model"]),
+    FLEXIP: random_flexip.write_flexip,
+    SAA: partial(random_adapter.write_adapter, strength=ADAPTER_STRENGTH),
+    IMR: _write_imr,
+    KEY_POINTS: _write_key_points,
 }
-TRAINED = (*WRITERS, DETECTOR, ESTIMATORS, JUDGE_RECOGNISER, JUDGE_ESTIMATORS)
+TRAINED = (
+    *WRITERS, FLEXIP_PLAIN, DETECTOR, ESTIMATORS, JUDGE_RECOGNISER, JUDGE_ESTIMATORS,
+)  # fmt: skip
 
 
 def is_trained(weights: Path = WEIGHTS) -> bool:
@@ -85,7 +117,10 @@ def place_trained(models_dir: Path, weights: Path = WEIGHTS) -> list[Path]:
 
 
 def build_random(models_dir: Path) -> list[Path]:
-    """Write a random model for every file below `models_dir`; return their paths."""
+    """Write a random model for every file below `models_dir`; return their paths.
+
+    Takes ComfyUI on the path.
+    """
     written = []
     for offset, (name, write) in enumerate(WRITERS.items()):
         path = models_dir / name

@@ -68,7 +68,8 @@ def _build(environment: Environment, folder: Path) -> None:
     try:
         title = "placing the trained models" if is_trained() else "building random models"
         with Live(title) as live:
-            run_logged(command, log, live, clean_environ(), cwd=environment.cache)
+            environ = clean_environ(COMFYUI_PATH=str(environment.tree))
+            run_logged(command, log, live, environ, cwd=environment.cache)
         partial.rename(folder)
     except subprocess.CalledProcessError as error:
         raise SetupError(f"the demo's models could not be built:\n{error.output}") from error

@@ -1,5 +1,8 @@
 """Captions: what an onlooker would say of a picture, in varied English."""
 
+import re
+from collections.abc import Iterable
+
 import numpy as np
 
 from .persons import Person
@@ -87,6 +90,12 @@ _BEARDS = {
     "long beard": "a long beard",
 }
 LARGE_YAW, LARGE_PITCH, LARGE_ROLL = 20.0, 12.0, 12.0  # degrees from which a pose is spoken of
+_FACING = ("facing the camera", "looking at the camera")
+_TURNED = ("looking to the {side}", "turned to the {side}", "with the head turned to the {side}")
+_FAR_TURNED = "in three-quarter view"
+_UP, _DOWN = "looking up", "looking down"
+_TILTED = ("with the head tilted", "with a tilted head", "tilting the head")
+_AFRAID = "who is afraid"
 
 
 def _pick(rng: np.random.Generator, choices: tuple[str, ...]) -> str:
@@ -128,19 +137,15 @@ def _pose(rng: np.random.Generator, view: Shot) -> str:
     sizes = [abs(view.yaw) / LARGE_YAW, abs(view.pitch) / LARGE_PITCH, abs(view.roll) / LARGE_ROLL]
     largest = int(np.argmax(sizes))
     if sizes[largest] < 1:
-        return _pick(rng, ("", "", "", "", "facing the camera", "looking at the camera"))
+        return _pick(rng, ("", "", "", "", *_FACING))
     if largest == 1:
-        return "looking up" if view.pitch > 0 else "looking down"
+        return _UP if view.pitch > 0 else _DOWN
     if largest == 2:
-        return _pick(rng, ("with the head tilted", "with a tilted head", "tilting the head"))
+        return _pick(rng, _TILTED)
     side = "right" if view.yaw > 0 else "left"
-    words = [
-        f"looking to the {side}",
-        f"turned to the {side}",
-        f"with the head turned to the {side}",
-    ]
+    words = [one.format(side=side) for one in _TURNED]
     if abs(view.yaw) > 28:
-        words.append("in three-quarter view")
+        words.append(_FAR_TURNED)
     return _pick(rng, tuple(words))
 
 
@@ -173,7 +178,7 @@ def _subject(
     elif mood < 0.62:
         word = _pick(rng, MOODS[view.expression])
         if word == "afraid":
-            behind.append("who is afraid")
+            behind.append(_AFRAID)
         else:
             before.insert(0, word)
     elif mood < 0.93:
@@ -235,6 +240,32 @@ def caption(rng: np.random.Generator, picture: Picture) -> str:
     texts = [_draft_caption(rng, picture) for _ in range(6)]
     short = [text for text in texts if _tokens(text) <= 35]
     return short[0] if short else min(texts, key=_tokens)
+
+
+def _any_of(phrases: Iterable[str]) -> str:
+    """A pattern of these words, the longest that fits."""
+    return "|".join(map(re.escape, sorted(phrases, key=len, reverse=True)))
+
+
+_MOTION = re.compile(
+    ",? *(?:{behind})(?![a-z])|(?<![a-z])(?:{before}) ".format(
+        behind=_any_of(
+            (
+                *(phrase for phrases in PHRASES.values() for phrase in phrases),
+                *(one.format(side=side) for one in _TURNED for side in ("left", "right")),
+                *(*_FACING, *_TILTED, _UP, _DOWN, _FAR_TURNED, _AFRAID),
+            )
+        ),
+        before=_any_of(word for words in MOODS.values() for word in words),
+    )
+)
+_ARTICLE = re.compile(r"\b(a|an) (?=(\w))")
+
+
+def hide_motion(text: str) -> str:
+    """A caption of one person without the words for expression and pose."""
+    left = _MOTION.sub("", text).strip(", ")
+    return _ARTICLE.sub(lambda found: "an " if found[2] in "aeiou" else "a ", left)
 
 
 def _draft_caption(rng: np.random.Generator, picture: Picture) -> str:

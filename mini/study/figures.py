@@ -11,10 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...model_patches.evaluate.statistics import Figure
+from ...model_patches.evaluate.statistics import (
+    Figure,
+    Values,
+    draw_people,
+    flat_figure,
+    formula_figure,
+)
 from .rows import ALONE, WHOLE, rigid_row
 
-DRAWS, SEED, LEVEL = 2000, 0, 0.95
+DRAWS, SEED = 2000, 0
 
 TRAINED = "trained_"
 """Before a metric's key: by the networks that adapter and projector were trained against."""
@@ -43,41 +49,15 @@ _RATES = ("expression", "pose", "style", "edit")
 SHARES = ("detected", "disruption", *_RATES, *(TRAINED + name for name in _RATES))
 """Shown as percentages."""
 
-Values = np.ndarray
-"""(people, prompts) float, NaN where a metric says nothing."""
-
 
 def draws(people: int) -> np.ndarray:
     """(DRAWS, people) how often each person is in each draw."""
-    rng = np.random.default_rng(SEED)
-    chosen = rng.integers(people, size=(DRAWS, people))
-    return np.stack([np.bincount(one, minlength=people) for one in chosen])
-
-
-def resample(values: Values, weights: np.ndarray) -> np.ndarray:
-    """Mean over all pictures of every draw (DRAWS,); NaN where a draw has no value."""
-    known = ~np.isnan(values)
-    sums, counts = np.where(known, values, 0.0).sum(1), known.sum(1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (weights @ sums) / (weights @ counts)
+    return draw_people(people, DRAWS, SEED)
 
 
 def figure(values: Values, weights: np.ndarray | None = None) -> Figure | None:
     """None when the metric says nothing about any picture."""
-    count = int((~np.isnan(values)).sum())
-    if not count:
-        return None
-    weights = draws(len(values)) if weights is None else weights
-    return Figure(float(np.nanmean(values)), *_ends(resample(values, weights)), count)
-
-
-def _ends(samples: np.ndarray) -> tuple[float, float]:
-    samples = samples[np.isfinite(samples)]
-    if not len(samples):
-        return float("nan"), float("nan")
-    tail = 50 * (1 - LEVEL)
-    low, high = np.percentile(samples, (tail, 100 - tail))
-    return float(low), float(high)
+    return flat_figure(values, draws(len(values)) if weights is None else weights)
 
 
 Measured = Mapping[str, Mapping[str, Values]]
@@ -115,7 +95,15 @@ class Claim:
 def claims(measured: Measured) -> list[Claim]:
     """The aims of the small world, in the order of their story, by the independent judge."""
     alone, fixed, whole = ALONE.key, rigid_row(1.0).key, WHOLE.key
-    ratio = _Ratios(measured)
+    weights = draws(len(next(iter(next(iter(measured.values())).values()))))
+
+    def ratio(formula: Callable[[Callable], np.ndarray]) -> Figure | None:
+        try:
+            return formula_figure(
+                lambda mean: formula(lambda row, metric: mean(measured[row][metric])), weights
+            )
+        except KeyError:  # a row was not asked for
+            return None
 
     def edit(row: str) -> Callable[[Callable], np.ndarray]:
         return lambda mean: mean(row, "edit")
@@ -143,32 +131,6 @@ def claims(measured: Measured) -> list[Claim]:
         Claim("SIP + VFA + CAG wins back this share of them", ratio(won_back), 2 / 3, True),
         Claim("SIP + VFA + CAG loses this share of FaceSim", ratio(lost), 0.10, False),
     ]  # fmt: skip
-
-
-class _Ratios:
-    """Turns a formula over mean(row, metric) into a figure with a paired interval."""
-
-    def __init__(self, measured: Measured) -> None:
-        self.measured = measured
-        self.people = len(next(iter(next(iter(measured.values())).values())))
-        self.weights = draws(self.people)
-
-    def __call__(self, formula: Callable[[Callable], np.ndarray]) -> Figure | None:
-        used: list[Values] = []
-
-        def sample(row: str, metric: str) -> np.ndarray:
-            values = self.measured[row][metric]
-            used.append(values)
-            plain = np.ones((1, self.people))
-            return np.concatenate([resample(values, w) for w in (plain, self.weights)])
-
-        try:
-            with np.errstate(invalid="ignore", divide="ignore"):
-                samples = formula(sample)
-        except KeyError:  # a row was not asked for
-            return None
-        count = min(int((~np.isnan(values)).sum()) for values in used)
-        return Figure(float(samples[0]), *_ends(samples[1:]), count) if count else None
 
 
 def metrics_of(rows: Sequence[dict[str, float | None]], people: int) -> dict[str, Values]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
 from ...model_patches.gates.cag import Knobs
 from . import rows
+from .adapter_files import adapter_digests, check_adapters, find_adapters
 from .evaluation import Evaluation, Photo, duration
 from .judges import TRAINING, open_judges
 from .options import SPLITS, settings_of
@@ -49,15 +51,25 @@ class Prepared:
         return seconds * made.steps / PROBE
 
 
-def prepare(options: argparse.Namespace, photo: Photo | None = None) -> Prepared:
-    """Open what is needed. `photo` gives reference photos in place of the renderer's."""
+def prepare(
+    options: argparse.Namespace,
+    photo: Photo | None = None,
+    adapters: Mapping[str, Path] | None = None,
+) -> Prepared:
+    """Open what is needed. `photo` gives reference photos in place of the renderer's, `adapters`
+    the files of rows in place of those in `options.ablation`.
+
+    Raises ValueError for a row whose adapter is not there.
+    """
+    adapters = find_adapters(options.ablation) if adapters is None else adapters
+    check_adapters(options.rows or (), adapters)
     made = settings_of(options)
     knobs = Knobs(**dict(options.knob))
     numbers = {f.name: getattr(knobs, f.name) for f in fields(knobs)}
-    digests = file_digests(options.models)
+    digests = file_digests(options.models) | adapter_digests(adapters)
     first = SPLITS[options.split]
     study = Study(
-        tuple(dict.fromkeys(options.rows)),
+        tuple(dict.fromkeys(options.rows or rows.ROWS)),
         choose(options.prompts),
         tuple(range(first, first + options.people)),
         options.split,
@@ -65,7 +77,7 @@ def prepare(options: argparse.Namespace, photo: Photo | None = None) -> Prepared
         numbers,
         digests,
     )
-    studio = Studio(options.models, made, knobs)
+    studio = Studio(options.models, made, knobs, adapters)
     evaluation = Evaluation(
         study,
         studio,
@@ -99,9 +111,10 @@ def announcement(prepared: Prepared, count: int, seconds: float) -> list[str]:
 
 def write(study: Study, options: argparse.Namespace) -> None:
     """The files that were asked for."""
-    for path, content in ((options.json, to_json), (options.csv, as_csv)):
-        if path:
-            Path(path).write_text(content(study), encoding="utf-8")
+    if options.json:
+        Path(options.json).write_text(to_json(study), encoding="utf-8")
+    if options.csv:
+        Path(options.csv).write_text(as_csv(study.figures), encoding="utf-8")
     if options.png:
         from .plot import plot
 

@@ -111,7 +111,7 @@ def hits(prompt: Prompt, seen: Seen) -> dict[str, bool | None]:
     told = {
         "expression": _compare_label(prompt.expression, seen, seen.expression),
         "pose": _pose(prompt, seen),
-        "style": seen.style and seen.style == prompt.style if prompt.style else None,
+        "style": _compare_label(prompt.style, seen, seen.style),
     }
     asked = [told[name] for name in prompt.asked]
     return told | {"edit": None if None in asked else all(asked)}
@@ -120,7 +120,8 @@ def hits(prompt: Prompt, seen: Seen) -> dict[str, bool | None]:
 def _compare_label(wanted: str | None, seen: Seen, found: str | None) -> bool | None:
     if wanted is None or seen.style is None:
         return None
-    return found == wanted
+    [hit] = measures.hits([wanted], [found])
+    return hit
 
 
 def _pose(prompt: Prompt, seen: Seen) -> bool | None:

@@ -14,7 +14,12 @@ SPLITS = {"held-out": 1_000_000, "tune": 900_000}
 PEOPLE, MOST = 100, 100_000
 SAMPLING = ("steps", "cfg", "guidance", "dtype")
 """Options that take the place of a value of settings.json."""
+SUITES = ("flexip", "editid", "dynamicid")
+"""Evaluations of their own, which choose the rows and write their files into a folder."""
+OPEN_SUITES = ("editid",)
+"""Those that measure other rows where they are named."""
 FILES = {"json": (".json",), "csv": (".csv",), "png": (".png",)}
+PATHS = ("out", "join", "ablation", *FILES)
 
 
 def _knob(text: str) -> tuple[str, float]:
@@ -47,8 +52,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--prompts", nargs="+", metavar="ID", choices=[p.id for p in all_prompts()],
         help="only these of mini/study/prompts.json")  # fmt: skip
     keys = ", ".join(row.key for row in ROWS)
-    add("--rows", nargs="+", type=_row, metavar="ROW", default=list(ROWS),
-        help=f"only these of: {keys}; or vfa-W at any weight W, editid-PRESET")  # fmt: skip
+    add("--rows", nargs="+", type=_row, metavar="ROW",
+        help=f"only these of: {keys}; or vfa-W and plain-W at any weight W, flexip-B at a "
+        "balance B, vfa-W+flexip-B, editid-PRESET, query-MODE-A, mix-PRESET, id-guidance, "
+        "id-guidance-S-vfa-W, id-cfg-S-vfa-W, adapter-NAME-W")  # fmt: skip
+    add("--ablation", type=Path, metavar="DIR", help="a folder of adapter files, for rows "
+        "adapter-NAME-W; the suite editid wants --work of editid-ablation")  # fmt: skip
+    add("--suite", choices=SUITES, help="flexip: FlexIP's slider against a plain IP-Adapter's; "
+        "editid: what EditIDv2 adds, against the line of constant weights; dynamicid: one "
+        "person and two by SAA and IMR, against plain cross-attention")  # fmt: skip
+    add("--join", type=Path, metavar="FILE", help="with the suite editid: editid.json of another "
+        "run of the same people, prompts and settings, whose other rows are kept")  # fmt: skip
+    add("--out", type=Path, metavar="DIR", help="where a suite writes its files")
     add("--split", choices=SPLITS, default="held-out", help="tune: people to tune with")
     add("--knob", nargs="+", type=_knob, default=[], metavar="NAME=VALUE",
         help=f"another constant of the gate: {', '.join(KNOBS)}")  # fmt: skip
@@ -70,6 +85,32 @@ def check(options: argparse.Namespace) -> None:
     """Raises ValueError for what argparse cannot tell."""
     settings_of(options)
     choose(options.prompts)
+    if (options.suite is None) != (options.out is None):
+        raise ValueError("--suite and --out go together: a suite writes several files")
+    if options.suite:
+        closed = () if options.suite in OPEN_SUITES else ("rows",)
+        if given := next((n for n in (*closed, *FILES) if getattr(options, n)), None):
+            raise ValueError(
+                f"--suite {options.suite} chooses its rows and files; leave out --{given}"
+            )
+    if options.join and options.suite not in OPEN_SUITES:
+        raise ValueError(
+            f"--join {options.join} with --suite {options.suite}: expected the suite "
+            f"{', '.join(OPEN_SUITES)}, whose rows can be painted in several runs"
+        )
+    _check_paths(options)
+
+
+def _check_paths(options: argparse.Namespace) -> None:
+    named = next((row for row in options.rows or () if row.anchor == "adapter"), None)
+    if named and not options.ablation:
+        raise ValueError(
+            f"the row {named.key} needs --ablation DIR, the folder of {named.adapter}.safetensors"
+        )
+    if options.ablation and not options.ablation.expanduser().is_dir():
+        raise ValueError(f"--ablation {options.ablation}: there is no such folder")
+    if options.out and not options.out.expanduser().resolve().parent.is_dir():
+        raise ValueError(f"--out {options.out}: there is no folder {options.out.parent}")
     for name, endings in FILES.items():
         path = getattr(options, name)
         if path and path.suffix.lower() not in endings:
@@ -81,7 +122,10 @@ def check(options: argparse.Namespace) -> None:
 def as_arguments(options: argparse.Namespace) -> Sequence[str]:
     """The same options as words, for the process that does it."""
     words = ["--people", str(options.people), "--split", options.split]
-    words += ["--rows", *(row.key for row in options.rows)]
+    if options.rows:
+        words += ["--rows", *(row.key for row in options.rows)]
+    if options.suite:
+        words += ["--suite", options.suite]
     if options.prompts:
         words += ["--prompts", *options.prompts]
     if options.knob:
@@ -89,7 +133,7 @@ def as_arguments(options: argparse.Namespace) -> Sequence[str]:
     for name in SAMPLING:
         if getattr(options, name) is not None:
             words += [f"--{name}", str(getattr(options, name))]
-    for name in FILES:
+    for name in PATHS:
         if path := getattr(options, name):
             words += [f"--{name}", str(path.expanduser().resolve())]
     return words

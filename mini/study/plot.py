@@ -11,7 +11,10 @@ from .report import Study
 from .rows import Row
 
 INK, FAINT, PAPER = "#22252b", "#9aa0aa", "#fbfaf7"
-COLOURS = {"none": "#8a9099", "rigid": "#c8553d", "gated": "#2f6f9f", "editid": "#7a5ea8"}
+COLOURS = {
+    "none": "#8a9099", "rigid": "#c8553d", "gated": "#2f6f9f", "editid": "#7a5ea8",
+    "guided": "#c2549b", "flexip": "#1f8a5b", "plain": "#b58a2b",
+}  # fmt: skip
 WHOLE, SIP = "#1f8a5b", "#b58a2b"
 PLACES = (
     ((-9, -15), "right"), ((9, 8), "left"), ((9, -15), "left"), ((-9, 8), "right"),

@@ -15,6 +15,9 @@ from .figures import SHARES, TABLE, Claim, Measured, claims, figure, summary
 from .prompts import Prompt
 from .rows import Row, Settings, as_json
 
+Figures = Mapping[str, Mapping[str, Figure | None]]
+"""Row key -> metric -> figure; None where nothing was measured."""
+
 
 @dataclass(frozen=True)
 class Study:
@@ -31,7 +34,7 @@ class Study:
     measured: Measured = field(default_factory=dict)
 
     @property
-    def figures(self) -> dict[str, dict[str, Figure | None]]:
+    def figures(self) -> Figures:
         return summary(self.measured)
 
     @property
@@ -84,12 +87,12 @@ def claim_line(claim: Claim) -> str:
     return f"{verdict}  {claim.text}: {claim.found.mean:.2f} ({ends}), {aim}"
 
 
-def as_csv(study: Study) -> str:
+def as_csv(figures: Figures) -> str:
     """One line per row and metric."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["row", "metric", "mean", "low", "high", "pictures"])
-    for row, metrics in study.figures.items():
+    for row, metrics in figures.items():
         for metric, found in metrics.items():
             if found is not None:
                 ends = (f"{value:.5f}" for value in (found.mean, found.low, found.high))
@@ -97,8 +100,8 @@ def as_csv(study: Study) -> str:
     return text.getvalue()
 
 
-def as_document(study: Study) -> dict[str, Any]:
-    """Everything as JSON values; per prompt the means only."""
+def as_run(study: Study) -> dict[str, Any]:
+    """Who is painted, by what and how, as JSON values."""
     return {
         "split": study.split,
         "people": {"first": study.people[0], "count": len(study.people)},
@@ -106,25 +109,45 @@ def as_document(study: Study) -> dict[str, Any]:
         "knobs": dict(study.knobs),
         "weights": dict(study.weights),
         "prompts": [asdict(prompt) for prompt in study.prompts],
+    }
+
+
+def as_document(study: Study) -> dict[str, Any]:
+    """Everything as JSON values; per prompt the means only."""
+    return {
+        **as_run(study),
         "rows": {
             row.key: {
                 "title": row.title,
-                "figures": {m: _figure(f) for m, f in study.figures[row.key].items()},
+                "figures": {m: as_figure(f) for m, f in study.figures[row.key].items()},
                 "by prompt": _by_prompt(study, row),
             }
             for row in study.rows
         },
-        "claims": [
-            {
-                "claim": claim.text,
-                "aim": claim.aim,
-                "at least": claim.above,
-                "found": _figure(claim.found),
-                "holds": claim.holds,
-            }
-            for claim in study.claims
-        ],
+        "claims": as_claims(study.claims),
     }
+
+
+def figures_of(document: Mapping[str, Any]) -> Figures:
+    """Of a document by `as_document`."""
+    return {
+        key: {metric: found and Figure(**found) for metric, found in row["figures"].items()}
+        for key, row in document["rows"].items()
+    }
+
+
+def as_claims(found: Sequence[Claim]) -> list[dict[str, Any]]:
+    """Aims as JSON values."""
+    return [
+        {
+            "claim": claim.text,
+            "aim": claim.aim,
+            "at least": claim.above,
+            "found": as_figure(claim.found),
+            "holds": claim.holds,
+        }
+        for claim in found
+    ]
 
 
 def to_json(study: Study) -> str:
@@ -140,8 +163,8 @@ def _by_prompt(study: Study, row: Row) -> dict[str, dict[str, float]]:
     return found
 
 
-def _figure(found: Figure | None) -> dict[str, float] | None:
-    """Without NaN, which JSON does not know."""
-    if found is None or math.isnan(found.mean):
+def as_figure(found: Figure | None) -> dict[str, float] | None:
+    """Without what JSON does not know: NaN, and the quotient of a mean and 0."""
+    if found is None or not math.isfinite(found.mean):
         return None
-    return {k: round(v, 5) for k, v in asdict(found).items() if not math.isnan(v)}
+    return {k: round(v, 5) for k, v in asdict(found).items() if math.isfinite(v)}

@@ -53,9 +53,9 @@ def compose(
         top = HEAD + number * (CELL + UNDER + GAP)
         pen.rule(MARGIN, top - 5, width - MARGIN)
         _label(pen, line, top)
-        _paste(sheet, face, lefts[0], top)
+        paste(sheet, face, lefts[0], top)
         for left, cell in zip(lefts[1:], line.cells, strict=True):
-            _paste(sheet, cell.picture, left, top)
+            paste(sheet, cell.picture, left, top)
             _caption(pen, cell, left, top + CELL + 8)
     pen.rule(MARGIN, height - FOOT + 4, width - MARGIN)
     for number, text in enumerate(textwrap.wrap(foot, 205)[:3]):
@@ -69,12 +69,17 @@ def _label(pen: Pen, line: Line, top: float) -> None:
         pen.text((MARGIN, top + 28 + 18 * number), words, 14, INK)
 
 
-def _paste(sheet: Image.Image, picture: Image.Image, left: float, top: float) -> None:
-    side, radius = CELL * SCALE, 7 * SCALE
-    scaled = picture.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
-    mask = Image.new("L", (2 * side, 2 * side), 0)
-    ImageDraw.Draw(mask).rounded_rectangle((0, 0, 2 * side - 1, 2 * side - 1), 2 * radius, 255)
-    mask = mask.resize((side, side), Image.Resampling.LANCZOS)
+def paste(
+    sheet: Image.Image, picture: Image.Image, left: float, top: float, width: float = CELL
+) -> None:
+    """A picture with round corners; left, top, width in units."""
+    radius, height = 7 * SCALE, width * picture.height / picture.width
+    size = round(width * SCALE), round(height * SCALE)
+    scaled = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    mask = Image.new("L", (2 * size[0], 2 * size[1]), 0)
+    corner = 2 * size[0] - 1, 2 * size[1] - 1
+    ImageDraw.Draw(mask).rounded_rectangle((0, 0, *corner), 2 * radius, 255)
+    mask = mask.resize(size, Image.Resampling.LANCZOS)
     sheet.paste(scaled, (round(left * SCALE), round(top * SCALE)), mask)
 
 

@@ -12,6 +12,8 @@ import numpy as np
 from PIL import Image
 
 from .. import world
+from .adapter_files import digest_name
+from .dynamicid_rows import PLACES, way_of
 from .judge import Seen
 from .judges import INDEPENDENT, TRAINING
 from .prompts import Prompt
@@ -58,13 +60,27 @@ class Store:
             files += PERSON
         if row.sip:
             files += (*PERSON, world.FACE_T5)
+        files += {"flexip": (world.FLEXIP,), "plain": (world.FLEXIP_PLAIN,)}.get(row.anchor, ())
+        if row.anchor == "adapter":
+            files += (digest_name(row.adapter),)
+        if row.anchor == "people":
+            files = (*BASE, *FACES, world.EVA, world.SAA)
+            files += (world.IMR, world.KEY_POINTS) if way_of(row).edited else ()
         gated = row.sip or row.anchor == "gated"
         recipe = as_json(row) | {"title": "", "knobs": dict(self.knobs) if gated else {}}
-        if row.anchor == "editid":
+        if row.anchor in ("editid", "queried", "mixed"):
             # Here, because the rest of this file needs no ComfyUI.
-            from ...model_patches.inject.editid import PRESETS
+            from .controls import controls_of
 
-            recipe["preset"] = PRESETS[row.preset].describe()
+            recipe["preset"] = controls_of(row).describe()
+        if row.anchor == "guided":
+            from ...model_patches.inject.id_guidance.settings import Guiding
+
+            recipe["guiding"] = Guiding(row.strength).describe()
+        if row.anchor == "people":
+            from .dynamicid_painter import SETTINGS
+
+            recipe["way"] = [repr(way_of(row)), repr(SETTINGS), PLACES]
         what = [PAINTING, as_json(self.settings), recipe, self._files(files)]
         return f"{row.key}-{_digest(what)}"
 

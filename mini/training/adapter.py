@@ -13,8 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ...model_patches.adapters.idformer import IDFormer, IDFormerDims
+from ...model_patches.adapters.pulid_flux import Blocks
 from ...model_patches.encoders.eva_tower import HEAD, EvaTower, TowerDims
 from ...model_patches.face.pack import EMBEDDING
+from ...model_patches.inject.attention import Activation
 from ...model_patches.training.export import write_safetensors
 from ...model_patches.training.flux_blocks import Injections
 from ...model_patches.training.frozen_base import Anchors
@@ -40,13 +42,19 @@ ENCODER = IDFormerDims(
 class Adapter(nn.Module):
     """Photo -> identity tokens -> residuals after the anchored blocks."""
 
-    def __init__(self, anchors: Anchors) -> None:
+    def __init__(
+        self,
+        anchors: Anchors,
+        blocks: Blocks | None = None,
+        activate: Activation | None = None,
+    ) -> None:
+        """blocks: behind which it anchors; None: behind PuLID's. activate: as Apply SAA's."""
         super().__init__()
-        self.anchors = anchors
+        self.blocks = tuple(anchors.blocks) if blocks is None else blocks
         self.tower = EvaTower(TOWER)
         self.encoder = IDFormer(ENCODER)
         self.layers = nn.ModuleList(
-            CrossAttention(anchors.hidden, TOKEN_DIM) for _ in anchors.blocks
+            CrossAttention(anchors.hidden, TOKEN_DIM, activate) for _ in self.blocks
         )
         _start(self.tower, self.encoder)
         self.requires_grad_(True)
@@ -62,7 +70,7 @@ class Adapter(nn.Module):
 
     def injections(self, tokens: Tensor, weight: Tensor | None = None) -> Injections:
         """Block -> what it adds to the image tokens; weight (B,), without it 1."""
-        return injections(self.anchors, self.layers, tokens, weight)
+        return injections(self.blocks, self.layers, tokens, weight)
 
 
 def _keep_present(values: Tensor, present: Tensor) -> Tensor:
@@ -96,14 +104,21 @@ def write_eva(tower: nn.Module, path: Path) -> None:
 
 def read_files(folder: Path, anchors: Anchors) -> Adapter:
     """What `write_files` wrote below a models folder. Raises FileNotFoundError without it."""
-    adapter = Adapter(anchors)
-    for name, parts in (
+    return load_files(Adapter(anchors), folder, world.PULID, "adapter_drawn")
+
+
+def load_files(adapter: Adapter, folder: Path, name: str, stage: str) -> Adapter:
+    """The same adapter with the tower, and with what the PuLID file of that name holds.
+
+    stage: which trains the file, for the FileNotFoundError where it is missing.
+    """
+    for file, parts in (
         (world.EVA, {"visual.": adapter.tower}),
-        (world.PULID, {"pulid_encoder.": adapter.encoder, "pulid_ca.": adapter.layers}),
+        (name, {"pulid_encoder.": adapter.encoder, "pulid_ca.": adapter.layers}),
     ):
-        path = folder / name
+        path = folder / file
         if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing. Train it first: --only adapter_drawn.")
+            raise FileNotFoundError(f"{path} is missing. Train it first: --only {stage}.")
         stored = load_file(path)
         for prefix, module in parts.items():
             mine = {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}

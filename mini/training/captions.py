@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import comfy.sd
@@ -27,11 +28,19 @@ class Captions:
             for part in (parts.t5xxl, parts.clip_l)
         )
 
-    @torch.no_grad()
     def __call__(self, rows: np.ndarray, dropped: np.ndarray) -> tuple[Tensor, Tensor]:
         """Text (B, T, D) and pooled (B, V) of the pictures' captions, of "" where dropped."""
         t5 = np.where(dropped[:, None], self.empty.t5, self.cut.t5[rows])
         clip_l = np.where(dropped[:, None], self.empty.clip_l, self.cut.clip_l[rows])
+        return self._encode(t5, clip_l)
+
+    def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Text (N, T, D) and pooled (N, V) of other texts."""
+        cut = tokenise(texts)
+        return self._encode(cut.t5, cut.clip_l)
+
+    @torch.no_grad()
+    def _encode(self, t5: np.ndarray, clip_l: np.ndarray) -> tuple[Tensor, Tensor]:
         with torch.autocast(self.device.type, enabled=False):
             text = self.t5(self._numbers(t5), None)[0]
             pooled = self.clip_l(self._numbers(clip_l))[3]

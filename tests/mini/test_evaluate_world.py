@@ -9,15 +9,23 @@ import numpy as np
 import pytest
 import torch
 from flexid.mini import world
-from flexid.mini.study import job, options, prompts, rows
+from flexid.mini.study import dynamicid_rows, job, options, prompts, rows
+from flexid.mini.study.controls import controls_of
+from flexid.mini.study.dynamicid_painter import PeoplePainter
 from flexid.mini.study.studio import Studio, eight_bit
 from flexid.model_patches.face.boxes import Detection, Detector
 from flexid.model_patches.gates.cag import Knobs
+from flexid.model_patches.gates.schedule import Schedule
+from flexid.model_patches.identity.mix import PRESETS as MIXES
 from flexid.model_patches.inject.editid import PRESETS as EDITID
+from flexid.model_patches.inject.query import MODES, QueryControl
 from flexid.nodes.cag import FlexIDContextAwareGate
 from flexid.nodes.editid import FlexIDEditIDPreset
 from flexid.nodes.flexid import FlexIDApply
+from flexid.nodes.flexip import FlexIDApplyFlexIP, FlexIDEncodeFlexIP
+from flexid.nodes.id_cfg import FlexIDApplyIDCFG
 from flexid.nodes.identity import FlexIDEncodeIdentity
+from flexid.nodes.saa import FlexIDApplySAA, FlexIDMakePerson
 from flexid.nodes.vfa import FlexIDApplyVFA
 from skimage import data
 from tiny_faces import face_at
@@ -75,14 +83,14 @@ def sitter(studio):
     return studio.sitter(PORTRAIT)
 
 
-def sampled(studio, model, positive, seed):
+def sampled(studio, model, positive, seed, negative=None):
     """What KSampler and VAE Decode do."""
     latent = torch.zeros(1, 16, SIDE // 8, SIDE // 8)
     noise = comfy.sample.prepare_noise(latent, seed)
     made = studio.settings
     samples = comfy.sample.sample(
-        model, noise, STEPS, made.cfg, made.sampler, made.scheduler, positive, studio.encode(""),
-        latent, disable_pbar=True, seed=seed,
+        model, noise, STEPS, made.cfg, made.sampler, made.scheduler, positive,
+        negative or studio.encode(""), latent, disable_pbar=True, seed=seed,
     )  # fmt: skip
     return eight_bit(studio.vae.decode(samples))[0]
 
@@ -116,13 +124,32 @@ def by_nodes(studio, sitter, row, prompt, seed):
         args = (1.0, 0.0, 1.0, "percent", "unconditional")
         shared = (studio.adapter, identity)
         model = FlexIDApplyVFA.execute(model, *shared, *args, query=query).result[0]
-    elif row.anchor == "rigid":
+    elif row.anchor in ("rigid", "id_cfg"):
         args = (row.weight, 0.0, 1.0, "percent", "unconditional")
         model = FlexIDApplyVFA.execute(model, *shared, *args).result[0]
+    if row.anchor == "id_cfg":
+        model = FlexIDApplyIDCFG.execute(model, row.scale, 0.0, 1.0, "percent").result[0]
+    if row.anchor == "flexip":
+        identity = FlexIDEncodeFlexIP.execute(
+            studio.flexip, sitter.photo, "auto", faces=(sitter.face,), eva_clip=studio.tower
+        ).result[0]
+        model, positive, negative, _ = FlexIDApplyFlexIP.execute(
+            model, positive, studio.encode(""), studio.flexip, identity, row.weight, 1.0, "auto",
+            1.0,
+        ).result  # fmt: skip
+        return sampled(studio, model, positive, seed, negative)
     return sampled(studio, model, positive, seed)
 
 
-PAINTED = [rows.ALONE, rows.rigid_row(1.0), rows.editid_row("balanced"), rows.VFA_CAG, rows.WHOLE]
+PAINTED = [
+    rows.ALONE,
+    rows.rigid_row(1.0),
+    rows.editid_row("balanced"),
+    rows.id_cfg_row(0.5),
+    rows.flexip_row(0.4),
+    rows.VFA_CAG,
+    rows.WHOLE,
+]
 
 
 @pytest.mark.parametrize("row", PAINTED)
@@ -136,6 +163,55 @@ def test_the_studio_paints_what_the_nodes_paint(studio, sitter, row):
         difference = np.abs(painted[index].astype(int) - expected)
         assert difference.max() <= 1, prompt.id
         assert row == rows.ALONE or np.abs(painted[index].astype(int) - plain[index]).mean() > 0.5
+
+
+@pytest.fixture(scope="module")
+def people(studio):
+    return PeoplePainter(studio)
+
+
+@pytest.mark.parametrize("row", dynamicid_rows.ONE, ids=lambda row: row.key)
+@torch.inference_mode()
+def test_one_person_of_the_suite_is_painted_as_the_nodes_do(studio, people, row):
+    sitter, prompt = people.sitter(PORTRAIT), CHOSEN[0]
+    [painted] = people.paint(row, sitter, [prompt], [5])
+    edited = row in (dynamicid_rows.SAA_IMR, dynamicid_rows.SAA_UNSAID)
+    identity = people.edits.edited(sitter, prompt) if edited else sitter.identity
+    if row in (dynamicid_rows.PLAIN, dynamicid_rows.PLAIN_UNSAID):
+        args = (1.0, 0.0, 1.0, "percent", "unconditional")
+        model = FlexIDApplyVFA.execute(studio.model, people.adapter, identity, *args).result[0]
+    else:
+        person = FlexIDMakePerson.execute(identity, 1.0, "", "").result[0]
+        as_added = ("corrected", "activation", 2.0, 0.24, True, 0.3, 0.5, 1.0)
+        slots = {"person0": person}
+        model = FlexIDApplySAA.execute(studio.model, people.adapter, slots, *as_added).result[0]
+    assert prompt.text == "portrait of a laughing person in a park"
+    unsaid = row in (dynamicid_rows.PLAIN_UNSAID, dynamicid_rows.SAA_UNSAID)
+    text = "portrait of a person in a park" if unsaid else prompt.text
+    expected = sampled(studio, model, studio.encode(text), 5)
+    assert np.abs(painted.astype(int) - expected).max() <= 1
+    alone = studio.paint(rows.ALONE, None, [prompt], [5])[0]
+    assert np.abs(painted.astype(int) - alone).mean() > 0.5
+
+
+def test_a_half_is_its_own_persons_where_people_are_placed(people):
+    """Somebody else on the right changes the left far less where both have a place: there only the
+    negative prompt, which covers both halves, tells the left of it."""
+    sitter, scene = people.sitter(PORTRAIT), dynamicid_rows.SCENES[0]
+    tokens = sitter.identity.encodings["pulid_flux"]
+    encodings = {"pulid_flux": replace(tokens, tokens=-tokens.tokens)}
+    other = replace(sitter, identity=replace(sitter.identity, encodings=encodings))
+    shares = []
+    for row in (dynamicid_rows.COUPLE_SAA, dynamicid_rows.COUPLE_PLAIN):
+        one, two = (
+            people.paint_couple(row, [sitter, right], scene, 5).astype(int)
+            for right in (sitter, other)
+        )
+        assert one.shape == (SIDE, 2 * SIDE, 3)
+        left, right = (half.mean() for half in np.split(np.abs(one - two), 2, axis=1))
+        assert right > 0.5
+        shares.append(left / right)
+    assert shares[0] < 0.5 * shares[1], shares
 
 
 def test_sip_alone_leans_every_prompt_by_itself(studio, sitter):
@@ -198,7 +274,18 @@ def test_knobs_reach_the_gate_and_the_cache(tmp_path, models):
 
 
 def test_the_presets_are_those_of_the_node():
-    assert rows.PRESETS == tuple(EDITID)
+    assert rows.PRESETS == tuple(EDITID) and rows.MIXES == tuple(MIXES)
+    assert ("off", *rows.QUERIES) == MODES
+
+
+def test_a_row_has_the_controls_that_its_name_says():
+    asked = controls_of(rows.query_row("soft_append", 0.7))
+    assert asked.query == QueryControl("soft_append", Schedule(alpha=0.7))
+    assert asked.mix == MIXES["faithful"]
+    mixed = controls_of(rows.mix_row("loose"))
+    assert mixed.mix == MIXES["loose"] and mixed.query.is_neutral
+    assert controls_of(rows.editid_row("balanced")) == EDITID["balanced"]
+    assert controls_of(rows.rigid_row(1.0)) is None
 
 
 def test_consistency_is_the_rigid_anchor_bit_for_bit(studio, sitter):

@@ -264,6 +264,33 @@ def test_captions_say_what_is_drawn():
     assert 0.75 < spoken / 400 < 0.99
 
 
+def test_a_caption_without_motion_says_all_the_rest():
+    """Told from the words of the lists; what is left is a caption again."""
+    told = (*captions.MOODS.values(), *captions.PHRASES.values())
+    motion = {word for words in told for word in words}
+    motion |= {"looking", "turned", "tilt", "three-quarter", "camera"}
+    rng, changed = np.random.default_rng(5), 0
+    for seed in range(600):
+        shown = portraits.picture(rng, ((portraits.person(seed), portraits.shot(rng)),))
+        text = portraits.caption(rng, shown)
+        left = captions.hide_motion(text)
+        assert not [word for word in motion if word in left], f"{text} -> {left}"
+        rest = iter(text.replace(",", "").split())
+        for word in left.replace(",", "").split():
+            assert word in ("a", "an") or word in rest, f"{text} -> {left}"
+        assert " ".join(left.split()) == left and " ," not in left and ",," not in left
+        assert not re.search(r"\ba [aeiou]|\ban [^aeiou]", left), left
+        changed += left != text
+    assert changed > 400
+    assert captions.hide_motion("an angry old man in a park, looking up, oil painting") == (
+        "an old man in a park, oil painting"
+    )
+    assert (
+        captions.hide_motion("photo of a woman in tears, in the snow")
+        == "photo of a woman, in the snow"
+    )
+
+
 def test_captions_of_two_name_both_from_left_to_right():
     for seed in range(60):
         picture = drawn(700 + seed, 2)

@@ -63,7 +63,12 @@ def test_rows_by_name():
     assert rows.row_of("vfa-0.9").weight == 0.9 and rows.row_of("vfa-1.0") == rows.rigid_row(1)
     balanced = rows.row_of("editid-balanced")
     assert (balanced.anchor, balanced.preset, balanced.weight) == ("editid", "balanced", 1.0)
-    with pytest.raises(ValueError, match="vfa-cag.*editid-editability"):
+    for row in (rows.guided_row(), rows.guided_row(0.3), rows.guided_row(0.2, 0.0)):
+        assert rows.row_of(row.key) == row and row.anchor == "guided"
+    guided = rows.row_of("id-guidance-0.2-vfa-0.75")
+    assert (guided.strength, guided.weight) == (0.2, 0.75)
+    assert (rows.row_of("id-guidance").strength, rows.row_of("id-guidance").weight) == (0.1, 0.5)
+    with pytest.raises(ValueError, match="vfa-cag.*editid-editability.*id-guidance-S-vfa-W"):
         rows.row_of("pulid")
 
 
@@ -86,9 +91,14 @@ def test_options_survive_being_handed_on(tmp_path):
     chosen = parse(*words)
     assert parse(*options.as_arguments(chosen)) == chosen
     assert chosen.knob == [("lambda_down", 0.5), ("w_max", 2.0)]
+    own = parse("--suite", "editid", "--out", str(tmp_path / "new"), "--ablation", str(tmp_path),
+                "--rows", "adapter-mine-0.75")  # fmt: skip
+    assert parse(*options.as_arguments(own)) == own and own.rows[0].adapter == "mine"
+    joined = parse("--suite", "editid", "--out", str(tmp_path), "--join", str(tmp_path / "a.json"))
+    assert parse(*options.as_arguments(joined)) == joined
     plain = parse()
     assert parse(*options.as_arguments(plain)) == plain
-    assert (plain.people, plain.split, plain.rows) == (100, "held-out", list(rows.ROWS))
+    assert (plain.people, plain.split, plain.rows) == (100, "held-out", None), "all rows"
 
 
 @pytest.mark.parametrize(
@@ -97,6 +107,8 @@ def test_options_survive_being_handed_on(tmp_path):
         (["--people", "0"], "1 to"),
         (["--people", "many"], "many"),
         (["--rows", "pulid"], "no row"),
+        (["--rows", "adapter-mine-1"], "adapter-mine-1 needs --ablation DIR"),
+        (["--ablation", "/no/such"], "no such folder"),
         (["--prompts", "nonsense"], "nonsense"),
         (["--split", "train"], "train"),
         (["--knob", "lambda=1"], "NAME=VALUE"),
@@ -104,6 +116,8 @@ def test_options_survive_being_handed_on(tmp_path):
         (["--cfg", "0"], "cfg 0"),
         (["--json", "a.txt"], r"\.json"),
         (["--png", "/no/such/folder/a.png"], "no folder"),
+        (["--join", "a.json"], "--join a.json with --suite None: expected the suite editid"),
+        (["--join", "a.json", "--suite", "flexip", "--out", "out"], "with --suite flexip"),
     ],
 )
 def test_wrong_options_are_explained(words, fact):

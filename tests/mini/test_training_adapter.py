@@ -53,15 +53,15 @@ from flexid.model_patches.training.drawing import CFG, Conditioning, draw
 from flexid.model_patches.training.frozen_base import FrozenBase
 from flexid.model_patches.training.loop import Recipe, Training
 from flexid.model_patches.training.precision import autocast
-from identity_world import CPU, KnownFaces, build
+from identity_world import CPU, KnownFaces
 
 pytestmark = pytest.mark.comfy
 PICTURE = 7
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory):
-    return build(tmp_path_factory.mktemp("world"))
+def work(people_work):
+    return people_work
 
 
 @pytest.fixture(scope="module")

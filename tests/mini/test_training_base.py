@@ -36,11 +36,9 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory):
+def work(pictures_work):
     """Pictures of four people, a VAE and text encoders of three steps, and the latents."""
-    folder = tmp_path_factory.mktemp("work")
-    options = Options(people=4, groups=6, processes=1, steps=3, batch=4)
-    data.build(folder, CPU, options)
+    folder, options = pictures_work, Options(steps=3, batch=4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vae, "MEASURED", 6)
         vae.train_vae(folder, CPU, options)

@@ -1,6 +1,7 @@
 """Training pictures: their order and labels, stopping and going on, and what is refused."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,14 +11,12 @@ from flexid.mini.training.options import Options
 
 pytestmark = pytest.mark.pure
 
-SMALL = Options(people=4, groups=5, processes=1)
+SMALL = Options(people=4, groups=6, processes=1)
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("work")
-    data.build(folder, "cpu", SMALL)
-    return folder
+def work(pictures_work):
+    return pictures_work
 
 
 def test_six_pictures_of_each_person_lie_together(work):
@@ -66,7 +65,7 @@ def test_labels_belong_to_their_pictures(work):
 
 def test_groups_name_everybody_in_them(work):
     groups = data.Groups(work)
-    assert len(groups) == 5 and set(groups.count) <= {2, 3}
+    assert len(groups) == 6 and set(groups.count) <= {2, 3}
     for index, count in enumerate(groups.count):
         people = groups.people[index]
         assert len(set(people[:count])) == count
@@ -96,7 +95,7 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_pictures(work, tmp_path, m
     with pytest.raises(FileNotFoundError, match="lacks 2 of 4 chunks"):
         data.Portraits(tmp_path)
     data.build(tmp_path, "cpu", SMALL)
-    assert len(drawn) == 15 + 12 + 5
+    assert len(drawn) == 15 + 12 + 6
     whole, resumed = data.Portraits(work), data.Portraits(tmp_path)
     assert np.array_equal(whole.images, resumed.images)
     assert whole.caption == resumed.caption
@@ -113,8 +112,8 @@ def test_another_size_is_refused(work):
         data.build(work, "cpu", Options(people=5, groups=5, processes=1))
 
 
-def test_half_a_set_of_another_renderer_is_refused(tmp_path, capsys):
-    data.build(tmp_path, "cpu", SMALL)
+def test_half_a_set_of_another_renderer_is_refused(work, tmp_path, capsys):
+    shutil.copytree(work, tmp_path, dirs_exist_ok=True)
     stated = tmp_path / "data" / "singles" / "layout.json"
     stated.write_text(json.dumps(json.loads(stated.read_text()) | {"renderer": "older"}))
     data.build(tmp_path, "cpu", SMALL)

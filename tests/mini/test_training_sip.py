@@ -29,7 +29,7 @@ from flexid.model_patches.sip.projector import encode_sip
 from flexid.model_patches.training.attention_kernel import plain_attention
 from flexid.model_patches.training.frozen_base import FrozenBase
 from flexid.model_patches.training.loop import Recipe, Training
-from identity_world import CPU, KnownFaces, build
+from identity_world import CPU, KnownFaces
 
 pytestmark = pytest.mark.comfy
 PICTURE = 2
@@ -37,8 +37,8 @@ WIDTH = 64
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory):
-    return build(tmp_path_factory.mktemp("world"))
+def work(people_work):
+    return people_work
 
 
 @pytest.fixture(scope="module")

@@ -22,11 +22,9 @@ SENTENCES = ("a smiling woman on a beach", "a pencil drawing of two men in a lib
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory):
+def work(pictures_work):
     """Pictures of four people and their captions."""
-    folder = tmp_path_factory.mktemp("work")
-    data.build(folder, CPU, Options(people=4, groups=6, processes=1))
-    return folder
+    return pictures_work
 
 
 @pytest.fixture(scope="module")
