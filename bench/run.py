@@ -18,9 +18,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SECTIONS = {
     "requeue": 0.3, "intent": 0.3, "fold": 1, "mini": 2, "share": 3, "steps": 6, "sip": 2,
-    "references": 1, "flexip": 2, "saa": 2, "vfa_sdxl": 4,
+    "couple": 4, "references": 1, "flexip": 2, "saa": 2, "vfa_sdxl": 4,
 }  # fmt: skip
-"""Section -> its weight in sharing out the time. `sip` takes over the model of `steps`."""
+"""Section -> its weight in sharing out the time. `sip` and `couple` use the model of `steps`."""
 
 
 def main() -> int:
@@ -51,8 +51,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="of all sections at real width; auto: what this machine multiplies fastest",
     )
     add("--rounds", type=int, default=5, help="repetitions at most, 3 at least; medians are shown")
-    add("--double", type=int, help="double blocks of steps and sip (CPU 2, GPU 19)")
-    add("--single", type=int, help="single blocks of steps and sip (CPU 4, GPU 38)")
+    add("--double", type=int, help="double blocks of steps, sip and couple (CPU 2, GPU 19)")
+    add("--single", type=int, help="single blocks of steps, sip and couple (CPU 4, GPU 38)")
     chosen = parser.parse_args(arguments)
     if not chosen.minutes > 0:
         parser.error(f"--minutes is {chosen.minutes:g}; give a number above 0")

@@ -1,7 +1,7 @@
 """The anchors' share of a Flux.1 step, timed on single blocks: quick enough for a CPU.
 
 One double block, one single block and one folded cross-attention at Flux.1's width are timed in
-turn; a full step has 19, 38 and 20 of them per identity.
+turn; a full step has 19, 38 and 20 of them per identity. People by Apply SAA share one attention.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import comfy.ldm.flux.layers as layers
 import comfy.model_management
 import comfy.ops
 import torch
-from flexid.model_patches.inject.attention import FoldedAttention
+from flexid.model_patches.inject.attention import FoldedAttention, JoinedAttention
+from flexid.model_patches.inject.saa_activation import Activate, Layout, Shares
 
 from . import flux
 from .clock import seconds_of
@@ -22,6 +23,7 @@ from .plan import Allowance, Plan, Row, choose
 
 HEADS, TOKENS, ANCHORS = 16, 32, 20
 IDENTITIES = {"1": 1, "2 halves": 2, "4 quarters": 4}
+PEOPLE = {"2 people by SAA": 2, "3 people by SAA": 3}
 
 Work = dict[str, Callable[[], object]]
 
@@ -63,7 +65,7 @@ def _rows(seconds: dict[str, float], found: Row) -> list[Row]:
             "anchor s": seconds[name],
             "20 anchors of 19+38 blocks %": 100 * ANCHORS * seconds[name] / step,
         }
-        for name in IDENTITIES
+        for name in (*IDENTITIES, *PEOPLE)
     ]
 
 
@@ -96,7 +98,23 @@ class _Modules:
             name: lambda parts=parts: self._anchor(image, parts)
             for name, parts in IDENTITIES.items()
         }
-        return blocks | anchors
+        people: Work = {}
+        for name, count in PEOPLE.items():
+            activate = Activate(Shares(1.0), self._strips(size.image, count), 0.3)
+            joined = JoinedAttention(self.anchors[:count])
+            people[name] = lambda joined=joined, activate=activate: image.add_(
+                joined(image, 1.0, activate), alpha=0.0
+            )
+        return blocks | anchors | people
+
+    def _strips(self, tokens: int, count: int) -> Layout:
+        """People in equal parts of the picture, with layout control, which costs most."""
+        device = self.made["device"]
+        owner = torch.arange(tokens, device=device) * count // tokens
+        allowed = torch.nn.functional.one_hot(owner, count).float()
+        bias = allowed.repeat_interleave(TOKENS, dim=-1).log()[None]
+        inside = torch.ones(1, tokens, device=device)
+        return Layout(inside, 2.0 * inside, bias)
 
     def _anchor(self, image: torch.Tensor, parts: int) -> None:
         """As an injection does it: gather the covered tokens, attend, add."""

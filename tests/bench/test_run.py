@@ -53,6 +53,7 @@ def test_the_figures_say_what_was_measured(ran):
 
 def test_every_section_has_a_weight_and_a_plan():
     others = {"__init__", "run", "plan", "clock", "inside", "step", "flux", "unet", "unet_steps"}
+    others |= {"flux_steps", "training_memory"}  # the latter is a script of its own
     found = {path.stem for path in SCRIPT.parent.glob("*.py")} - others
     assert set(run.SECTIONS) == found
     for name in found:
@@ -96,7 +97,7 @@ def test_a_smaller_picture_keeps_the_share_of_the_text():
 TINY = {"WIDTH": 256, "HEADS": 2, "TEXT_WIDTH": 64, "POOLED": 32}
 
 
-@pytest.mark.parametrize("name", ["share", "steps", "sip", "fold"])
+@pytest.mark.parametrize("name", ["share", "steps", "sip", "couple", "fold"])
 def test_heavy_sections_plan_and_measure_at_a_small_width(monkeypatch, name):
     """What each row says of its own measurement; fewer image tokens than 1024 x 1024 has."""
     for constant, value in TINY.items():
@@ -111,6 +112,31 @@ def test_heavy_sections_plan_and_measure_at_a_small_width(monkeypatch, name):
         rows = made.measure()
     for row in rows:
         assert row["rounds"] == plan.LEAST and row["image tokens"] == 256
+    flux.open_flux.cache_clear()
+
+
+def test_the_share_of_a_couple_is_scaled_to_all_blocks_of_flux(monkeypatch):
+    """2 anchors of 2 + 4 blocks stand for 20 of 19 + 38; another ratio of blocks has no share."""
+    couple = importlib.import_module("flexid.bench.couple")
+    row = {"inside anchors %": 1.9}
+    assert couple._with_share(row, (2, 4))[couple.WHOLE] == pytest.approx(2.0)
+    assert couple._with_share(row, (19, 38))[couple.WHOLE] == pytest.approx(1.9)
+    assert couple._with_share(row, (1, 4)) == row
+    for constant, value in TINY.items():
+        monkeypatch.setattr(flux, constant, value)
+    monkeypatch.setattr(flux, "SIZES", (flux.Size(256),))
+    flux.open_flux.cache_clear()
+    options = Namespace(rounds=3, double=2, single=4, dtype=torch.float32)
+    with torch.no_grad():
+        rows = couple.prepare(options, plan.Allowance(0.0)).measure()
+    assert [row["configuration"] for row in rows] == [
+        "unpatched",
+        "1 person",
+        "2 people, boxes",
+        "2 people, boxes, as the template",
+        "2 by Apply VFA, masks",
+    ]
+    assert rows[0][couple.WHOLE] == 0 and all(row[couple.WHOLE] > 0 for row in rows[1:])
     flux.open_flux.cache_clear()
 
 
