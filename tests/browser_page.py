@@ -1,8 +1,26 @@
 """One open page of the server in a headless browser, and how to ask it things."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
 SECOND = 1000
+FLAGS = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
+FLAGS += " --disable-sync --no-first-run --disable-dev-shm-usage"
 HARMLESS = ("Failed to load resource", "before initialization", "Content Security Policy")
 """What ComfyUI's own page says on the console: absent user files, its news and its registry."""
+
+EMPTY = {"nodes": [], "links": [], "groups": [], "version": 0.4, "config": {}, "extra": {}}
+EMPTY |= {"last_node_id": 0, "last_link_id": 0}
+CLEARED = """async empty => {
+    document.activeElement?.blur();
+    await app.loadGraphData(empty);
+    app.canvas.ds.reset();
+    const workflows = app.extensionManager.workflow, kept = workflows.activeWorkflow.path;
+    for (const other of [...workflows.openWorkflows])
+        if (other.path != kept) await workflows.closeWorkflow(other) }"""
 
 CROSSED = """() => {
     const context = document.createElement("canvas").getContext("2d"), found = [];
@@ -27,6 +45,34 @@ CROSSED = """() => {
     return found;
 }"""
 """In page coordinates: the page keeps the curve of each link that it has drawn."""
+SHOWN = """kind => app.graph._nodes.filter(n => n.type == kind).map(n => [n.widgets
+    .filter(w => w.name == 'flexid_report').map(w => w.element.innerText).join(''),
+    app.nodeOutputs[n.id]?.images?.length ?? 0])[0]"""
+
+
+def from_start(name: str, reason: str) -> str:
+    """A path that `start.py test` found. CI must have it; elsewhere its tests are skipped."""
+    path = os.environ.get(name, "")
+    if path:
+        return path
+    if os.environ.get("CI", "").lower() in ("1", "true"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@contextmanager
+def open_browser() -> Iterator:
+    """Chromium without a window, closed at the end."""
+    reason = "no Chromium: install one, or name it in FLEXID_CHROMIUM"
+    path = from_start("FLEXID_CHROMIUM", reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=path, args=FLAGS.split())
+        try:
+            yield running
+        finally:
+            running.close()
 
 
 class Page:
@@ -41,6 +87,12 @@ class Page:
     def _console(self, message):
         if message.type == "error" and not any(part in message.text for part in HARMLESS):
             self.problems.append(message.text)
+
+    def clear(self):
+        """Leave an empty graph, no other open one, and no problems, for the next test."""
+        self.tab.evaluate(CLEARED, EMPTY)
+        self.tab.wait_for_function("!app.graph._nodes.length")
+        self.problems.clear()
 
     def load(self, graph, name="test"):
         self.tab.evaluate("([g, n]) => app.loadGraphData(g, true, true, n)", [graph, name])
@@ -95,6 +147,10 @@ class Page:
             app.canvas.ds.offset = [-left, -top]; app.canvas.setDirty(true, true) }"""
         )
         self.tab.wait_for_timeout(SECOND)
+
+    def shown(self, kind):
+        """On the first node of a kind: its report, and how many pictures."""
+        return self.tab.evaluate(SHOWN, kind)
 
     def crossed(self):
         """Titles of nodes and groups that a link crosses: what is linked, the title."""

@@ -18,7 +18,9 @@ TITLES = {
     "subject_in_style": "The person of a photo in another style (SD 1.5)",
     "style_transfer": "The style of a photo, another subject (SD 1.5)",
     "editid": "Likeness or freedom, by one choice (Flux.1)",
+    "id_guidance": "Guide a face by a recogniser (Flux.1)",
     "merge_adapters": "Merge two adapters (Flux.1)",
+    "couple_flux": "Two people, two boxes (Flux.1)",
     "guidance_kontext": "Weigh a reference photo (Flux.1 Kontext)",
     "guidance_flux2": "Weigh a reference photo (FLUX.2 klein)",
     "guidance_qwen": "Weigh a reference photo (Qwen-Image-Edit)",
@@ -30,8 +32,13 @@ TITLES = {
     "flexid_demo": "Keep a face, obey the prompt (demo)",
     "flexid_nodes_demo": "Face and prompt, all nodes (demo)",
     "balance_demo": "One slider from prompt to photo (demo)",
+    "flexip_demo": "A photo and a prompt, one slider (demo)",
+    "flexip_beside_vfa_demo": "FlexIP beside VFA (demo)",
+    "editid_demo": "Likeness or freedom, by one choice (demo)",
     "compare_identity_demo": "Is it still the person (demo)",
     "sweep_demo": "Which weight (demo)",
+    "dynamicid_demo": "One person, many expressions (demo)",
+    "couple_demo": "Two people, own expressions (demo)",
 }
 PAGES = {name: FOLDER / f"{title}.json" for name, title in TITLES.items()}
 """Short name -> the graph in the page's format."""

@@ -3,11 +3,10 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from browser_page import SECOND, Page
+from browser_page import SECOND, Page, from_start, open_browser
 from flexid.setup import demo
 from flexid.setup.client import Client
 from flexid.setup.environment import Environment
@@ -15,8 +14,6 @@ from flexid.setup.probe import device, prefers_bfloat16
 from flexid.setup.server import Server, start
 from small_hub import SmallHub, serve_hub
 
-FLAGS = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
-FLAGS += " --disable-sync --no-first-run --disable-dev-shm-usage"
 SIZE = {"width": 1600, "height": 1000}
 READY = "!!(window.app?.graph && window.LiteGraph?.registered_node_types?.FlexIDApplyVFA)"
 
@@ -79,16 +76,6 @@ def demo_graph(client, portrait) -> dict:
     return demo.put_photo(demo.load_graph(demo.WORKFLOW), client.upload(portrait), insist=True)
 
 
-def from_start(name: str, reason: str) -> str:
-    """A path that `start.py test` found. CI must have it; elsewhere its tests are skipped."""
-    path = os.environ.get(name, "")
-    if path:
-        return path
-    if os.environ.get("CI", "").lower() in ("1", "true"):
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
 @pytest.fixture(scope="session")
 def newest_server(environment, models, tmp_path_factory) -> Iterator[Server]:
     """A server with the newest page in place of the one that ComfyUI installs."""
@@ -101,54 +88,74 @@ def newest_server(environment, models, tmp_path_factory) -> Iterator[Server]:
         running.stop()
 
 
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    return from_start("FLEXID_CHROMIUM", "no Chromium: install one, or name it in FLEXID_CHROMIUM")
+@pytest.fixture(scope="module")
+def browser():
+    with open_browser() as running:
+        yield running
+
+
+def load_page(browser, client: Client, settings: dict) -> Page:
+    client.post("/settings", settings)
+    page = Page(browser.new_page(viewport=SIZE))
+    page.tab.goto(client.url)
+    page.tab.wait_for_function(READY, timeout=120 * SECOND)
+    page.tab.wait_for_timeout(SECOND)
+    return page
 
 
 @pytest.fixture(scope="module")
-def browser(chromium):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium, args=FLAGS.split())
-        try:
-            yield running
-        finally:
-            running.close()
-
-
-@contextmanager
-def opener(browser, client: Client, portrait: Path) -> Iterator[Callable[..., Page]]:
-    """open_it(language, **settings) -> Page; closed at the end."""
-    tabs = []
-    client.upload(portrait)
-
-    def open_it(language="en", **settings):
-        known = {"Comfy.TutorialCompleted": True, "Comfy.Locale": language}
-        client.post("/settings", {**known, "Comfy.VueNodes.Enabled": False, **settings})
-        page = Page(browser.new_page(viewport=SIZE))
-        tabs.append(page.tab)
-        page.tab.goto(client.url)
-        page.tab.wait_for_function(READY, timeout=120 * SECOND)
-        page.tab.wait_for_timeout(SECOND)
-        return page
-
-    yield open_it
-    for tab in tabs:
-        tab.close()
+def kept() -> dict[tuple, Page]:
+    """Server and settings -> the page that a test has left to the next one; never two."""
+    return {}
 
 
 @pytest.fixture
-def open_page(browser, client, portrait) -> Iterator[Callable[..., Page]]:
-    with opener(browser, client, portrait) as open_it:
-        yield open_it
+def opener(request, browser, portrait, kept) -> Iterator[Callable[..., Callable[..., Page]]]:
+    """opener(client) -> open_it(language, fresh, **settings) -> Page.
+
+    It takes seconds until a page is ready, so the next test gets it when it asks for the same
+    settings, with an empty graph. fresh=True is for a test that reloads or patches its page. The
+    pages of a failed test are not used again.
+    """
+    used = []
+    failed = request.session.testsfailed
+
+    def opener_of(client: Client) -> Callable[..., Page]:
+        client.upload(portrait)
+
+        def open_it(language="en", fresh=False, **settings):
+            known = {"Comfy.TutorialCompleted": True, "Comfy.Locale": language}
+            known |= {"Comfy.VueNodes.Enabled": False, **settings}
+            key = None if fresh else (client.url, *sorted(known.items()))
+            page = kept.pop(key, None)
+            if page:
+                page.clear()
+            else:
+                while kept:  # a page that draws beside it slows this one down
+                    kept.popitem()[1].tab.close()
+                page = load_page(browser, client, known)
+            used.append((key, page))
+            return page
+
+        return open_it
+
+    yield opener_of
+    failed = request.session.testsfailed > failed
+    for key, page in used:
+        if key is None or failed or page.problems or kept:
+            page.tab.close()
+        else:
+            kept[key] = page
 
 
 @pytest.fixture
-def open_newest_page(browser, newest_server, portrait) -> Iterator[Callable[..., Page]]:
-    with opener(browser, Client(newest_server.url), portrait) as open_it:
-        yield open_it
+def open_page(opener, client) -> Callable[..., Page]:
+    return opener(client)
+
+
+@pytest.fixture
+def open_newest_page(opener, newest_server) -> Callable[..., Page]:
+    return opener(Client(newest_server.url))
 
 
 @pytest.fixture

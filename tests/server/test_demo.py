@@ -17,6 +17,7 @@ from flexid.setup.client import GraphError
 from flexid.setup.events import Events
 from pack import ROOT
 from PIL import Image
+from server_results import forget
 
 pytestmark = pytest.mark.server
 
@@ -68,24 +69,6 @@ def cached(entry):
         if event == "execution_cached"
         for node in data["nodes"]
     }
-
-
-GREY = {
-    "1": {
-        "class_type": "EmptyImage",
-        "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0},
-    },
-    "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
-}
-
-
-def forget(client):
-    """Drop cached results and loaded models.
-
-    The worker looks for that wish after a graph, not before: the grey picture makes it look.
-    """
-    client.post("/free", {"unload_models": True, "free_memory": True})
-    client.queue(GREY)
 
 
 def test_the_server_has_the_pack_and_the_models(client, server):

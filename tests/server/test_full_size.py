@@ -1,8 +1,8 @@
-"""Templates for SD 1.5 through the stock loaders, on files of the published size.
+"""SD 1.5 and SDXL through the stock loaders, on files of the published size.
 
 They are random, so the pictures are noise; what is shown is that the files load, that every block
-is reached and that a step runs. FLEXID_FULL_SIZE=1 turns the test on: it takes minutes, 4 GB of
-disk and 8 GB of memory.
+is reached and that a step runs. FLEXID_FULL_SIZE=1 turns the tests on: they take minutes, 12 GB of
+disk and 20 GB of memory.
 """
 
 import copy
@@ -23,24 +23,56 @@ pytestmark = [
 ]
 
 
+SDXL = {
+    "CheckpointLoaderSimple": "sd_xl_base_1.0.safetensors",
+    "FlexIDLoadFlexIP": "ip-adapter-plus_sdxl_vit-h.safetensors",
+}
+"""Node -> its file, in place of the template's."""
+
+
 @pytest.fixture(scope="module")
 def files(server):
     import full_size
     from flexid.bench import unet
 
+    yield from written(
+        server,
+        {
+            "checkpoints/v1-5-pruned-emaonly-fp16.safetensors": (
+                lambda path: full_size.write_checkpoint(unet.SD15, path)
+            ),
+            "clip_vision/CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors": full_size.write_vit_h,
+            "ipadapter/ip-adapter-plus_sd15.safetensors": (
+                lambda path: full_size.write_ip_adapter(unet.SD15, path)
+            ),
+            "ipadapter/ip-adapter-plus-face_sd15.safetensors": (
+                lambda path: full_size.write_ip_adapter(unet.SD15, path)
+            ),
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def sdxl(server):
+    import full_size
+    from flexid.bench import unet
+
+    yield from written(
+        server,
+        {
+            f"checkpoints/{SDXL['CheckpointLoaderSimple']}": (
+                lambda path: full_size.write_checkpoint(unet.SDXL, path)
+            ),
+            f"ipadapter/{SDXL['FlexIDLoadFlexIP']}": (
+                lambda path: full_size.write_ip_adapter(unet.SDXL, path)
+            ),
+        },
+    )
+
+
+def written(server, places):
+    """Write files below the server's models folder; they are removed afterwards."""
     models = server.base / "models"
-    places = {
-        "checkpoints/v1-5-pruned-emaonly-fp16.safetensors": (
-            lambda path: full_size.write_checkpoint(unet.SD15, path)
-        ),
-        "clip_vision/CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors": full_size.write_vit_h,
-        "ipadapter/ip-adapter-plus_sd15.safetensors": (
-            lambda path: full_size.write_ip_adapter(unet.SD15, path)
-        ),
-        "ipadapter/ip-adapter-plus-face_sd15.safetensors": (
-            lambda path: full_size.write_ip_adapter(unet.SD15, path)
-        ),
-    }
     for name, write in places.items():
         path = models / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,10 +103,9 @@ def pixels(client, graph):
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
 
 
-@pytest.mark.parametrize("name", ["flexip", "subject_in_style", "style_transfer"])
-def test_a_template_for_sd15_runs_on_full_size_files(files, client, portrait, name):
+def paint_both(client, portrait, graph):
+    """With the photo, and with the balance at 0."""
     client.upload(portrait)
-    graph = small(json.loads(APIS[name].read_text(encoding="utf-8")))
     for node in graph.values():
         if node["class_type"] == "LoadImage":
             node["inputs"]["image"] = portrait.name
@@ -84,6 +115,23 @@ def test_a_template_for_sd15_runs_on_full_size_files(files, client, portrait, na
     for node in graph.values():
         if node["class_type"] == "FlexIDApplyFlexIP":
             node["inputs"]["balance"] = 0.0
-    alone = pixels(client, graph)
+    return drawn, pixels(client, graph)
+
+
+@pytest.mark.parametrize("name", ["flexip", "subject_in_style", "style_transfer"])
+def test_a_template_for_sd15_runs_on_full_size_files(files, client, portrait, name):
+    graph = small(json.loads(APIS[name].read_text(encoding="utf-8")))
+    drawn, alone = paint_both(client, portrait, graph)
+    assert drawn.shape == (128, 128, 3)
+    assert np.abs(drawn - alone).mean() > 1
+
+
+def test_sdxl_runs_on_full_size_files(files, sdxl, client, portrait):
+    graph = small(json.loads(APIS["flexip"].read_text(encoding="utf-8")))
+    for node in graph.values():
+        if node["class_type"] in SDXL:
+            [name] = [key for key, one in node["inputs"].items() if ".safetensors" in str(one)]
+            node["inputs"][name] = SDXL[node["class_type"]]
+    drawn, alone = paint_both(client, portrait, graph)
     assert drawn.shape == (128, 128, 3)
     assert np.abs(drawn - alone).mean() > 1

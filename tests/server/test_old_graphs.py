@@ -50,10 +50,16 @@ UNBOUND = """() => { const create = LiteGraph.createNode.bind(LiteGraph); window
         return node } }"""
 
 
-@pytest.fixture(params=PAGES)
-def any_page(request, models):
+@pytest.fixture(scope="module", params=PAGES)
+def kind(request):
+    """pytest runs all tests of one kind before it goes to the next."""
+    return request.param
+
+
+@pytest.fixture
+def any_page(kind, request, models):
     """A page of every kind, with the published files' names in its server's models folder."""
-    opener, vue = PAGES[request.param]
+    opener, vue = PAGES[kind]
     running = "newest_server" if "newest" in opener else "server"
     real_names.place(models, request.getfixturevalue(running).base / "models")
     return request.getfixturevalue(opener)(**{"Comfy.VueNodes.Enabled": vue})
@@ -109,7 +115,7 @@ def test_a_graph_for_sdxl_becomes_ours_with_its_method(any_page):
 
 
 def test_nodes_2_0_shows_the_values_in_pages_that_do_not_bind_widgets(open_page):
-    page = open_page(**{"Comfy.VueNodes.Enabled": True})
+    page = open_page(fresh=True, **{"Comfy.VueNodes.Enabled": True})
     page.tab.evaluate(UNBOUND)
     replace_all(page, masked_graph())
     assert page.tab.evaluate("window.swallowed") > 0

@@ -4,13 +4,12 @@ import json
 
 import pytest
 import templates
-from browser_page import SECOND
+from browser_page import EMPTY, SECOND
 
 pytestmark = pytest.mark.server
 
-PAGES = pytest.mark.parametrize("vue", [False, True], ids=["classic", "Nodes 2.0"])
-EMPTY = {"nodes": [], "links": [], "groups": [], "version": 0.4, "config": {}, "extra": {}}
-EMPTY |= {"last_node_id": 0, "last_link_id": 0}
+PAGES = pytest.mark.parametrize("vue", [False, True], ids=["classic", "Nodes 2.0"], scope="module")
+"""By scope, so that pytest runs all tests in one kind of page before it goes to the other."""
 GATE, SIP, DETECT, ENCODE = 14, 15, 6, 10
 SHOWN = """() => Object.fromEntries(app.graph._nodes.filter(n => n.comfyClass?.startsWith('FlexID'))
     .map(n => [n.id, n.widgets?.filter(w => w.name.startsWith('flexid_'))
@@ -54,9 +53,9 @@ def stacked(page, number):
     )
 
 
-def run(open_page, graph, vue, point):
+def run(open_page, graph, vue, point, fresh=False):
     """A page in which the graph has just run, and what its nodes show."""
-    page = open_page(**{"Comfy.VueNodes.Enabled": vue})
+    page = open_page(fresh=fresh, **{"Comfy.VueNodes.Enabled": vue})
     page.load(graph)
     page.tab.evaluate(CHANGE, [DETECT, "point_x", point])  # so that ComfyUI has not cached it
     page.run()
@@ -78,6 +77,30 @@ def reload(page):
         timeout=300 * SECOND,
     )
     page.tab.wait_for_timeout(2 * SECOND)
+
+
+@PAGES
+def test_what_nodes_show_survives_a_reload(open_page, graph, vue):
+    page, first = run(open_page, graph, vue, 0.3 if vue else 0.7, fresh=True)
+    reload(page)
+    assert page.tab.evaluate(SHOWN) == first
+    assert set(page.tab.evaluate(PICTURES)) == {DETECT, ENCODE}
+    assert page.problems == []
+
+
+@PAGES
+def test_a_changed_graph_does_not_show_what_is_no_longer_true(open_page, graph, vue):
+    page, _ = run(open_page, graph, vue, 0.2 if vue else 0.8, fresh=True)
+    page.tab.evaluate(CHANGE, [DETECT, "point_x", 0.9])
+    reload(page)
+    shown = (
+        f"window.app?.graph?.getNodeById?.({GATE})?.widgets?.some(w => w.name == 'flexid_report')"
+    )
+    page.tab.wait_for_function(shown, timeout=300 * SECOND)
+    page.tab.wait_for_timeout(2 * SECOND)
+    shown = page.tab.evaluate(SHOWN).keys()
+    assert str(GATE) in shown, "it does not depend on the photo"
+    assert not {str(DETECT), str(ENCODE), str(SIP)} & shown
 
 
 @PAGES
@@ -104,30 +127,6 @@ def test_what_nodes_show_survives_undo_and_keeps_its_order(open_page, graph, vue
     assert {number: stacked(page, number) for number in order} == order
     assert page.tab.evaluate(SHOWN) == first
     assert page.problems == []
-
-
-@PAGES
-def test_what_nodes_show_survives_a_reload(open_page, graph, vue):
-    page, first = run(open_page, graph, vue, 0.3 if vue else 0.7)
-    reload(page)
-    assert page.tab.evaluate(SHOWN) == first
-    assert set(page.tab.evaluate(PICTURES)) == {DETECT, ENCODE}
-    assert page.problems == []
-
-
-@PAGES
-def test_a_changed_graph_does_not_show_what_is_no_longer_true(open_page, graph, vue):
-    page, _ = run(open_page, graph, vue, 0.2 if vue else 0.8)
-    page.tab.evaluate(CHANGE, [DETECT, "point_x", 0.9])
-    reload(page)
-    shown = (
-        f"window.app?.graph?.getNodeById?.({GATE})?.widgets?.some(w => w.name == 'flexid_report')"
-    )
-    page.tab.wait_for_function(shown, timeout=300 * SECOND)
-    page.tab.wait_for_timeout(2 * SECOND)
-    shown = page.tab.evaluate(SHOWN).keys()
-    assert str(GATE) in shown, "it does not depend on the photo"
-    assert not {str(DETECT), str(ENCODE), str(SIP)} & shown
 
 
 @PAGES

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flexid.setup import demo
 from flexid.setup.client import GraphError
+from flexid.setup.events import Events
 from pack import ROOT
 
 pytestmark = pytest.mark.server
@@ -113,3 +114,41 @@ def test_an_interrupted_sweep_stops_and_runs_whole_afterwards(client, graph):
     assert "execution_interrupted" in [event for event, _ in entry["status"]["messages"]]
     assert "33" not in entry["outputs"], "no report of half a sweep"
     assert len(client.queue(graph)["outputs"]["16"]["images"]) == 3
+
+
+def follow(client, graph):
+    """Queue the graph; the bar of Sweep Values, and of the nodes that ran meanwhile."""
+    seen = []
+
+    def note(kind, data):
+        if kind == "progress_state":
+            running = {
+                key: (state["value"], state["max"])
+                for key, state in data["nodes"].items()
+                if state["state"] == "running"
+            }
+            seen.append(running)
+
+    events = Events(client.url, client.id, note)
+    try:
+        client.queue(graph)
+    finally:
+        events.close()
+    return [one for one in seen if "30" in one and len(one) == 2]
+
+
+def test_the_bar_of_sweep_values_counts_values_also_when_they_are_cached(client, graph):
+    whole = follow(client, graph | {"14": with_seed(graph["14"], 71)})
+    again = follow(client, graph | {"14": with_seed(graph["14"], 72)})
+    for seen in (whole, again):
+        sampled = [one["30"] for one in seen if "14" in one]
+        counts = [value for value, _ in sampled]
+        assert {most for _, most in sampled} == {3}
+        assert counts == sorted(counts) and counts[-1] == 3
+        assert {0.5, 1.5, 2.5} <= set(counts), "two steps for each value"
+        assert any("32" in one for one in seen), "Compare Identity is behind the number, too"
+        assert all("17" not in one for one in seen), "the plain picture is not"
+
+
+def with_seed(node, seed):
+    return node | {"inputs": node["inputs"] | {"seed": seed}}
