@@ -28,6 +28,7 @@ LOADERS = {
     "FlexIDLoadIdentityAdapter": "pulid",
     "FlexIDLoadEvaClip": "clip_vision",
     "FlexIDLoadSIPProjector": "flexid",
+    "FlexIDLoadFlexIP": "flexid",
     "FlexIDLoadDynamicID": "dynamicid",
     "FlexIDLoadIMR": "dynamicid",
 }

@@ -104,6 +104,14 @@ def test_the_small_world_imports_neither_setup_nor_nodes():
         assert "flexid.setup" not in text and "flexid.nodes" not in text, path
 
 
+def test_the_benchmark_s_command_line_loads_with_the_standard_library_alone():
+    """start.py checks it before there is an environment."""
+    for name in ("options", "rows", "graphs", "data", "records"):
+        for found, level in imports(ROOT / "ibench" / f"{name}.py"):
+            top = found.split(".")[0]
+            assert level == 1 or top in sys.stdlib_module_names, f"{name} imports {found}"
+
+
 def test_setup_loads_with_the_standard_library_alone():
     """It runs before there is an environment: at module level it imports nothing of the pack."""
     for path in [*ROOT.glob("setup/**/*.py"), ROOT / "start.py"]:
@@ -120,7 +128,8 @@ def test_setup_loads_with_the_standard_library_alone():
 
 
 def test_module_length():
-    for path in [*PACK, ROOT / "__init__.py", *ROOT.glob("mini/**/*.py")]:
+    rooms = [*ROOT.glob("mini/**/*.py"), *ROOT.glob("ibench/**/*.py")]
+    for path in [*PACK, ROOT / "__init__.py", *rooms]:
         lines = len(path.read_text(encoding="utf-8").splitlines())
         limit = 40 if path == ROOT / "__init__.py" else 350
         assert lines <= limit, f"{path} has {lines} lines"
@@ -128,7 +137,7 @@ def test_module_length():
 
 def test_private_functions_are_not_named_after_their_result():
     """`_join_prompts`, not `_joined`. A portrait's clothes are drawn by functions of their name."""
-    for room in ("bench", "mini", "model_patches", "nodes", "setup"):
+    for room in ("bench", "ibench", "mini", "model_patches", "nodes", "setup"):
         for path in ROOT.glob(f"{room}/**/*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.FunctionDef) and re.fullmatch("_[a-z]+ed", node.name):
@@ -138,7 +147,7 @@ def test_private_functions_are_not_named_after_their_result():
 
 def test_no_attribute_hides_behind_a_method():
     """A submodule of that name would be out of reach: Python finds the class's method first."""
-    for room in ("bench", "mini", "model_patches", "nodes", "setup", "tests"):
+    for room in ("bench", "ibench", "mini", "model_patches", "nodes", "setup", "tests"):
         for path in ROOT.glob(f"{room}/**/*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.ClassDef):

@@ -11,8 +11,16 @@ from pack import ROOT
 pytestmark = pytest.mark.pure
 
 SHIPPED = [ROOT / "__init__.py", *ROOT.glob("nodes/**/*.py"), *ROOT.glob("model_patches/**/*.py")]
-COMFYUIS = {"torch", "torchvision", "numpy", "scipy", "filelock", "PIL"}
-COMFYUIS |= {"comfy", "comfy_api", "comfy_extras", "folder_paths", "nodes", "server"}
+COMFYUIS = {"torch", "torchvision", "numpy", "scipy", "filelock", "PIL", "transformers"}
+COMFYUIS |= {
+    "comfy",
+    "comfy_api",
+    "comfy_extras",
+    "comfy_execution",
+    "folder_paths",
+    "nodes",
+    "server",
+}
 """What every ComfyUI has: its own modules, what its requirements.txt lists, and filelock, which
 torch needs."""
 OTHERS = {"google": "onnx", "cv2": "opencv-python", "skimage": "scikit-image"}

@@ -72,6 +72,16 @@ def test_the_benchmark_gets_its_own_options(parse):
     assert parse(["bench", "--json", "a.json", "--", "b"]).rest == ["--json", "a.json", "b"]
 
 
+def test_ibench_is_checked_first_and_then_passed_on_as_written(parse, tmp_path, capsys):
+    own = ["--data", "d", "--models", str(tmp_path), "--rows", "alone", "vfa-0.9"]
+    options = parse(["ibench", "--fresh", *own, "--python", "py", "--", "--lowvram"])
+    assert options.rest == [*own, "--", "--lowvram"]
+    assert options.fresh and options.python == Path("py")
+    with pytest.raises(SystemExit):
+        parse(["ibench", "--data", "d", "--rows", "alone", "alone"])
+    assert "--rows names alone twice" in capsys.readouterr().err
+
+
 def test_an_existing_comfyui_comes_from_option_or_variable(parse, monkeypatch):
     monkeypatch.setenv("COMFYUI_PATH", "/from/variable")
     assert parse(["test"]).comfyui == Path("/from/variable")

@@ -91,7 +91,8 @@ def test_the_prompts_are_an_expression_a_pose_and_a_style():
 
 def test_the_graph_uses_the_files_that_are_built(graph):
     names = {str(value) for node in graph.values() for value in node["inputs"].values()}
-    for path in mini_world.WRITERS:
+    others = {mini_world.FLEXIP, mini_world.SAA, mini_world.IMR, mini_world.KEY_POINTS}
+    for path in set(mini_world.WRITERS) - others:
         expected = path.split("/")[-2] if path.endswith(".onnx") else path.split("/")[-1]
         assert expected in names, path
 
