@@ -30,11 +30,7 @@ LANDMARKER_ADVICE = (
 NEVER = {
     "image quality": "IBench takes MUSIQ with SPAQ weights, whose library (pyiqa) is not free for "
     "all uses; measure it yourself on the pictures",
-    "CLIP-IQA of FlexIP": "torchmetrics has it, with a network that it downloads by itself; "
-    "measure it yourself on the pictures",
     "DreamSim, ImageReward, GPT": "IBench's own code gives no values for them",
-    "CLIP-I and DINO-I of FlexIP": "they compare subjects that a network of your choice cut out; "
-    "take keep_masked and clip_similarity of model_patches/evaluate for them",
 }
 """Of the papers' tables, what this benchmark leaves out, whatever files are there."""
 FAVOURITE = "antelopev2"
@@ -85,7 +81,7 @@ def open_judges(
     else:
         files[LANDMARKER] = digest(folders.get_full_path("detection", LANDMARKER))
     if pair is None:
-        absent["prompt, clip_plain, clip_photo"] = CLIP_ADVICE
+        absent["prompt, clip_plain, clip_photo, quality"] = CLIP_ADVICE
     else:
         files |= {path.name: digest(path) for path in pair}
     path = INCEPTION.find(folders)

@@ -33,6 +33,7 @@ from ..model_patches.evaluate.outcomes import (
     valid,
 )
 from ..model_patches.evaluate.pose import axis_changes, matrix_angles, view_of
+from ..model_patches.evaluate.subject import cut_subject
 from ..model_patches.identity.compare_faces import Seen
 from .networks import Networks
 from .records import Prompt
@@ -42,6 +43,10 @@ AESTHETIC, AESTHETIC_TENTH = "aesthetic", "aesthetic_tenth"
 DINO, FGIS = "dino", "fgis"
 CLIP_PHOTO = "clip_photo"
 """CLIP-I as FlexIP and others take it, of whole pictures; IBench's ClipI is `clip_plain`."""
+CLIP_SUBJECT, DINO_SUBJECT = "clip_subject", "dino_subject"
+"""FlexIP's CLIP-I and DINO-I: of subjects that are cut out."""
+QUALITY = "quality"
+"""FlexIP's CLIP-IQA."""
 CLASS = "expression_class"
 """IBench's ExprDiv: 1 where the face has another expression than the photo."""
 EXPR, EXPR_SHAPES = "expression_asked", "expression_asked_bs"
@@ -65,6 +70,12 @@ class Look:
     """(1, D) DINOv2's."""
     face: Tensor | None = None
     """(1, D) and of the face."""
+    quality: float | None = None
+    """CLIP-IQA, 0 to 1."""
+    clip_subject: Tensor | None = None
+    """(1, D) CLIP's feature of the subject alone; None, too, where there is no subject."""
+    whole_subject: Tensor | None = None
+    """(1, D) DINOv2's."""
     logits: Tensor | None = None
     """(10, 7) of the face's expression."""
     angles: tuple[float, float, float] | None = None
@@ -99,14 +110,33 @@ def look(
         found = pose_angles(networks.pose, pose_pixels(picture, box)[None], mode)[0]
         yaw, pitch, roll = found.tolist()
         angles = yaw, pitch, roll
+    feature = clip.embed_picture(picture, mode) if clip else None
+    quality = networks.quality
     return Look(
         seen,
         networks.aesthetic.score(picture, mode) if networks.aesthetic else None,
-        clip.embed_picture(picture, mode) if clip else None,
+        feature,
         dino_feature(networks.dino, picture) if networks.dino else None,
         face,
+        quality.score(feature) if quality and feature is not None else None,
+        *_look_at_subject(networks, picture, mode, clip),
         logits,
         angles,
+    )
+
+
+def _look_at_subject(
+    networks: Networks, picture: np.ndarray, mode: Mode, clip: ClipPair | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """(1, D) features by CLIP and by DINOv2, as far as they are there."""
+    if networks.remover is None or (clip is None and networks.dino is None):
+        return None, None
+    subject = cut_subject(networks.remover, picture)
+    if subject is None:
+        return None, None
+    return (
+        clip.embed_picture(subject, mode) if clip else None,
+        dino_feature(networks.dino, subject) if networks.dino else None,
     )
 
 
@@ -131,6 +161,8 @@ def compare_looks(photo: Look, mine: Look, mode: Mode) -> dict[str, Outcome]:
         values[AESTHETIC_TENTH] = valid(compat_aesthetic([mine.score]))
     elif mine.score is not None:
         values[AESTHETIC] = valid(mine.score)
+    if mine.quality is not None:
+        values[QUALITY] = valid(mine.quality)
     if photo.clip is not None and mine.clip is not None:
         values[CLIP_PHOTO] = valid(float(clip_similarity(photo.clip, mine.clip)))
     if photo.whole is not None and mine.whole is not None:
@@ -143,6 +175,23 @@ def _compare_faces(photo: Look, mine: Look) -> Outcome:
     if photo.face is None or mine.face is None:
         return failed(mine.reason)
     return valid(float(clip_similarity(photo.face, mine.face)))
+
+
+def compare_subjects(networks: Networks, photo: Look, mine: Look) -> dict[str, Outcome]:
+    """CLIP_SUBJECT and DINO_SUBJECT, as far as their networks are there."""
+    if networks.remover is None:
+        return {}
+    pairs = {}
+    if mine.clip is not None:
+        pairs[CLIP_SUBJECT] = photo.clip_subject, mine.clip_subject
+    if mine.whole is not None:
+        pairs[DINO_SUBJECT] = photo.whole_subject, mine.whole_subject
+    return {
+        name: failed(UNDEFINED)
+        if one is None or other is None
+        else valid(float(clip_similarity(one, other)))
+        for name, (one, other) in pairs.items()
+    }
 
 
 def compare_expressions(networks: Networks, photo: Look, mine: Look) -> dict[str, Outcome]:

@@ -28,6 +28,7 @@ from .looks import (
     Look,
     compare_expressions,
     compare_looks,
+    compare_subjects,
     compare_turns,
     look,
     look_at_expression,
@@ -177,6 +178,7 @@ class Meter:
         photo = self._look_at_photo(job.pair.person)
         mine = self._look(job.find_picture(self.store), row.seen[0])
         values |= compare_looks(photo, mine, self.mode) | compare_turns(photo, mine, self.mode)
+        values |= compare_subjects(self.judges.networks, photo, mine)
         values |= self._measure_edits(job, photo, mine)
         if plain is not None:
             edits = self._measure_edits(job, photo, self._look(plain, row.seen[1]))

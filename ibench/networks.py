@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,13 @@ from torch import Tensor
 from ..model_patches.encoders.clip_pair import ClipPair
 from ..model_patches.encoders.clip_vision import look_at_pixels
 from ..model_patches.evaluate.dino import CLS, DINO_FILE, build_dino
-from ..model_patches.evaluate.features import AESTHETIC_ADVICE, AESTHETIC_FILE, aesthetic
+from ..model_patches.evaluate.features import (
+    AESTHETIC_ADVICE,
+    AESTHETIC_FILE,
+    IQA_TEXTS,
+    aesthetic,
+    clip_iqa,
+)
 from ..model_patches.evaluate.inception import INCEPTION_ADVICE, INCEPTION_FILE
 from ..model_patches.evaluate.modes import COMPAT, CORRECTED, Mode
 from ..model_patches.evaluate.networks import (
@@ -29,6 +36,13 @@ from ..model_patches.evaluate.networks import (
     build_pose_net,
 )
 from ..model_patches.evaluate.pixels import clip_pixels, compat_aesthetic_pixels
+from ..model_patches.evaluate.subject import (
+    SUBJECT_ADVICE,
+    SUBJECT_FILE,
+    SUBJECT_KEY,
+    can_cut,
+    open_remover,
+)
 from ..model_patches.files.header import Header, peek
 from ..model_patches.files.tensor_file import digest, read_weights
 from .clip_files import find_vision, open_vision
@@ -59,8 +73,10 @@ class NetworkFile:
         return f"put into models/{self.folders[0]}: {self.advice}"
 
     def find(self, folders: Any) -> Path | None:
-        """folders: ComfyUI's folder_paths. None where no file fits."""
-        places = [Path(root) for name in self.folders for root in folders.get_folder_paths(name)]
+        """folders: ComfyUI's folder_paths, which may lack a folder where it is older. None where
+        no file fits."""
+        known = [name for name in self.folders if name in folders.folder_names_and_paths]
+        places = [Path(root) for name in known for root in folders.get_folder_paths(name)]
         for path in sorted(one for place in places for one in place.glob("*") if one.is_file()):
             header = peek(path)
             if path.name == self.name or (header is not None and self.fits(header)):
@@ -107,6 +123,30 @@ AESTHETIC = NetworkFile(
     f"{AESTHETIC_ADVICE}; it also needs the picture half of CLIP ViT-L/14 in models/clip_vision",
     lambda header: header.shapes == {"weight": (1, CLIP_WIDTH), "bias": (1,)},
 )
+SUBJECT = NetworkFile(
+    SUBJECT_FILE,
+    "clip_subject, dino_subject",
+    f"{SUBJECT_ADVICE}; ComfyUIs without Remove Background cannot read it",
+    lambda header: SUBJECT_KEY in header.shapes,
+    ("background_removal",),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Quality:
+    """CLIP-IQA by the CLIP that also judges the prompts."""
+
+    clip: ClipPair
+
+    @cached_property
+    def texts(self) -> tuple[Tensor, Tensor]:
+        """Features (1, D) of a good photo and of a bad one."""
+        good, bad = map(self.clip.embed_text, IQA_TEXTS)
+        return good, bad
+
+    def score(self, feature: Tensor) -> float:
+        """(1, D) of a picture -> 0 to 1."""
+        return float(clip_iqa(feature, *self.texts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +176,9 @@ class Networks:
     pose: PoseNet | None = None
     """Of compat mode; the corrected pose needs none."""
     aesthetic: Aesthetic | None = None
+    quality: Quality | None = None
+    remover: Any = None
+    """comfy.bg_removal_model.BackgroundRemovalModel, which cuts subjects out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,11 +215,18 @@ def open_networks(folders: Any, clip: ClipPair | None, mode: Mode, device: torch
         files[eye.name] = digest(eye)
     elif head:
         absent[AESTHETIC.measures] = AESTHETIC.absence
+    cutter = SUBJECT.find(folders) if can_cut() else None
+    if cutter is None:
+        absent[SUBJECT.measures] = SUBJECT.absence
+    else:
+        files[cutter.name] = digest(cutter)
     networks = Networks(
         build_dino(dino).to(device) if dino else None,
         build_expression_net(expression).to(device) if expression else None,
         build_pose_net(pose).to(device) if pose else None,
         _make_aesthetic(clip.vision if clip else open_vision(eye), head) if head and eye else None,
+        Quality(clip) if clip else None,
+        open_remover(cutter) if cutter else None,
     )
     return Opened(networks, files, absent)
 

@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-PAINTING, MEASURING = 1, 2
+PAINTING, MEASURING = 1, 3
 """Raise one of them when code changes what is painted, or what is measured."""
 
 

@@ -4,6 +4,10 @@
 class Folders:
     """What the benchmark asks of folder_paths, below one folder."""
 
+    folder_names_and_paths = frozenset(
+        ("background_removal", "clip_vision", "detection", "flexid", "text_encoders")
+    )
+
     def __init__(self, root):
         self.root = root
 

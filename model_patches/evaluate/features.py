@@ -13,6 +13,10 @@ from .modes import COMPAT, CORRECTED, Mode, check_mode
 AESTHETIC_FILE = "sa_0_4_vit_l_14_linear.pth"
 """LAION's linear head: `weight` (1, 768) and `bias` (1,)."""
 AESTHETIC_ADVICE = f"{AESTHETIC_FILE} of github.com/LAION-AI/aesthetic-predictor"
+IQA_TEXTS = ("Good photo.", "Bad photo.")
+"""Of CLIP-IQA's quality."""
+IQA_SCALE = 100.0
+"""CLIP's own factor of cosines."""
 SENTENCE_END = re.compile(r"(?<=[.!?;])\s+|(?<=[。！？；])\s*|\n+")
 
 
@@ -64,6 +68,16 @@ def aesthetic(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             "CLIP ViT-L/14"
         )
     return F.linear(_unit(features), weight.double(), bias.double())[:, 0]
+
+
+def clip_iqa(images: Tensor, good: Tensor, bad: Tensor) -> Tensor:
+    """CLIP-IQA (Wang et al., arXiv 2207.12396): image features (B, D) -> shares (B,) from 0 to 1.
+
+    The softmax of both cosines, at CLIP's scale. good, bad: features (1, D) of IQA_TEXTS by the
+    same CLIP. The authors take a ResNet-50 without its positions; other CLIPs have other figures.
+    """
+    ahead = clip_similarity(images, good) - clip_similarity(images, bad)
+    return (IQA_SCALE * ahead).sigmoid()
 
 
 def compat_aesthetic(scores: Sequence[float]) -> float:

@@ -19,6 +19,7 @@ from flexid.ibench.looks import (
     EXPR_SHAPES,
     Look,
     compare_looks,
+    compare_subjects,
     look,
     measure_wishes,
 )
@@ -28,8 +29,10 @@ from flexid.ibench.networks import (
     DINO,
     EXPRESSION,
     POSE,
+    SUBJECT,
     Aesthetic,
     Networks,
+    Quality,
     open_networks,
 )
 from flexid.ibench.records import Data, Pair, Person, Prompt
@@ -38,7 +41,7 @@ from flexid.ibench.store import Store
 from flexid.ibench.table import Result, write_json
 from flexid.ibench.work import Job
 from flexid.model_patches.encoders.clip_vision import look_at_pixels
-from flexid.model_patches.evaluate import dino, expression, networks
+from flexid.model_patches.evaluate import dino, expression, networks, subject
 from flexid.model_patches.evaluate.features import aesthetic
 from flexid.model_patches.evaluate.pixels import (
     clip_pixels,
@@ -122,12 +125,16 @@ def test_what_is_absent_is_named_with_where_it_comes_from(tmp_path):
     make_folders(tmp_path)
     found = open_networks(Folders(tmp_path), None, "compat", CPU)
     assert set(vars(found.networks).values()) == {None} and found.files == {}
-    assert set(found.absent) == {one.measures for one in (AESTHETIC, DINO, EXPRESSION, POSE)}
+    every = (AESTHETIC, DINO, EXPRESSION, POSE, SUBJECT)
+    assert set(found.absent) == {one.measures for one in every}
     told = " ".join(found.absent.values())
-    for source in ("WuJie1010", "deep-head-pose", "facebook/dinov2-base", "LAION-AI"):
+    for source in ("WuJie1010", "deep-head-pose", "facebook/dinov2-base", "LAION-AI", "BiRefNet"):
         assert source in told
     corrected = open_networks(Folders(tmp_path), None, "corrected", CPU).absent
     assert POSE.measures not in corrected, "the corrected pose needs no network"
+    older = Folders(tmp_path)
+    older.folder_names_and_paths = {"flexid", "clip_vision"}
+    assert SUBJECT.find(older) is None, "a ComfyUI that does not know the folder"
     assert "image quality" in NEVER
 
 
@@ -215,6 +222,77 @@ def test_clip_beside_the_photo():
                    for v in (0, 9))  # fmt: skip
     assert compare_looks(photo, mine, "corrected")["clip_photo"].value == pytest.approx(0.96)
     assert compare_looks(Look(None), mine, "corrected") == {}
+
+
+class Eye:
+    """CLIP that sees the mean colour, and reads a good photo as red, a bad one as green."""
+
+    def embed_picture(self, rgb, mode):
+        return torch.from_numpy(rgb.reshape(-1, 3).mean(0))[None].float()
+
+    def embed_text(self, text):
+        return torch.tensor([[1.0, 0, 0] if text == "Good photo." else [0, 1.0, 0]])
+
+
+def test_quality_is_how_much_more_a_picture_is_a_good_photo():
+    eye, rgb = Eye(), np.zeros((4, 4, 3), np.uint8)
+    rgb[..., :2] = 30, 31
+    networks = Networks(quality=Quality(eye))
+    mine = look(networks, rgb, None, "corrected", eye)
+    ahead = 100 * (30 - 31) / math.hypot(30, 31)
+    assert mine.quality == pytest.approx(1 / (1 + math.exp(-ahead)))
+    assert compare_looks(mine, mine, "corrected")["quality"].value == mine.quality
+    assert look(Networks(), rgb, None, "corrected", eye).quality is None
+
+
+class Remover:
+    """Keeps what is not blue."""
+
+    def encode_image(self, pixels):
+        assert pixels.shape[-1] == 3 and pixels.max() <= 1
+        return (pixels[..., 2] < 0.5).float()
+
+
+def test_subjects_are_compared_without_their_backgrounds():
+    def drawn(colour, rows):
+        rgb = np.zeros((8, 8, 3), np.uint8)
+        rgb[..., 2] = 200
+        rgb[:rows] = colour
+        return rgb
+
+    networks, eye = Networks(remover=Remover(), dino=small_dino()), Eye()
+    looks = [
+        look(networks, rgb, None, "corrected", eye)
+        for rgb in (drawn((90, 0, 0), 4), drawn((90, 0, 0), 2), drawn((0, 90, 0), 2))
+    ]
+    photo, same, other = looks
+    assert compare_subjects(networks, photo, same)["clip_subject"].value == pytest.approx(1)
+    assert compare_looks(photo, same, "corrected")["clip_photo"].value < 0.97
+    found = compare_subjects(networks, photo, other)
+    assert found["clip_subject"].value == pytest.approx(0) and 0 < found["dino_subject"].value < 1
+    black = drawn((90, 0, 0), 4)
+    black[4:] = 0
+    assert torch.equal(photo.whole_subject, dino.dino_feature(networks.dino, black))
+    empty = look(networks, drawn((0, 0, 200), 1), None, "corrected", eye)
+    missing = compare_subjects(networks, photo, empty)
+    assert {one.reason for one in missing.values()} == {"undefined"} and len(missing) == 2
+    assert compare_subjects(Networks(), photo, same) == {}
+
+
+def test_birefnet_is_found_by_its_key_and_another_file_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "background_removal").mkdir()
+    for name, key in (("other", "x"), ("mine", subject.SUBJECT_KEY)):
+        save_file({key: torch.zeros(1)}, tmp_path / "background_removal" / f"{name}.safetensors")
+    assert SUBJECT.find(Folders(tmp_path)).name == "mine.safetensors"
+    with pytest.raises(ValueError, match=r"other.safetensors does not hold bb.*Comfy-Org/BiRefNet"):
+        subject.open_remover(tmp_path / "background_removal" / "other.safetensors")
+    make_folders(tmp_path)
+    monkeypatch.setattr("flexid.ibench.networks.open_remover", lambda path: path.name)
+    found = open_networks(Folders(tmp_path), None, "corrected", CPU)
+    assert found.networks.remover == "mine.safetensors" and "mine.safetensors" in found.files
+    monkeypatch.setattr("flexid.ibench.networks.can_cut", lambda: False)
+    found = open_networks(Folders(tmp_path), None, "corrected", CPU)
+    assert found.networks.remover is None and SUBJECT.measures in found.absent
 
 
 def save(path, image):

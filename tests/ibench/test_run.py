@@ -94,7 +94,7 @@ def test_a_stopped_run_goes_on_and_two_processes_give_the_same_table(finished):
     assert all(row["pictures"] == 2 for row in found["rows"])
     rigid = found["rows"][1]["measures"]
     assert rigid["gain"]["total"] == 2 and "prompt" not in rigid
-    assert "prompt, clip_plain, clip_photo" in found["left_out"]
+    assert "prompt, clip_plain, clip_photo, quality" in found["left_out"]
     assert {"dino, fgis", "aesthetic", "view_asked"} <= found["left_out"].keys()
     assert "--seeds 2" in found["left_out"]["changes between two seeds"]
     assert any("paths of another machine" in note for note in found["notes"])
