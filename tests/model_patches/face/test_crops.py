@@ -13,23 +13,9 @@ from flexid.model_patches.face.crops import (
     jitter_grid,
     widest_window,
 )
+from smooth_pictures import FIVE, pictures, points
 
 pytestmark = pytest.mark.pure
-
-FIVE = np.array([[38.3, 51.7], [73.5, 51.5], [56.0, 71.7], [41.5, 92.4], [70.7, 92.2]])
-"""About where the eyes, nose and mouth lie in an ArcFace crop."""
-
-
-def pictures(height, width, count=1):
-    """Smooth, so that different ways of interpolating agree."""
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(count, 3, height // 16, width // 16, generator=generator)
-    return F.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)
-
-
-def points(*corners, scale=0.5):
-    """Faces of `scale` times the crop's size, at these corners (x, y)."""
-    return np.stack([FIVE * scale + corner for corner in corners])
 
 
 def cropped(shown, grid):
