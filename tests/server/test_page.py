@@ -122,7 +122,7 @@ def test_search_finds_a_node_by_name_and_by_alias(page):
     for words in ("Apply VFA", "pulid"):
         page.load(EMPTY)
         page.search(words)
-        page.tab.get_by_text("Visual Feature Anchor").first.wait_for(timeout=10 * SECOND)
+        page.tab.get_by_text("Visual Feature Anchor").first.wait_for(timeout=60 * SECOND)
         page.tab.keyboard.press("Escape")
 
 
@@ -155,7 +155,7 @@ def test_the_help_page_opens_in_the_page(open_page, language, tab, heading, text
     page.load(EMPTY)
     page.add("FlexIDApplyVFA")
     page.tab.get_by_role("tab", name=tab).click(timeout=30 * SECOND)
-    page.tab.get_by_role("heading", name=heading).wait_for(timeout=10 * SECOND)
+    page.tab.get_by_role("heading", name=heading).wait_for(timeout=60 * SECOND)
     assert text in page.tab.inner_text("body")
 
 
