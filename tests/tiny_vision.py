@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import comfy.clip_vision
@@ -32,7 +35,10 @@ DINO = {
 
 
 def vision(config: Mapping[str, Any]) -> comfy.clip_vision.ClipVisionModel:
-    made = comfy.clip_vision.ClipVisionModel(dict(config))
+    with tempfile.TemporaryDirectory() as folder:  # older ComfyUIs take a file, not a dict
+        path = Path(folder, "config.json")
+        path.write_text(json.dumps(config), encoding="utf-8")
+        made = comfy.clip_vision.ClipVisionModel(str(path))
     generator = torch.Generator().manual_seed(0)
     for parameter in made.model.parameters():
         noise = torch.randn(parameter.shape, generator=generator)
