@@ -44,6 +44,7 @@ def open_comfyui(*, cpu: bool | None = None, pytorch_attention: bool = True) -> 
     comfy.options.enable_args_parsing(False)
     import comfy.cli_args
     import torch
+    import utils.extra_config  # noqa: F401  as main.py does: older ones then hide it by comfy/utils
 
     arguments = comfy.cli_args.args
     arguments.cpu = not torch.cuda.is_available() if cpu is None else cpu

@@ -67,6 +67,7 @@ import comfy.options
 import comfy.cli_args
 comfy.cli_args.args.cpu = True
 comfy.cli_args.args.base_directory = {base!r}
+import utils.extra_config  # as ComfyUI's main.py does; comfy/utils.py hides it later
 from server import PromptServer
 PromptServer.instance = SimpleNamespace(
     node_replace_manager=SimpleNamespace(register=lambda replacement: None),

@@ -257,6 +257,12 @@ def test_other_packs_see_only_the_guiders_own_indices(model):
         seen.append(tuple(extra_options["cond_or_uncond"]))
         return {"q": q, "k": k, "v": v}
 
+    plain = model.clone()
+    plain.set_model_attn1_patch(attention)
+    tiny.sample(plain, positive=prompt(), cfg=3.0)
+    if not seen:
+        pytest.skip("this ComfyUI's Flux calls no such patch")
+    seen.clear()
     patched = guide(model, weight=0.5)
     patched.set_model_attn1_patch(attention)
     tiny.sample(patched, positive=prompt(), cfg=3.0)
