@@ -1,11 +1,14 @@
 """Reference guidance on every kind of model that takes reference pictures, and on those without."""
 
+import inspect
+
+import comfy.ldm.flux.model
 import pytest
 import tiny_edit
 import tiny_unet
 import torch
 from flexid.model_patches.inject.guidance.apply import apply_reference_guidance
-from flexid.model_patches.inject.guidance.attention import weigh_keys
+from flexid.model_patches.inject.guidance.attention import COUNTS, weigh_keys
 from flexid.model_patches.inject.guidance.supported import TESTED
 from flexid.model_patches.inject.region import region_of
 
@@ -70,6 +73,10 @@ def test_attention_has_the_same_exact_ends_and_keeps_places(models, name):
         guided = guide(model, with_, weight=weight, method="attention", **options)
         return kind.sample(guided, with_, negative)
 
+    if COUNTS not in inspect.getsource(comfy.ldm.flux.model):  # an older ComfyUI
+        with pytest.raises(RuntimeError, match="0 attentions of .* Set method to two predictions"):
+            run(0.5)
+        return
     whole = kind.sample(model, with_, negative)
     none = kind.sample(model, kind.prompt(1), negative)
     assert torch.equal(run(1.0), whole)
