@@ -8,7 +8,6 @@ from .model_patches.face.packages import describe_missing
 from .nodes import NODES
 from .nodes.model_files import register_folders
 from .nodes.replacements import register_replacements
-from .nodes.validation import check_numbers
 
 WEB_DIRECTORY = "./web"
 
@@ -22,7 +21,7 @@ class FlexID(ComfyExtension):
             logging.warning("FlexID: all nodes are loaded. %s", missing)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [check_numbers(node) for node in NODES]
+        return NODES
 
 
 async def comfy_entrypoint() -> FlexID:

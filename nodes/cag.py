@@ -12,6 +12,7 @@ from ..model_patches.gates import cag
 from ..model_patches.gates.gate import OPEN
 from ..model_patches.gates.intent.dictionary import CATEGORIES, Dictionary, load_dictionary
 from . import types
+from .types import Number
 
 BUILTIN = "built-in"
 FOLDER = "dictionaries"
@@ -20,9 +21,7 @@ NO_OVERRIDE = -1.0
 
 
 def _float(name: str, default: float, highest: float, tooltip: str, step: float = 0.05, **more):
-    return io.Float.Input(
-        name, default=default, min=0.0, max=highest, step=step, tooltip=tooltip, **more
-    )
+    return Number(name, default=default, min=0.0, max=highest, step=step, tooltip=tooltip, **more)
 
 
 def _equation_inputs() -> list[io.Input]:
@@ -114,7 +113,7 @@ def _category_inputs() -> list[io.Input]:
 
 def _other_inputs() -> list[io.Input]:
     return [
-        io.Float.Input(
+        Number(
             "override_intent",
             default=NO_OVERRIDE,
             min=-1.0,
@@ -147,7 +146,7 @@ def _other_inputs() -> list[io.Input]:
             "models/flexid/dictionaries or the input folder is added on top.",
             advanced=True,
         ),
-        io.Float.Input(
+        Number(
             "external_score",
             optional=True,
             force_input=True,

@@ -14,6 +14,7 @@ from ..model_patches.identity.mix import (
 from ..model_patches.inject.editid import PRESETS as EDITID
 from ..model_patches.inject.query import MODES, MOST_TOKENS, Mode, QueryControl
 from . import types
+from .types import Number
 from .validation import validate
 
 CUSTOM = "custom"
@@ -29,11 +30,11 @@ MIX_TOOLTIP = (
 
 
 def _alpha(name: str, tooltip: str) -> io.Input:
-    return io.Float.Input(name, default=1.0, min=0.0, max=1.5, step=0.01, tooltip=tooltip)
+    return Number(name, default=1.0, min=0.0, max=1.5, step=0.01, tooltip=tooltip)
 
 
 def _time(name: str, default: float, tooltip: str) -> io.Input:
-    return io.Float.Input(
+    return Number(
         name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip, advanced=True
     )
 
@@ -210,7 +211,7 @@ class FlexIDFeatureMix(io.ComfyNode):
                     "too.",
                     advanced=True,
                 ),
-                io.Float.Input(
+                Number(
                     "depth_shift",
                     default=0.0,
                     min=-1.0,
@@ -220,7 +221,7 @@ class FlexIDFeatureMix(io.ComfyNode):
                     "all; 1: all the way; below 0: away from it.",
                     advanced=True,
                 ),
-                io.Float.Input(
+                Number(
                     "id_scale",
                     default=1.0,
                     min=-1.0,
@@ -230,7 +231,7 @@ class FlexIDFeatureMix(io.ComfyNode):
                     "above 1: exaggerated; below 0: the opposite.",
                     advanced=True,
                 ),
-                io.Float.Input(
+                Number(
                     "arcface_scale",
                     default=1.0,
                     min=0.0,

@@ -13,6 +13,7 @@ from ..model_patches.face import pack as packs
 from ..model_patches.files.public_files import ANTELOPEV2, BUFFALO_L, PARSING_BISENET, where_to_get
 from ..model_patches.files.tensor_file import digest
 from . import types
+from .types import Number
 from .validation import validate
 
 BoundingBox = io.Custom("BOUNDING_BOX")
@@ -176,7 +177,7 @@ class FlexIDDetectFaces(io.ComfyNode):
                     tooltip='Which numbers to take, counted from 0 in that order: "0" is the first '
                     '(the largest, the leftmost ...), "0,2" two of them, "all" every face.',
                 ),
-                io.Float.Input(
+                Number(
                     "point_x",
                     default=0.5,
                     min=0.0,
@@ -185,7 +186,7 @@ class FlexIDDetectFaces(io.ComfyNode):
                     tooltip="For the order nearest to point: share of the width. 0: left edge.",
                     advanced=True,
                 ),
-                io.Float.Input(
+                Number(
                     "point_y",
                     default=0.5,
                     min=0.0,

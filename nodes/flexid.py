@@ -9,6 +9,7 @@ from ..model_patches.inject.vfa import NEGATIVES, apply_vfa, describe_anchor
 from ..model_patches.sip.scope import SCOPES
 from . import types
 from .editid import QUERY_TOOLTIP
+from .types import Number
 from .vfa import ALIASES
 
 
@@ -33,7 +34,7 @@ def _value_inputs() -> list[io.Input]:
 
 def _knob_inputs() -> list[io.Input]:
     return [
-        io.Float.Input(
+        Number(
             "alpha_base",
             default=0.1,
             min=0.0,
@@ -41,7 +42,7 @@ def _knob_inputs() -> list[io.Input]:
             step=0.01,
             tooltip="Base weight of the semantic stream, α_base in the paper. 0: the text stays.",
         ),
-        io.Float.Input(
+        Number(
             "w_base",
             default=1.0,
             min=0.0,
@@ -49,7 +50,7 @@ def _knob_inputs() -> list[io.Input]:
             step=0.05,
             tooltip="Base weight of the visual stream, w_base in the paper. 0: no anchor.",
         ),
-        io.Float.Input(
+        Number(
             "override_intent",
             default=-1.0,
             min=-1.0,

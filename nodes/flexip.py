@@ -14,6 +14,7 @@ from ..model_patches.inject.unet_blocks import BLOCKS, Blocks
 from . import types
 from .identity import preview_both
 from .model_files import ModelFiles
+from .types import Number
 
 EXTENSIONS = (".safetensors", ".sft", ".bin", ".pt", ".pth")
 ADAPTERS = ModelFiles(
@@ -31,7 +32,7 @@ LAWS_TOOLTIP = (
 
 
 def _balance_input() -> io.Input:
-    return io.Float.Input(
+    return Number(
         "balance",
         default=0.5,
         min=0.0,
@@ -173,7 +174,7 @@ class FlexIDApplyFlexIP(io.ComfyNode):
                     "identity", tooltip="From Encode Reference (FlexIP), with the same adapter."
                 ),
                 _balance_input(),
-                io.Float.Input(
+                Number(
                     "strength",
                     default=1.0,
                     min=0.0,
@@ -188,7 +189,7 @@ class FlexIDApplyFlexIP(io.ComfyNode):
                     default="auto",
                     tooltip=f"{LAWS_TOOLTIP} auto: as the file was trained.",
                 ),
-                io.Float.Input(
+                Number(
                     "lora_strength",
                     default=1.0,
                     min=-2.0,

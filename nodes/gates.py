@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..model_patches.gates.gate import OPEN, Gate
 from ..model_patches.gates.window import AXES, SHAPES, Window, parse_points, window
 from . import types
+from .types import Number
 from .validation import validate
 
 
@@ -40,7 +41,7 @@ class FlexIDWindow(io.ComfyNode):
                     tooltip="constant: weight_start all the way. linear, cosine: from "
                     "weight_start to weight_end. points: the curve written in points.",
                 ),
-                io.Float.Input(
+                Number(
                     "start",
                     default=0.0,
                     min=0.0,
@@ -48,7 +49,7 @@ class FlexIDWindow(io.ComfyNode):
                     step=0.01,
                     tooltip="Where the window opens, share of the time axis. 0: at once.",
                 ),
-                io.Float.Input(
+                Number(
                     "end",
                     default=1.0,
                     min=0.0,
@@ -57,7 +58,7 @@ class FlexIDWindow(io.ComfyNode):
                     tooltip="Where the window closes, share of the time axis. 1: never; 0: only "
                     "the very first step can be inside.",
                 ),
-                io.Float.Input(
+                Number(
                     "weight_start",
                     default=1.0,
                     min=-5.0,
@@ -65,7 +66,7 @@ class FlexIDWindow(io.ComfyNode):
                     step=0.05,
                     tooltip="Factor at start (constant: everywhere inside). 0: no effect there.",
                 ),
-                io.Float.Input(
+                Number(
                     "weight_end",
                     default=1.0,
                     min=-5.0,

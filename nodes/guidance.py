@@ -6,6 +6,7 @@ from ..model_patches.gates.gate import OPEN
 from ..model_patches.inject.drawn_boxes import region_from
 from ..model_patches.inject.guidance.apply import ALL, LABEL, METHODS, apply_reference_guidance
 from . import types
+from .types import Number
 
 REFERENCES = ("all", "1", "2", "3", "4")
 
@@ -29,7 +30,7 @@ class FlexIDApplyReferenceGuidance(io.ComfyNode):
                     tooltip="The positive prompt, behind Reference Latent or the model's own edit "
                     "node.",
                 ),
-                io.Float.Input(
+                Number(
                     "weight",
                     default=1.0,
                     min=0.0,

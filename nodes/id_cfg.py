@@ -7,6 +7,7 @@ from ..model_patches.gates.window import Window
 from ..model_patches.inject.id_cfg import LABEL, LARGEST_SCALE, apply_id_cfg
 from . import types
 from .gates import axis_input
+from .types import Number
 from .validation import validate
 
 
@@ -27,7 +28,7 @@ class FlexIDApplyIDCFG(io.ComfyNode):
                     tooltip="A model with Apply VFA (before or after this node), whose negative is "
                     "unconditional or none. Only the returned model is patched.",
                 ),
-                io.Float.Input(
+                Number(
                     "scale",
                     default=0.5,
                     min=0.0,
@@ -37,7 +38,7 @@ class FlexIDApplyIDCFG(io.ComfyNode):
                     "was, at no cost; 1: adds the difference between the predictions with and "
                     "without the person once more.",
                 ),
-                io.Float.Input(
+                Number(
                     "start",
                     default=0.0,
                     min=0.0,
@@ -46,7 +47,7 @@ class FlexIDApplyIDCFG(io.ComfyNode):
                     tooltip="Where on the time axis it starts. 0: at the first step.",
                     advanced=True,
                 ),
-                io.Float.Input(
+                Number(
                     "end",
                     default=1.0,
                     min=0.0,

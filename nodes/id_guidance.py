@@ -20,6 +20,7 @@ from ..model_patches.inject.id_guidance.settings import (
 )
 from . import types
 from .gates import axis_input
+from .types import Number
 from .validation import validate
 
 DEFAULT = Guiding()
@@ -35,7 +36,7 @@ def _course_inputs() -> list[io.Input]:
             "cosine_decay: strong early, as in the paper. rise: strong late.",
             advanced=True,
         ),
-        io.Float.Input(
+        Number(
             "start",
             default=DEFAULT.beta.start,
             min=0.0,
@@ -45,7 +46,7 @@ def _course_inputs() -> list[io.Input]:
             "prediction shows no face yet.",
             advanced=True,
         ),
-        io.Float.Input(
+        Number(
             "end",
             default=DEFAULT.beta.end,
             min=0.0,
@@ -70,7 +71,7 @@ def _care_inputs() -> list[io.Input]:
             "computed in each; 0 is not possible: to switch guidance off, set strength to 0.",
             advanced=True,
         ),
-        io.Float.Input(
+        Number(
             "low_pass",
             default=DEFAULT.low_pass,
             min=0.0,
@@ -121,7 +122,7 @@ class FlexIDApplyIDGuidance(io.ComfyNode):
                     tooltip="Decodes the predictions. The model's own VAE, or a tiny one from Load "
                     "VAE, which costs far less: taef1 for Flux.1, taesdxl, taesd.",
                 ),
-                io.Float.Input(
+                Number(
                     "strength",
                     default=DEFAULT.strength,
                     min=-LARGEST_STRENGTH,

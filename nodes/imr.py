@@ -18,6 +18,7 @@ from . import types
 from .dynamicid import ALIASES, EXTENSIONS
 from .identity import preview_both
 from .model_files import ModelFiles
+from .types import Number
 from .validation import validate
 
 EDITORS = ModelFiles(("dynamicid",), EXTENSIONS, "imr", DYNAMICID_IMR, ("dynamicid_imr",))
@@ -97,7 +98,7 @@ def _slider_inputs() -> list[io.Input]:
     for name, tip in SLIDER_TIPS.items():
         low, high = limits_of(name)
         step = 0.05 if high == 1.0 else 1.0
-        inputs.append(io.Float.Input(name, default=0.0, min=low, max=high, step=step, tooltip=tip))
+        inputs.append(Number(name, default=0.0, min=low, max=high, step=step, tooltip=tip))
     return inputs
 
 

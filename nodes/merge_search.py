@@ -18,6 +18,7 @@ from .editid import ALIASES
 from .identity import list_choices, preview_both
 from .merge import MOST
 from .progress import show_progress
+from .types import Number
 from .validation import refuse_more, validate
 
 FOLDER = "merge_search"
@@ -229,7 +230,7 @@ def _figure_inputs() -> list[io.Input]:
             tooltip="higher: more of y is better, such as a score of how the prompt is obeyed. "
             "lower: less of it.",
         ),
-        io.Float.Input(
+        Number(
             "tolerance",
             default=0.05,
             min=0.0,
@@ -256,7 +257,7 @@ class FlexIDSearchMergeReport(io.ComfyNode):
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
             inputs=[
                 types.MergeTrial.Input("trial", tooltip="From Search Merge."),
-                io.Float.Input(
+                Number(
                     "x",
                     force_input=True,
                     tooltip="What should not be lost, such as likeness of Compare Identity. 0 is "
@@ -269,7 +270,7 @@ class FlexIDSearchMergeReport(io.ComfyNode):
                     "begins another record under the same name; none is overwritten.",
                 ),
                 *_figure_inputs(),
-                io.Float.Input(
+                Number(
                     "y",
                     optional=True,
                     force_input=True,

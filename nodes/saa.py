@@ -14,6 +14,7 @@ from ..model_patches.inject.saa_places import give_boxes
 from ..model_patches.inject.saa_settings import MODES, UNPLACED, Mode, SaaSettings, Unplaced
 from . import types
 from .dynamicid import ALIASES
+from .types import Number
 from .validation import refuse_more, validate
 
 
@@ -33,7 +34,7 @@ class FlexIDMakePerson(io.ComfyNode):
                     tooltip="From Encode Identity (DynamicID) for SD 1.5, Encode Identity for "
                     "Flux, or Load Identity.",
                 ),
-                io.Float.Input(
+                Number(
                     "weight",
                     default=1.0,
                     min=0.0,
@@ -101,7 +102,7 @@ def _setting_inputs() -> list[io.Input]:
             tooltip="Where people are when nobody has a region. activation: where the model looks "
             "for a face. strips: equal parts of the picture, from left to right in this list.",
         ),
-        io.Float.Input(
+        Number(
             "beta",
             default=2.0,
             min=0.0,
@@ -110,7 +111,7 @@ def _setting_inputs() -> list[io.Input]:
             tooltip="Layout control, β in the paper: how much attention to a person is raised "
             "inside their region and divided outside it. 0: regions only keep people apart.",
         ),
-        io.Float.Input(
+        Number(
             "alpha",
             default=0.24,
             min=0.0,
@@ -127,7 +128,7 @@ def _setting_inputs() -> list[io.Input]:
             "plain cross-attention.",
             advanced=True,
         ),
-        io.Float.Input(
+        Number(
             "threshold",
             default=0.3,
             min=0.0,
@@ -137,7 +138,7 @@ def _setting_inputs() -> list[io.Input]:
             "0: all of it counts.",
             advanced=True,
         ),
-        io.Float.Input(
+        Number(
             "mix",
             default=0.5,
             min=0.0,
@@ -148,7 +149,7 @@ def _setting_inputs() -> list[io.Input]:
             "that person.",
             advanced=True,
         ),
-        io.Float.Input(
+        Number(
             "lora_strength",
             default=1.0,
             min=-2.0,

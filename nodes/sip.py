@@ -10,6 +10,7 @@ from ..model_patches.sip.residual import NORMS
 from ..model_patches.sip.scope import SCOPES
 from . import sip_sources, types
 from .sip_sources import ALIASES
+from .types import Number
 from .validation import validate
 
 ALPHA_LIMITS = (-2.0, 2.0)
@@ -73,7 +74,7 @@ class FlexIDApplySIP(io.ComfyNode):
                 types.Identity.Input(
                     "identity", tooltip="The person, from Encode SIP Identity with this projector."
                 ),
-                io.Float.Input(
+                Number(
                     "alpha",
                     default=0.1,
                     min=ALPHA_LIMITS[0],
@@ -202,7 +203,7 @@ class FlexIDApplyVisualSIP(io.ComfyNode):
                 types.Faces.Input(
                     "faces", tooltip="Faces of one person, from Detect Faces; several are averaged."
                 ),
-                io.Float.Input(
+                Number(
                     "alpha",
                     default=0.1,
                     min=0.0,

@@ -8,6 +8,7 @@ from ..model_patches.evaluate import sweep as core
 from ..model_patches.evaluate.charts import draw_note, draw_trade_off
 from ..model_patches.evaluate.sheet import draw_sheet
 from .sweep_progress import watch_sweep
+from .types import Number
 from .validation import validate
 
 LABEL = "Sweep Report"
@@ -27,7 +28,7 @@ class FlexIDSweepValues(io.ComfyNode):
             "queue entry. What lies before it runs once.",
             search_aliases=ALIASES,
             inputs=[
-                io.Float.Input(
+                Number(
                     "first",
                     default=0.0,
                     min=-LIMIT,
@@ -36,7 +37,7 @@ class FlexIDSweepValues(io.ComfyNode):
                     tooltip="The first value. 0 is a value like any other; a weight of 0 shows "
                     "the picture without the person.",
                 ),
-                io.Float.Input(
+                Number(
                     "last",
                     default=1.0,
                     min=-LIMIT,
@@ -127,7 +128,7 @@ class FlexIDSweepReport(io.ComfyNode):
             is_output_node=True,
             is_input_list=True,
             inputs=[
-                io.Float.Input(
+                Number(
                     "values",
                     force_input=True,
                     tooltip="From Sweep Values, which gives the order. 0 is a value like any "
@@ -141,7 +142,7 @@ class FlexIDSweepReport(io.ComfyNode):
                 io.String.Input(
                     "name", default="weight", tooltip="What is swept, for captions and the table."
                 ),
-                io.Float.Input(
+                Number(
                     "x",
                     optional=True,
                     force_input=True,
@@ -155,7 +156,7 @@ class FlexIDSweepReport(io.ComfyNode):
                     default=core.HIGHER,
                     tooltip="higher: more of x is better. lower: less of it.",
                 ),
-                io.Float.Input(
+                Number(
                     "y",
                     optional=True,
                     force_input=True,

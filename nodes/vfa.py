@@ -13,6 +13,7 @@ from ..model_patches.inject.vfa import METHODS, NEGATIVES, Method, apply_vfa, de
 from . import types
 from .editid import MIX_TOOLTIP, QUERY_TOOLTIP
 from .gates import axis_input
+from .types import Number
 from .validation import validate_all
 
 MODEL_TOOLTIP = (
@@ -32,7 +33,7 @@ def _check_weight(weight: float) -> float:
 
 def _strength_inputs() -> list[io.Input]:
     return [
-        io.Float.Input(
+        Number(
             "weight",
             default=1.0,
             min=LEAST,
@@ -41,7 +42,7 @@ def _strength_inputs() -> list[io.Input]:
             tooltip="How strongly the face is anchored. 0: the model as it was; 1: as trained; "
             "negative pushes away from the person.",
         ),
-        io.Float.Input(
+        Number(
             "start",
             default=0.0,
             min=0.0,
@@ -50,7 +51,7 @@ def _strength_inputs() -> list[io.Input]:
             tooltip="Where on the time axis the anchor starts. 0: at the first step; later leaves "
             "the prompt more freedom in pose and layout.",
         ),
-        io.Float.Input(
+        Number(
             "end",
             default=1.0,
             min=0.0,
