@@ -32,6 +32,8 @@ STAGES = {
     "flexip": "flexip:train_flexip",
     "flexip_plain": "flexip:train_plain",
     "saa": "saa:train_saa",
+    "saa_motion": "saa_motion:train_motion",
+    "saa_lora": "saa_lora:train_lora",
     "imr": "imr:train_imr",
     "judge_data": "judge_data:build",
     "judge_recogniser": "judge_recogniser:train_recogniser",
@@ -56,6 +58,8 @@ MADE = {
     "flexip": ("FLEXIP",),
     "flexip_plain": ("FLEXIP_PLAIN",),
     "saa": ("SAA",),
+    "saa_motion": ("SAA",),
+    "saa_lora": ("SAA",),
     "imr": ("IMR", "KEY_POINTS"),
     "judge_recogniser": ("JUDGE_RECOGNISER",),
     "judge_estimators": ("JUDGE_ESTIMATORS",),
@@ -64,7 +68,7 @@ MADE = {
 
 SHARED = (
     "text", "base", "adapter_tokens", "adapter", "adapter_drawn", "sip_face", "sip", "flexip",
-    "flexip_plain", "saa",
+    "flexip_plain", "saa", "saa_motion", "saa_lora",
 )  # fmt: skip
 """Stages that several processes train together; the first one does the others alone."""
 

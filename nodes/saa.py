@@ -155,9 +155,10 @@ def _setting_inputs() -> list[io.Input]:
             min=-2.0,
             max=2.0,
             step=0.05,
-            tooltip="Strength of the LoRA inside a DynamicID file, on all attention layers. 1: as "
-            "trained; 0: off, so the picture stays closer to the base model and likeness is lower. "
-            "PuLID files have none.",
+            tooltip="Strength of the LoRA inside a DynamicID file, on all attention layers, or in "
+            "a file for Flux that was trained with one. 1: as trained; 0: off, so the picture "
+            "stays closer to the base model and likeness is lower. The published PuLID files have "
+            "none.",
         ),
     ]
 

@@ -19,7 +19,9 @@ from .dynamicid_rows import (
     COUPLE_PLAIN,
     COUPLE_SAA,
     PLAIN,
+    PLAIN_UNSAID,
     SAA_IMR,
+    SAA_UNSAID,
     SCENES,
     TWO,
 )
@@ -43,13 +45,18 @@ Mean = Callable[[str, str], np.ndarray]
 def claims(one: Measured, two: Measured) -> list[Claim]:
     """The aims of the small world, by the independent judge."""
     plain, edited = PLAIN.key, SAA_IMR.key
+    silent = PLAIN_UNSAID.key, SAA_UNSAID.key
     pair, moved, crossed = COUPLE_SAA.key, COUPLE_IMR.key, COUPLE_PLAIN.key
 
     def gain(metric: str) -> Figure | None:
         return _figure(one, lambda mean: mean(edited, metric) / mean(plain, metric))
 
-    def lost(mean: Mean) -> np.ndarray:
-        return 1 - mean(edited, "similarity") / mean(plain, "similarity")
+    def doubled(metric: str) -> Figure | None:
+        """A difference: with silent words plain attention may obey nothing."""
+        return _figure(one, lambda mean: mean(silent[1], metric) - 2 * mean(silent[0], metric))
+
+    def lost(before: str = plain, after: str = edited) -> Figure | None:
+        return _figure(one, lambda mean: 1 - mean(after, "similarity") / mean(before, "similarity"))
 
     def changed(mean: Mean) -> np.ndarray:
         return mean(pair, "disruption") / mean(crossed, "disruption")
@@ -61,7 +68,13 @@ def claims(one: Measured, two: Measured) -> list[Claim]:
         Claim("IMR multiplies the expressions of plain attention by", gain("expression"), 2, True),
         Claim("IMR multiplies the poses of plain attention by", gain("pose"), 2, True),
         Claim("SAA + IMR loses this share of plain attention's FaceSim",
-              _figure(one, lost), 0.10, False),
+              lost(), 0.10, False),
+        Claim("silent words: expressions of SAA + IMR, less twice those of plain attention",
+              doubled("expression"), 0, True),
+        Claim("silent words: poses of SAA + IMR, less twice those of plain attention",
+              doubled("pose"), 0, True),
+        Claim("silent words: SAA + IMR loses this share of plain attention's FaceSim",
+              lost(*silent), 0.10, False),
         Claim("two people, SAA: likeness to the other", of_pairs(pair, "other"), 0.15, False),
         Claim("two people, SAA + IMR: likeness to the other", of_pairs(moved, "other"), 0.15,
               False),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -64,13 +65,23 @@ class Adapter(nn.Module):
 
         Rows that are not present get what the pack's encoder gets for nobody: zeros.
         """
+        return self.encoder(*self.look(pixels, embedding, present))
+
+    def look(self, pixels: Tensor, embedding: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """What the encoder reads, of the same arguments."""
         pooled, hidden = self.tower(pixels)
         condition = torch.cat((embedding, pooled.float()), dim=-1)[:, None]
-        return self.encoder(_keep_present(condition, present), _keep_present(hidden, present))
+        return _keep_present(condition, present), _keep_present(hidden, present)
 
     def injections(self, tokens: Tensor, weight: Tensor | None = None) -> Injections:
         """Block -> what it adds to the image tokens; weight (B,), without it 1."""
         return injections(self.blocks, self.layers, tokens, weight)
+
+
+def as_read(tokens: Tensor) -> Tensor:
+    """Tokens (B, N, C) as the adapter's layers see them: each begins with a LayerNorm. The authors'
+    tokens come out of one."""
+    return F.layer_norm(tokens, tokens.shape[-1:])
 
 
 def _keep_present(values: Tensor, present: Tensor) -> Tensor:

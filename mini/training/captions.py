@@ -28,10 +28,22 @@ class Captions:
             for part in (parts.t5xxl, parts.clip_l)
         )
 
-    def __call__(self, rows: np.ndarray, dropped: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Text (B, T, D) and pooled (B, V) of the pictures' captions, of "" where dropped."""
-        t5 = np.where(dropped[:, None], self.empty.t5, self.cut.t5[rows])
-        clip_l = np.where(dropped[:, None], self.empty.clip_l, self.cut.clip_l[rows])
+    def __call__(
+        self,
+        rows: np.ndarray,
+        dropped: np.ndarray,
+        other: Tokens | None = None,
+        chosen: np.ndarray | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Text (B, T, D) and pooled (B, V) of the pictures' captions, of "" where dropped.
+
+        other: another caption of each picture, which is read where `chosen`."""
+        t5, clip_l = self.cut.t5[rows], self.cut.clip_l[rows]
+        if other is not None and chosen is not None:
+            t5 = np.where(chosen[:, None], other.t5[rows], t5)
+            clip_l = np.where(chosen[:, None], other.clip_l[rows], clip_l)
+        t5 = np.where(dropped[:, None], self.empty.t5, t5)
+        clip_l = np.where(dropped[:, None], self.empty.clip_l, clip_l)
         return self._encode(t5, clip_l)
 
     def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...model_patches.adapters.imr_nets import as_seen
@@ -27,7 +26,7 @@ from ...model_patches.training.loop import Recipe, train
 from ...model_patches.training.pulid_layers import QUIET
 from .. import world
 from ..imr_layout import DIMS, WIDTHS, settings_for
-from .adapter import Adapter
+from .adapter import Adapter, as_read
 from .adapter_diffusion import Examples
 from .captions import captions_of
 from .data import SHOTS
@@ -36,7 +35,7 @@ from .imr_motion import MotionReader, Motions, Words
 from .options import Options, curves, models
 from .saa import read_saa
 
-RECIPE = Recipe("imr", steps=1000, rate=2e-3, warmup=50, decay=0.02, average=0.99, seed=51)
+RECIPE = Recipe("imr", steps=500, rate=2e-3, warmup=50, decay=0.02, average=0.99, seed=51)
 PEOPLE = 8
 """Of a step: SHOTS pairs of each."""
 SHARED_PROMPT = "a portrait photo of a person"
@@ -114,12 +113,6 @@ class ImrLoss:
         return self.base.velocity(noisy, sigma, text, pooled, self.adapter.injections(tokens))
 
 
-def as_read(tokens: Tensor) -> Tensor:
-    """Tokens (B, N, C) as the adapter's layers see them: each begins with a LayerNorm. The authors'
-    tokens come out of one."""
-    return F.layer_norm(tokens, tokens.shape[-1:])
-
-
 def edit(net: TrainedImr, tokens: Tensor, source: Motions, target: Motions) -> Tensor:
     """Tokens (B, N, C) with the motion of each one's target in place of its own."""
     pictures = torch.cat((source.pictures, target.pictures)).to(tokens.device)
@@ -141,7 +134,7 @@ def train_imr(work: Path, device: torch.device, options: Options) -> None:
     torch.manual_seed(recipe.seed)
     net = TrainedImr(DIMS, WIDTHS).to(device)
     loss = ImrLoss(net, base, adapter, examples, options.batch or PEOPLE)
-    with plain_attention(device):
+    with plain_attention(device), adapter.beside(base):
         begin(loss, FITTED)
         train(recipe, net, loss, curves(work), device)
         settle(loss, SETTLED)

@@ -11,7 +11,7 @@ import torch
 
 from .merge_rules import Method, is_compat, linear_coefficients, shares_of
 from .merge_scope import Part, Scope, parts_of
-from .pulid_flux import ATTENTION, BLOCKS_KEY, AdapterFile, open_adapter_file, state_blocks
+from .pulid_flux import ATTENTION, BLOCKS_KEY, AdapterFile, open_without_lora, state_blocks
 
 RECIPE_KEY = "flexid.merge"
 TYPES: dict[str, torch.dtype | None] = {
@@ -138,8 +138,8 @@ def plan_merge(
             f"base is connected, and {settings.method} has none: it repeats a tool for two files. "
             "Disconnect base, or choose task_arithmetic."
         )
-    files = [open_adapter_file(path) for path in paths]
-    reference = files[0] if base is None else open_adapter_file(base)
+    files = [open_without_lora(path) for path in paths]
+    reference = files[0] if base is None else open_without_lora(base)
     for file in files:
         _check_fit(reference, file)
     queries = [key for key in reference.file.tensors if key.endswith(".to_q.weight")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -31,6 +31,7 @@ from ..files.modules import build
 from ..files.public_files import PULID_FLUX_091
 from ..files.tensor_file import TensorFile, digest, read_weights, tensors_digest
 from .adapter_delta import complete_delta
+from .flux_lora import LORA, read_lora
 from .idformer import IDFormer, IDFormerDims, idformer_dims
 
 FAMILY = "pulid_flux"
@@ -75,6 +76,8 @@ class IdentityAdapter:
     """Where the file is; None for an adapter that was made in memory."""
     blocks: Blocks | None = None
     """Where its layers stand, for a file that says so; None: where PuLID's do."""
+    lora: Mapping[str, Tensor] = field(default_factory=lambda: MappingProxyType({}))
+    """Weight patches of the base model by ComfyUI's names (flux_lora.py); none in PuLID's files."""
 
     @property
     def patcher(self) -> comfy.model_patcher.ModelPatcher:
@@ -143,6 +146,7 @@ def load_adapter(path: str | Path) -> IdentityAdapter:
         heads=heads,
         path=file.path,
         blocks=_read_blocks(file, attention),
+        lora=MappingProxyType(read_lora(file, WANTED)),
     )
 
 
@@ -161,6 +165,20 @@ def open_adapter_file(path: str | Path) -> AdapterFile:
     _check_fit(file, attention, dims)
     blocks = _read_blocks(file, attention)
     return AdapterFile(file, heads, digest(file.path), tensors_digest(encoder), blocks)
+
+
+def open_without_lora(path: str | Path) -> AdapterFile:
+    """`open_adapter_file` for merges and trainings, which can make nothing of a LoRA for the base.
+
+    Raises as it does, and ValueError for a file that holds one.
+    """
+    opened = open_adapter_file(path)
+    if any(key.startswith(LORA) for key in opened.file.tensors):
+        raise ValueError(
+            f"{opened.file.path.name} holds a LoRA for the base model beside the adapter, which "
+            f"can neither be merged nor trained on. Use {WANTED}."
+        )
+    return opened
 
 
 def load_encoder(
@@ -194,7 +212,7 @@ def _open_file(path: str | Path) -> TensorFile:
     file = read_weights(path, WANTED)
     require(file, (FAMILY,), WANTED)
     file = complete_delta(file, WANTED)
-    check_prefixes(file, (ENCODER, ATTENTION), f"{NAME} for Flux", WANTED)
+    check_prefixes(file, (ENCODER, ATTENTION, LORA), f"{NAME} for Flux", WANTED)
     return file
 
 

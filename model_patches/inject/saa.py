@@ -20,7 +20,7 @@ from ..files.cache import tensor_key
 from ..gates.numbers import check_weight
 from .call import Site
 from .flux import flux_sites, wrap_blocks
-from .lora import patch_lora
+from .lora import patch_flux_lora, patch_lora
 from .run import register
 from .saa_flux import FluxGroup, flux_tokens
 from .saa_group import LABEL, Group, Member, Tokens
@@ -69,9 +69,10 @@ def apply_saa(
     """A clone of an SD 1.5 or Flux.1 model that draws these people, 1 to 8, each with their face.
 
     The adapter says which model it is: a DynamicID file, or a PuLID file for Flux. The order of
-    people means something only for strips. lora_strength: of the weight patches in a DynamicID
-    file. A person of weight 0 or with an empty region is left out; when nobody is left, the model
-    is handed on as it came, without LoRA. Raises ValueError when model, adapter, identities,
+    people means something only for strips. lora_strength: of the weight patches in the file, which
+    a second node with the same file for Flux does not add again. A person of weight 0 or with an
+    empty region is left out; when nobody is left, the model is handed on as it came, without LoRA.
+    Raises ValueError when model, adapter, identities,
     regions, mode or numbers do not fit each other.
     """
     settings = settings or SaaSettings()
@@ -97,6 +98,8 @@ def apply_saa(
     patched = model
     if isinstance(adapter, DynamicIDAdapter):
         patched = patch_lora(model, adapter.lora, adapter.name, lora_strength)
+    elif isinstance(adapter, IdentityAdapter):
+        patched = patch_flux_lora(model, adapter, lora_strength, LABEL)
     if patched is model:
         patched = model.clone()
     register(patched, where.group(tuple(members), settings, where.sites, order))

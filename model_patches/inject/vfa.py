@@ -21,6 +21,7 @@ from ..gates.numbers import check_weight
 from ..identity.identity import Identity, check_widths, encoding_for
 from .anchor import LABEL, NEGATIVES, VFA, Anchor, Negative
 from .flux import flux_sites
+from .lora import patch_flux_lora
 from .query import QueryControl
 from .region import region_of
 from .vfa_flux import patch_flux
@@ -55,6 +56,7 @@ def apply_vfa(
     mask (H, W) or (B, H, W) in [0, 1] over the picture.
     negative: what rows of the negative prompt get: the encoder's answer to no identity (as the
     PuLID authors do under true CFG), the same identity, or nothing. method: of PuLID on SDXL.
+    A LoRA in the file works at strength 1, whatever the weight, unless that is 0.
     query: a mix of the attention's queries, on Flux only; None, and a neutral one, leave them.
     Raises ValueError when model, adapter, identity, weight or mask do not fit each other.
     """
@@ -88,6 +90,7 @@ def apply_vfa(
     if isinstance(adapter, SdxlAdapter) and how is not None:
         patch_unet(patched, sites, adapter, anchor, tokens, null, how)
     elif isinstance(adapter, IdentityAdapter):
+        patched = patch_flux_lora(patched, adapter, 1.0, LABEL)
         patch_flux(patched, sites, adapter, anchor, tokens, null, query)
     return patched
 

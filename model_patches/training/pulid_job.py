@@ -15,7 +15,7 @@ from ..adapters.pulid_flux import (
     AdapterFile,
     IdentityAdapter,
     load_adapter,
-    open_adapter_file,
+    open_without_lora,
 )
 from ..files.tensor_file import digest
 from ..inject.flux import flux_sites
@@ -112,7 +112,7 @@ def run_job(job: Job, device: torch.device, recogniser: OpenRecogniser = open_re
     files and options.
     """
     distributed.share(job.batch)
-    parent, adapter = open_adapter_file(job.adapter), load_adapter(job.adapter)
+    parent, adapter = open_without_lora(job.adapter), load_adapter(job.adapter)
     check_base(job.base, adapter)
     layers = begin(job, adapter)
     data = collect_rows(read_data(job.data), job.data, job.reference == "other")

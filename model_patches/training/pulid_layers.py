@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -66,13 +66,19 @@ def _weigh_residual(layer: Layer, tokens: Tensor, weight: Tensor | None, image: 
 
 
 def write_pulid(
-    path: Path, encoder: nn.Module, layers: nn.ModuleList, blocks: Blocks | None = None
+    path: Path,
+    encoder: nn.Module,
+    layers: nn.ModuleList,
+    blocks: Blocks | None = None,
+    lora: Mapping[str, Tensor] | None = None,
 ) -> None:
     """A PuLID-FLUX file, bfloat16, with the number of heads in its metadata. Raises OSError.
 
-    blocks: behind which the layers stand; None: behind PuLID's.
+    blocks: behind which the layers stand; None: behind PuLID's. lora: the base's, by the names of
+    adapters/flux_lora.py.
     """
     tensors = {f"pulid_encoder.{k}": v for k, v in encoder.state_dict().items()}
     tensors |= {f"pulid_ca.{k}": v for k, v in layers.state_dict().items()}
+    tensors |= lora or {}
     stated = {HEADS_KEY: str(layers[0].heads), **state_blocks(blocks)}
     write_safetensors(path, tensors, torch.bfloat16, stated)

@@ -24,25 +24,12 @@ from ..inject.decoupled import match_sites
 from ..inject.saa_activation import activation
 from ..inject.unet import in_diffusers_order
 from .export import TRAINING_KEY, write_safetensors
+from .lora import Lora, add_beside
 from .unet_base import UNetBase
 
 TOKENS, HIDDEN, DEPTH = 4, 1024, 4
 """Of the published face encoder: face tokens, channels between its two layers, resampler layers."""
 LABEL = "The trainer"
-
-
-class Lora(nn.Module):
-    """What is added to a linear layer: up(down(x)), at first nothing."""
-
-    def __init__(self, entry: int, out: int, rank: int) -> None:
-        super().__init__()
-        self.down = nn.Linear(entry, rank, bias=False)
-        self.up = nn.Linear(rank, out, bias=False)
-        nn.init.normal_(self.down.weight, std=1 / rank)
-        nn.init.zeros_(self.up.weight)
-
-    def forward(self, read: Tensor) -> Tensor:
-        return self.up(self.down(read))
 
 
 class SaaLayer(nn.Module):
@@ -102,7 +89,7 @@ class TrainedSaa(nn.Module):
         low, handles = base.is_low, []
         for layer, attention in zip(self.SAA_module, base.all_attention, strict=True):
             for name, linear in linears_of(attention).items():
-                hook = _add_beside(getattr(layer, f"{name}_lora"), base.device.type, low)
+                hook = add_beside(getattr(layer, f"{name}_lora"), base.device.type, low)
                 handles.append(linear.register_forward_hook(hook))
         try:
             yield
@@ -184,12 +171,3 @@ def linears_of(attention: CrossAttention) -> dict[str, nn.Linear]:
         "to_v": attention.to_v,
         "to_out": output,
     }
-
-
-def _add_beside(lora: nn.Module, device: str, low: bool) -> Any:
-    def hook(_: nn.Module, read: tuple[Tensor, ...], out: Tensor) -> Tensor:
-        with torch.autocast(device, torch.bfloat16, enabled=low):
-            added = lora(read[0])
-        return out + added.to(out.dtype)
-
-    return hook

@@ -168,6 +168,8 @@ def test_the_aims_by_hand(couples):
     one = {
         PLAIN.key: {"similarity": flat(0.6), "expression": flat(0.3), "pose": flat(0.4)},
         SAA_IMR.key: {"similarity": flat(0.57), "expression": flat(0.75), "pose": flat(0.6)},
+        PLAIN_UNSAID.key: {"similarity": flat(0.5), "expression": flat(0.1), "pose": flat(0.0)},
+        SAA_UNSAID.key: {"similarity": flat(0.4), "expression": flat(0.15), "pose": flat(0.3)},
     }
     two = {
         COUPLE_PLAIN.key: {"disruption": flat(0.10)},
@@ -176,9 +178,11 @@ def test_the_aims_by_hand(couples):
     }
     found = suite.claims(one, two)
     values = [claim.found.mean for claim in found]
-    assert values == pytest.approx([2.5, 1.5, 0.05, 0.05, 0.20, 0.8, 0.4])
-    assert [claim.holds for claim in found] == [True, False, True, True, False, True, True]
-    assert [one.found for one in suite.claims({PLAIN.key: one[PLAIN.key]}, two)][:3] == [None] * 3
+    assert values == pytest.approx([2.5, 1.5, 0.05, -0.05, 0.3, 0.2, 0.05, 0.20, 0.8, 0.4])
+    assert [claim.holds for claim in found] == [
+        True, False, True, False, True, False, True, False, True, True,
+    ]  # fmt: skip
+    assert [one.found for one in suite.claims({PLAIN.key: one[PLAIN.key]}, two)][:6] == [None] * 6
 
 
 def test_the_document_names_both_tables(couples):
@@ -192,7 +196,7 @@ def test_the_document_names_both_tables(couples):
     assert list(told["rows"]) == ["alone", "plain", "plain-masks", "saa", "saa-imr"]
     assert told["pairs"] == {"first": (1, 2), "count": 2} and told["size"] == [SIDE, 2 * SIDE]
     assert told["rows"]["plain-masks"]["figures"]["similarity"]["mean"] == 0.75
-    assert len(document["claims"]) == 7
+    assert len(document["claims"]) == 10
     json.dumps(document, allow_nan=False)
     first, second = suite.tables(study, couples.run())
     assert "| SAA + IMR | 0.50 ±0.00 | 100 ±0 % | - |" in first
