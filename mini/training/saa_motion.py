@@ -117,7 +117,6 @@ class Taught(nn.Module):
     def __init__(self, adapter: SaaAdapter, parameters: int) -> None:
         super().__init__()
         self.adapter, self.reader = adapter, Reader(parameters)
-        adapter.tower.requires_grad_(False)
         adapter.layers.requires_grad_(False)
 
 

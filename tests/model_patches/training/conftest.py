@@ -9,7 +9,7 @@ import pytest
 import torch
 from pack import ROOT
 
-TRAINERS = ("test_flexip_training", "test_pulid_training")
+TRAINERS = ("test_flexip_training", "test_pulid_training", "test_imr_training")
 """Modules whose `train_briefly(folder)` trains as one of any number of processes."""
 SCRIPT = """
 import importlib, os, sys

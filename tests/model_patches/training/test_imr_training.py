@@ -1,9 +1,7 @@
 """DynamicID's second stage on a small SD 1.5: its data, its loss, and that a run resumes."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
+from unittest import mock
 
 import dynamicid_files
 import dynamicid_training
@@ -16,7 +14,7 @@ import torch
 import training_steps
 from flexid.model_patches.adapters.imr import Motion, edit_tokens, load_editor
 from flexid.model_patches.face.landmark_image import landmark_image
-from flexid.model_patches.training import imr_job, loop, precision
+from flexid.model_patches.training import distributed, imr_job, loop, precision
 from flexid.model_patches.training.data_problems import DataError
 from flexid.model_patches.training.imr_features import PROMPT, find_points, motions_of
 from flexid.model_patches.training.imr_job import begin, find_motions, make_store
@@ -301,63 +299,36 @@ def test_a_whole_job_writes_files_and_sheets_and_ends_as_a_stopped_one(
         run(replace(job, dim=128))
 
 
-SCRIPT = """
-import sys
-from pathlib import Path
-sys.path.insert(0, TESTS)
-from pack import open_pack
-open_pack(COMFYUI)
-import torch
-torch.set_num_threads(1)
-from flexid.model_patches.training import distributed
-folder = Path(sys.argv[1])
-if not distributed.is_launched():
-    distributed.launch(2, sys.argv)
-    sys.exit(0)
-from flexid.model_patches.training import imr_job, precision
-distributed.join(torch.device("cpu"))
-precision.prefers_bfloat16 = lambda kind: False
-distributed.by_first = lambda work: work()  # each has a folder of its own
-import imr_world
-imr_job.WIDTHS = imr_world.KEYPOINTS
-import test_imr_training as ours
-_, weights = ours.train_both(folder, str(distributed.rank()))
-if not distributed.rank():
-    torch.save(weights, folder / "weights.pt")
-distributed.leave()
-"""
-
-
-def train_both(folder, name):
-    """Before and after two steps of either stage, one row or person for each of two processes."""
+def briefly(folder):
+    """Both stages with their nets; two steps of each have one row or person for each of two
+    processes. Data and features are this process's own."""
     import test_saa_training
 
-    first = test_saa_training.World(folder / f"anchor{name}", batch=2)
-    second = World(folder / f"reconfigure{name}")
-    begun, weights = {}, {}
-    for world, net in ((first, first.saa()), (second, second.net())):
-        begun |= dynamicid_training.weights_of(net)
-        loss = world.loss(net, 1) if world is first else world.loss(net, part=2)
+    own = folder / f"data{distributed.rank()}"
+    with mock.patch.object(distributed, "by_first", lambda work: work()):
+        first, second = test_saa_training.World(own / "anchor", batch=2), World(own / "reconfigure")
+    return first, second, torch.nn.ModuleDict({"saa": first.saa(), "imr": second.net()})
+
+
+def train_briefly(folder):
+    with mock.patch.object(imr_job, "WIDTHS", imr_world.KEYPOINTS):
+        first, second, nets = briefly(folder)
+    losses = {"saa": first.loss(nets["saa"], 1), "imr": second.loss(nets["imr"], part=2)}
+    for world, (name, loss) in zip((first, second), losses.items(), strict=True):
         with training_steps.along_gradients():
-            loop.train(world.job.recipe, net, loss, folder / "work", CPU)
-        weights |= dynamicid_training.weights_of(net)
-    return begun, weights
+            loop.train(world.job.recipe, nets[name], loss, folder / "work", CPU)
+    return nets
 
 
-def test_two_processes_train_both_stages_like_one(tmp_path, monkeypatch):
+def test_two_processes_train_both_stages_like_one(tmp_path, monkeypatch, trained_by_two):
     monkeypatch.setattr(precision, "prefers_bfloat16", lambda kind: False)
-    tests = ROOT / "tests"
-    monkeypatch.syspath_prepend(str(tests / "model_patches/training"))
-    begun, alone = train_both(tmp_path / "alone", "")
-    text = SCRIPT.replace("TESTS", repr(str(tests)))
-    script = tmp_path / "script.py"
-    script.write_text(text.replace("COMFYUI", repr(os.environ["COMFYUI_PATH"])))
-    path = os.pathsep.join([str(tests), str(tests / "model_patches/training")])
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    together = torch.load(tmp_path / "weights.pt", weights_only=True)
-    training_steps.assert_alike(begun, alone, together)
+    monkeypatch.syspath_prepend(str(ROOT / "tests/model_patches/training"))
+    *_, nets = briefly(tmp_path / "begun")
+    begun = dynamicid_training.weights_of(nets)
+    alone = dynamicid_training.weights_of(train_briefly(tmp_path / "alone"))
+    together = trained_by_two["test_imr_training"]
+    for name in nets:  # each stage by itself: one goes further than the other
+        training_steps.assert_alike(
+            *({k: v for k, v in one.items() if k.startswith(f"{name}.") and k in alone}
+              for one in (begun, alone, together))
+        )  # fmt: skip
