@@ -339,6 +339,14 @@ def test_what_is_compared_has_the_same_noise(name):
     assert nodes[compare["reference"][0]]["class_type"] == "LoadImage"
 
 
+@pytest.mark.parametrize("path", GRAPHS, ids=lambda path: path.stem)
+def test_samplers_of_one_graph_keep_the_same_noise_after_a_run(path):
+    """The page would draw another seed for each of them."""
+    nodes = read(path)["nodes"]
+    seeds = [n["widgets_values"][:2] for n in nodes if n["type"] in ("KSampler", "RandomNoise")]
+    assert len(seeds) == 1 or all(one == [seeds[0][0], "fixed"] for one in seeds)
+
+
 @pytest.mark.parametrize("name", ["sweep", "sweep_demo"])
 def test_the_swept_weight_is_what_the_report_names(name):
     nodes = read_api(name)
